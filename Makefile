@@ -1,0 +1,41 @@
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: install demo test check bench wheel-test letters-resnet story clean
+
+install: $(STAMP)
+
+# The constraints file holds the versions that were tested together: a bare `torch` may pull gigabytes of CUDA packages.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,check]'
+	touch $(STAMP)
+
+demo: install  ## handwritten digits from 10 labels a class
+	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+		recipes/image_classification.py --config recipes/configs/digits.yaml --overwrite_output_dir
+
+test: install
+	$(BIN)/python -m pytest -m "not slow" --durations 10
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install  ## ratios within one run, never timed tests
+	$(BIN)/python -m pytest tests/benchmarks -m slow -s
+
+wheel-test: install  ## build the wheel, install it in a clean environment elsewhere, run the digits recipe from it
+	$(BIN)/python -m pytest tests/recipes/test_wheel.py -m slow
+
+letters-resnet: install  ## make the checkpoint that we ship again
+	$(BIN)/python recipes/pretrain.py --config recipes/configs/letters_resnet.yaml --overwrite_output_dir
+
+story: install  ## the table of README: labels a class x strategies
+	$(BIN)/python recipes/compare_strategies.py --config recipes/configs/digits_story.yaml
+
+clean:
+	rm -rf .venv out dist build

@@ -1,0 +1,45 @@
+"""hf_transfer: from a pretrained checkpoint and a few labels to an honestly evaluated model."""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+# Public name -> the module that holds it. Loaded at first use: torch takes seconds to import, `hf-transfer --help` must not.
+_HOMES = {
+    "parse_config": "config",
+    "run_command": "command",
+    "UserError": "errors",
+    "Estimate": "record",
+    "RunRecord": "record",
+    "read_record": "record",
+    "TASKS": "tasks",
+    "find_task": "tasks",
+    "Data": "data.sources",
+    "load_data": "data.sources",
+    "Checkpoint": "models.checkpoint",
+    "build_checkpoint": "models.checkpoint",
+    "load_checkpoint": "models.checkpoint",
+    "Phase": "strategies.plan",
+    "Plan": "strategies.plan",
+    "choose_plan": "strategies",
+    "run_plan": "training.engine",
+    "Trained": "training.engine",
+    "Predictions": "evaluation",
+    "evaluate": "evaluation",
+    "predict": "evaluation",
+    "preflight": "sharing",
+    "save": "sharing",
+    "announce": "sharing",
+    "publish": "sharing",
+    "push": "sharing",
+    "verify": "sharing",
+    "compare": "studies.compare",
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - names that __getattr__ finds
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hf_transfer' has no attribute {name!r}")
+    return getattr(import_module(f"hf_transfer.{_HOMES[name]}"), name)

@@ -1,0 +1,72 @@
+"""How a program of ours starts, speaks and ends."""
+
+import importlib.metadata
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from hf_transfer.errors import UserError
+
+EXIT_USER_ERROR = 2
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command again goes on
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a program's `main`; what the user can mend ends in two lines and exit code 2 (`--debug` shows the traceback)."""
+    debug = _take_debug_flag(sys.argv)
+    _show_log()
+    try:
+        _refuse_namesake()
+        main()
+    except UserError as error:
+        if debug:
+            raise
+        _say(f"error: {error.message}\nhint: {error.hint}\n")
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        _say("\nstopped: nothing was written; the same command starts again\n")
+        sys.exit(EXIT_STOPPED)
+
+
+def _is_first() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _say(text: str) -> None:
+    """One process speaks for all of them."""
+    if _is_first():
+        sys.stderr.write(text)
+
+
+def _show_log() -> None:
+    log = logging.getLogger("hf_transfer")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO if _is_first() else logging.ERROR)
+
+
+def _take_debug_flag(argv: list[str]) -> bool:
+    """Whether a bare `--debug` stands in `argv`, which loses it; with a value it is TrainingArguments' own flag."""
+    for position, word in enumerate(argv):
+        bare = position + 1 == len(argv) or argv[position + 1].startswith("--")
+        if word == "--debug" and bare:
+            del argv[position]
+            return True
+    return False
+
+
+def _refuse_namesake() -> None:
+    """Raise if PyPI's discontinued downloader `hf_transfer`, which owns the same import name, is installed too."""
+    try:
+        version = importlib.metadata.version("hf_transfer")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    raise UserError(
+        f"the package hf_transfer {version} (a discontinued downloader) is installed and owns our import name",
+        "pip uninstall -y hf_transfer && pip install --force-reinstall --no-deps hf-transfer-learning",
+    )

@@ -1,0 +1,314 @@
+"""What a run is asked to do: dataclasses, filled from a YAML file with flags on top."""
+
+import json
+import re
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from hf_transfer.errors import UserError, one_line, unknown
+
+Strategy = Literal["head", "full", "head_then_full", "lora", "scratch"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which checkpoint to start from."""
+
+    _argument_group_name = "model"
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Hub id, folder, or builtin:letters-resnet: the checkpoint to start from."}
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the checkpoint."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run Python code that the checkpoint brings."})
+
+
+@dataclass(frozen=True)
+class SourceModelConfig:
+    """Which network to pre-train from nothing (recipes/pretrain.py)."""
+
+    _argument_group_name = "source model"
+
+    task: str = field(default="image-classification", metadata={"help": "The source task's kind."})
+    model_type: str | None = field(default=None, metadata={"help": "Architecture, e.g. resnet, vit, bert."})
+    config_overrides: str = field(default="{}", metadata={"help": "The model config's arguments, as JSON."})
+    processor_overrides: str = field(default="{}", metadata={"help": "The image processor's arguments, as JSON."})
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Text only: Hub id or folder whose tokenizer to use."}
+    )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which examples to learn from."""
+
+    _argument_group_name = "data"
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Hub id, folder, CSV/JSON/Parquet file, or builtin:digits|letters|docstrings."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "The dataset's configuration."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
+    train_split: str = field(default="train", metadata={"help": "Name of the training split."})
+    validation_split: str | None = field(
+        default=None, metadata={"help": "Name of the validation split. Default: validation, valid, val or dev."}
+    )
+    test_split: str | None = field(default=None, metadata={"help": "Name of the test split. Default: test."})
+    image_column: str | None = field(default=None, metadata={"help": "Column of the pictures. Default: found."})
+    text_column: str | None = field(default=None, metadata={"help": "Column of the texts. Default: found."})
+    text_pair_column: str | None = field(default=None, metadata={"help": "Column of the second text of a pair."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the labels. Default: label, labels."})
+    max_length: int | None = field(
+        default=None, metadata={"help": "Longest text in tokens; the rest is cut. Default: what the model takes."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use at most so many training examples."})
+    examples_per_class: int | None = field(
+        default=None,
+        metadata={"help": "Learn from so many labels a class, nothing more: no validation split is cut from them."},
+    )
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    """What is learned, in which order."""
+
+    _argument_group_name = "transfer"
+
+    strategy: Strategy = field(
+        default="head_then_full", metadata={"help": "Which parameters learn, and when (see README)."}
+    )
+    lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters of --strategy lora."})
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the result is measured."""
+
+    _argument_group_name = "evaluation"
+
+    metrics: list[str] = field(
+        default_factory=lambda: ["accuracy", "f1_macro", "log_loss"],
+        metadata={"help": "accuracy, balanced_accuracy, f1_macro, f1_weighted, log_loss, or a metric of evaluate."},
+    )
+    confidence: float = field(default=0.95, metadata={"help": "Level of the intervals, between 0 and 1."})
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """What the card says that no run can know."""
+
+    _argument_group_name = "card"
+
+    license: str | None = field(default=None, metadata={"help": "Licence id. Default: the base model's."})
+    language: str | None = field(default=None, metadata={"help": "ISO 639 code of the texts."})
+
+
+@dataclass
+class TrainingConfig(TrainingArguments):
+    """transformers' TrainingArguments. Where a default is None, strategies/defaults.py decides from data and model."""
+
+    _argument_group_name = "training"
+
+    output_dir: str | None = field(default=None, metadata={"help": "Folder of the result. Must not hold another run."})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace what the folder holds."})
+    num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs, of all phases together."})
+    learning_rate: float | None = field(default=None, metadata={"help": "Peak rate of the transferred parameters."})
+    per_device_train_batch_size: int | None = field(default=None, metadata={"help": "Examples a device and step."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples a device when predicting."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of rising rate; below 1 a share of the phase."})
+    weight_decay: float | None = field(default=None, metadata={"help": "AdamW's weight decay."})
+    eval_strategy: str = field(
+        default="steps", metadata={"help": "When to look at the validation split, where there is one."}
+    )
+    eval_steps: float = field(default=0.1, metadata={"help": "Every so many steps; below 1 a share of the phase."})
+    save_strategy: str = field(default="no", metadata={"help": "Trainer's own checkpoints, below checkpoints/."})
+    hub_strategy: str = field(default="end", metadata={"help": "Only `end`: we publish once, when all is proved."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss."})
+    train_sampling_strategy: str | None = field(
+        default=None, metadata={"help": "random, sequential or group_by_length. Default: the last for texts."}
+    )
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "Keep the step that is best on validation, where there is such a split."}
+    )
+    metric_for_best_model: str = field(default="loss", metadata={"help": "loss or accuracy, on validation."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop a phase after so many evaluations without improvement."}
+    )
+    class_weights: Literal["none", "balanced"] = field(
+        default="none", metadata={"help": "balanced: rare classes weigh more in the loss."}
+    )
+
+    def __post_init__(self) -> None:
+        # Trainer's own restoring of the best step loads with strict=False and loses weights (transformers issue 43701),
+        # and its check wants a checkpoint at every evaluation. Ours keeps the best step itself: training/trainer.py.
+        keep_best, self.load_best_model_at_end = self.load_best_model_at_end, False
+        super().__post_init__()
+        self.load_best_model_at_end = keep_best
+
+
+# Flags of TrainingArguments that a run of ours cannot honour: the values that are harmless, and why no other.
+NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "resume_from_checkpoint": ((None,), "resuming is not offered yet; start again without it"),
+    "hub_strategy": (("end",), "a model is published once, in one commit, at the end of its run"),
+    "hub_always_push": ((False,), "a model is published once, in one commit, at the end of its run"),
+    "auto_find_batch_size": ((False,), "give --per_device_train_batch_size"),
+    "remove_unused_columns": ((True,), "columns that the model does not take are always removed"),
+    "label_names": ((None,), "use --label_column"),
+    "batch_eval_metrics": ((False,), "metrics are computed over the whole split"),
+    "prediction_loss_only": ((False,), "metrics need the predictions"),
+    "dataloader_drop_last": ((False,), "every example counts"),
+}
+
+
+@dataclass(frozen=True)
+class HubTarget:
+    """Where a model is pushed."""
+
+    model_id: str
+    private: bool | None
+    token: str | None = field(repr=False)
+    revision: str | None
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that a run is asked to do."""
+
+    model: ModelConfig
+    source_model: SourceModelConfig
+    data: DataConfig
+    transfer: TransferConfig
+    evaluation: EvaluationConfig
+    card: CardConfig
+    training: TrainingConfig
+
+    @property
+    def output_dir(self) -> Path:
+        """The folder of the result."""
+        return Path(str(self.training.output_dir))
+
+    @property
+    def hub(self) -> HubTarget | None:
+        """Where to push, or None if not asked; without --hub_model_id the output folder's name."""
+        if not self.training.push_to_hub:
+            return None
+        model_id = self.training.hub_model_id or self.output_dir.resolve().name
+        return HubTarget(model_id, self.training.hub_private_repo, self.training.hub_token, self.training.hub_revision)
+
+
+_GROUPS = {
+    "model": ModelConfig,
+    "source_model": SourceModelConfig,
+    "data": DataConfig,
+    "transfer": TransferConfig,
+    "evaluation": EvaluationConfig,
+    "card": CardConfig,
+    "training": TrainingConfig,
+}
+
+
+class _Parser(HfArgumentParser):
+    """argparse that raises UserError instead of leaving with a usage text."""
+
+    def error(self, message: str) -> Any:
+        choice = re.match(r"argument (--\w+).*?: invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice:
+            raise unknown(choice[1], choice[2], choice[3].replace("'", "").split(", "))
+        raise UserError(message.removeprefix("argument "), "see --help for what each flag takes")
+
+
+def parse_config(argv: list[str] | None = None, needs: tuple[str, ...] = ("model_name_or_path",)) -> RunConfig:
+    """What the command line asks for: `--config file.yaml` first, then the flags on top.
+
+    `needs` names the flags that must be given besides --dataset_name and --output_dir.
+    Raises UserError for unknown keys and flags (with the nearest name), missing ones, and values that do not fit.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser(list(_GROUPS.values()), allow_abbrev=False)
+    parser.add_argument("--config", metavar="FILE.yaml", help="YAML file of flags; flags on the command line win.")
+    words = _unfold_config(words) + words
+    try:
+        *groups, rest, extra = parser.parse_args_into_dataclasses(
+            words, return_remaining_strings=True, look_for_args_file=False
+        )
+    except (ValueError, ImportError) as error:  # TrainingArguments' own checks: bf16 with no device for it, ...
+        raise UserError(one_line(error), "see --help for what each flag takes") from error
+    if extra:
+        raise unknown("flag", next((w for w in extra if w.startswith("--")), extra[0]), _flags())
+    config = RunConfig(**dict(zip(_GROUPS, groups, strict=True)))
+    _check(config, needs)
+    return config
+
+
+def _flags() -> list[str]:
+    return [f"--{name}" for name in _names()]
+
+
+def _names() -> list[str]:
+    return [f.name for group in _GROUPS.values() for f in fields(group) if f.init]
+
+
+def _unfold_config(words: list[str]) -> list[str]:
+    """The flags that the file behind `--config` stands for."""
+    joined = [w.split("=", 1)[1] for w in words if w.startswith("--config=")]
+    apart = [after for word, after in zip(words, words[1:], strict=False) if word == "--config"]
+    unfolded: list[str] = []
+    for path in joined + apart:
+        for key, value in _read_yaml(Path(path)).items():
+            unfolded += _as_words(key, value)
+    return unfolded
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"no config file {str(path)!r}", "give --config an existing YAML file; recipes/configs has some")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {one_line(error)}", "one `flag: value` a line") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no flags", "one `flag: value` a line")
+    for key in content:
+        if key not in _names():
+            error = unknown("key", str(key), _names())
+            raise UserError(f"{error.message} in {path}", error.hint)
+    return content
+
+
+def _as_words(key: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        return [f"--{key}", json.dumps(value)]
+    values = value if isinstance(value, list) else [value]
+    return [f"--{key}", *(str(v) for v in values)]
+
+
+def _check(config: RunConfig, needs: tuple[str, ...]) -> None:
+    given = {name: getattr(group, name) for group in vars(config).values() for name in vars(group)}
+    for name in (*needs, "dataset_name", "output_dir"):
+        if given[name] is None:
+            raise UserError(f"--{name} is missing", f"give --{name}, or a --config file that has it")
+    for name, (harmless, reason) in NOT_OFFERED.items():
+        if given.get(name) not in harmless:
+            raise UserError(f"--{name} {given[name]} is not offered", reason)
+    if not 0 < config.evaluation.confidence < 1:
+        raise UserError(f"--confidence {config.evaluation.confidence} is no level", "a number between 0 and 1, as 0.95")
+    for name in ("lora_rank", "examples_per_class", "max_train_samples", "max_length"):
+        if given[name] is not None and given[name] < 1:
+            raise UserError(f"--{name} {given[name]} is too small", "give 1 or more")
+    _check_output(config)
+
+
+def _check_output(config: RunConfig) -> None:
+    folder = config.output_dir
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {str(folder)!r} is a file", "name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not config.training.overwrite_output_dir:
+        held = "holds another run" if (folder / "record.json").exists() else "is not empty"
+        raise UserError(f"the output folder {str(folder)!r} {held}", "name another, or give --overwrite_output_dir")

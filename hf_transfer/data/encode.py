@@ -1,0 +1,82 @@
+"""Raw rows -> model inputs. With tasks.py the only place that branches on modality."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from hf_transfer.tasks import Task
+
+Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+LONGEST = 512  # tokens; models that take more are asked for it with --max_length
+# Tokenizers without a limit of their own say 1e30.
+UNLIMITED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How the rows of a task become a batch: `rows` prepares a split once, `collate` joins prepared rows."""
+
+    rows: Callable[[Dataset], Dataset]
+    collate: Collate
+    by_length: bool
+
+
+def make_encoder(task: Task, processor: Any, config: Any, max_length: int | None = None) -> Encoder:
+    """The encoder for a task and a model's processor and config."""
+    if task.modality == "image":
+        return Encoder(rows=lambda split: split, collate=_image_collate(processor, config), by_length=False)
+    length = _text_length(processor, config, max_length)
+    return Encoder(
+        rows=lambda split: split.map(
+            lambda batch: _tokenize(processor, batch, length),
+            batched=True,
+            remove_columns=[name for name in split.column_names if name not in ("label", "id")],
+            desc="tokenizing",
+        ),
+        collate=_text_collate(processor),
+        by_length=True,
+    )
+
+
+def as_plain_table(task: Task, split: Dataset) -> list[str] | np.ndarray:
+    """Inputs for a classifier that knows no pretraining: texts, or pixels (rows, side x side) in 0..1, side <= 32."""
+    if task.modality == "text":
+        return [" ".join(filter(None, (row["text"], row.get("text_pair")))) for row in split]
+    smallest = min(min(image.size) for image in split["image"][:100])
+    side = min(32, smallest)
+    return np.stack([np.asarray(i.convert("L").resize((side, side))).ravel() / 255.0 for i in split["image"]])
+
+
+def _image_collate(processor: Any, config: Any) -> Collate:
+    mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = processor([row["image"].convert(mode) for row in rows], return_tensors="pt")
+        return {**batch, "labels": torch.tensor([row["label"] for row in rows])}
+
+    return collate
+
+
+def _text_collate(processor: Any) -> Collate:
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        inputs = [{k: v for k, v in row.items() if k not in ("id", "label", "length")} for row in rows]
+        batch = processor.pad(inputs, return_tensors="pt")
+        return {**batch, "labels": torch.tensor([row["label"] for row in rows])}
+
+    return collate
+
+
+def _tokenize(processor: Any, batch: dict[str, Any], length: int) -> dict[str, Any]:
+    encoded = processor(batch["text"], batch.get("text_pair"), truncation=True, max_length=length)
+    return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
+
+
+def _text_length(processor: Any, config: Any, asked: int | None) -> int:
+    """Tokens a text may have: what was asked, but never more than tokenizer and position embeddings take."""
+    limits = [processor.model_max_length, getattr(config, "max_position_embeddings", None) or UNLIMITED]
+    return min(asked or LONGEST, *(int(limit) for limit in limits))

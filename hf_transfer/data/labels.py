@@ -1,0 +1,65 @@
+"""Label names, and ids in a stable order."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from datasets import ClassLabel, Dataset
+
+from hf_transfer.errors import UserError
+
+
+def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]:
+    """The label names in the order of their ids.
+
+    A ClassLabel keeps its own names and order. Strings, whole numbers and booleans become names, sorted as people
+    sort: 0, 1, 2, 10. Raises UserError for kinds of labels that are not classes.
+    """
+    feature = next(iter(splits.values())).features[column]
+    if isinstance(feature, ClassLabel):
+        return _distinct(feature.names)
+    kind = getattr(feature, "dtype", type(feature).__name__)
+    if not re.fullmatch(r"string|large_string|bool|u?int\d+", str(kind)):
+        raise UserError(
+            f"the label column {column!r} holds {kind} values", "a classification needs one class a row: text or numbers"
+        )
+    values = {value for split in splits.values() for value in split.unique(column) if value is not None}
+    return _distinct([str(value) for value in sorted(values, key=_natural)])
+
+
+def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[int]:
+    """The ids of a split's labels. Raises UserError if a row has none."""
+    values = split[column][:]
+    coded = isinstance(split.features[column], ClassLabel)
+    ids = {name: number for number, name in enumerate(names)}
+    found = [value if coded else ids.get(str(value)) if value is not None else None for value in values]
+    missing = [row for row, label in enumerate(found) if label is None or label < 0]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(found)} rows have no label in column {column!r}, the first is row {missing[0]}",
+            "label or remove them; for a test split without labels name another --test_split",
+        )
+    return found
+
+
+def require_classes(labels: Iterable[int], names: tuple[str, ...]) -> None:
+    """Raise UserError unless the labels hold two classes or more."""
+    present = {names[label] for label in labels}
+    if len(present) < 2:
+        raise UserError(
+            f"the training split has one class only: {', '.join(map(repr, present)) or 'none'}",
+            "a classifier needs examples of two classes or more",
+        )
+
+
+def _distinct(names: list[str]) -> tuple[str, ...]:
+    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if repeated:
+        raise UserError(f"duplicate label names: {', '.join(map(repr, repeated))}", "give every class a name of its own")
+    return tuple(names)
+
+
+def _natural(value: Any) -> list[tuple[int, int, str]]:
+    """A sort key that orders numbers within text by their value."""
+    parts = re.split(r"(\d+)", str(value))
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]

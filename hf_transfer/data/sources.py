@@ -1,0 +1,220 @@
+"""Hub id, folder, file or builtin:NAME -> the splits of a task, with what is known of where they come from."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
+
+from hf_transfer.config import DataConfig
+from hf_transfer.data.builtin import load_builtin
+from hf_transfer.data.labels import encode_labels, find_label_names, require_classes
+from hf_transfer.data.splits import examples_per_class, stratified_holdout, stratified_sample
+from hf_transfer.errors import UserError, one_line, unknown
+from hf_transfer.repositories import find_repository
+from hf_transfer.tasks import Task
+
+log = logging.getLogger(__name__)
+
+FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+VALIDATION_NAMES = ("validation", "valid", "val", "dev")
+LABEL_NAMES = ("label", "labels", "target", "class", "category")
+TEST_SHARE = 0.2
+VALIDATION_SHARE = 0.15
+FEWEST_VALIDATION_ROWS = 20  # fewer say nothing about which step is best
+SPLIT_SEED = 0  # rows held out do not change with --seed: runs stay comparable
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a dataset comes from; `revision` is None unless it is on the Hub."""
+
+    id: str
+    revision: str | None = None
+    license: str | None = None
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether `id` is a Hub id."""
+        return self.revision is not None
+
+
+@dataclass(frozen=True)
+class Data:
+    """Splits "train", "test" and, where there is one, "validation".
+
+    Columns: the task's modality ("image", or "text" and perhaps "text_pair"), "label" (id) and "id" (split/row).
+    """
+
+    splits: dict[str, Dataset]
+    labels: tuple[str, ...]
+    origin: Origin
+    fingerprint: str
+    seconds: float = 0.0  # that loading took
+
+    @property
+    def train(self) -> Dataset:
+        """The examples to learn from."""
+        return self.splits["train"]
+
+    @property
+    def validation(self) -> Dataset | None:
+        """The examples to choose a step by, or None."""
+        return self.splits.get("validation")
+
+    @property
+    def test(self) -> Dataset:
+        """The examples to judge by, used once."""
+        return self.splits["test"]
+
+
+def load_data(config: DataConfig, task: Task, seed: int) -> Data:
+    """The examples that a run learns from and is judged by.
+
+    A missing test split is cut from the training rows (a fifth, stratified, the same for every seed), a missing
+    validation split too (15 %) unless the examples a class were limited or it would be of under 20 rows.
+    Raises UserError for sources, splits and columns that do not exist, and for labels that are not classes.
+    """
+    began = time.perf_counter()
+    raw, origin = read_source(config)
+    splits = _pick_splits(raw, config)
+    columns = _pick_columns(splits["train"], config, task)
+    names = find_label_names(splits, columns["label"])
+    rows = {split: _canonical(rows, split, columns, names) for split, rows in splits.items()}
+    rows = _cut_missing(rows, config)
+    rows["train"] = _limit(rows["train"], config, seed)
+    require_classes(rows["train"].unique("label"), names)
+    return Data(rows, names, origin, _fingerprint(rows), time.perf_counter() - began)
+
+
+def read_source(config: DataConfig) -> tuple[DatasetDict, Origin]:
+    """What `--dataset_name` names, as it is, and its origin."""
+    name = str(config.dataset_name)
+    if name.startswith("builtin:"):
+        return load_builtin(name.removeprefix("builtin:")), Origin(name)
+    path = Path(name).expanduser()
+    if path.exists():
+        return _read_path(path, config), Origin(f"local:{path.resolve().name}")
+    if path.is_absolute() or name.startswith((".", "~")) or path.suffix in FORMATS or name.count("/") > 1:
+        raise UserError(f"no folder or file {name!r}", "check --dataset_name; a Hub id looks like user/name")
+    repository = find_repository(name, "dataset", config.dataset_revision)
+    raw = _load(name, config.dataset_config_name, revision=repository.revision)
+    return raw, Origin(repository.id, repository.revision, repository.license)
+
+
+def _read_path(path: Path, config: DataConfig) -> DatasetDict:
+    if path.is_file():
+        if path.suffix not in FORMATS:
+            raise UserError(f"cannot read {path.name!r}", f"a file is one of {', '.join(FORMATS)}")
+        separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
+        return _load(FORMATS[path.suffix], None, data_files={config.train_split: str(path)}, **separator)
+    if (path / "dataset_dict.json").is_file():
+        return load_from_disk(str(path))
+    return _load(str(path), config.dataset_config_name)
+
+
+def _load(name: str, config_name: str | None, **options: object) -> DatasetDict:
+    try:
+        return load_dataset(name, config_name, **options)
+    except (DatasetsError, ValueError, OSError) as error:
+        cause = error.__cause__ or error
+        raise UserError(
+            f"cannot read the dataset {Path(name).name!r}: {one_line(cause)}",
+            "one folder a class with pictures, or CSV / JSON Lines / Parquet files, named train, validation, test",
+        ) from error
+
+
+def _pick_splits(raw: DatasetDict, config: DataConfig) -> dict[str, Dataset]:
+    asked = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
+    for name in asked.values():
+        if name is not None and name not in raw:
+            raise unknown("split", name, raw)
+    usual = {"validation": VALIDATION_NAMES, "test": ("test",)}
+    for role, names in usual.items():
+        asked[role] = asked[role] or next((n for n in names if n in raw and n not in asked.values()), None)
+    return {role: raw[name] for role, name in asked.items() if name is not None}
+
+
+def _pick_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, str]:
+    """Our column name -> the dataset's."""
+    label = config.label_column or next((name for name in LABEL_NAMES if name in train.features), None)
+    given = getattr(config, f"{task.modality}_column")
+    fitting = [name for name, feature in train.features.items() if _fits(feature, task) and name != label]
+    usual = [name for name in task.column_names if name in fitting]
+    found = given or (usual[0] if usual else fitting[0] if len(fitting) == 1 else None)
+    columns = {task.modality: found, "label": label}
+    if config.text_pair_column:
+        columns["text_pair"] = config.text_pair_column
+    for ours, theirs in columns.items():
+        flag = "--text_pair_column" if ours == "text_pair" else f"--{ours}_column"
+        listed = ", ".join(train.column_names)
+        if theirs is None:
+            raise UserError(f"which column holds the {ours} is not clear", f"give {flag}; columns: {listed}")
+        if theirs not in train.features:
+            error = unknown("column", theirs, train.column_names)
+            raise UserError(error.message, f"check {flag}; {error.hint}")
+        if ours != "label" and not _fits(train.features[theirs], task):
+            raise UserError(f"the column {theirs!r} holds no {task.modality}", f"check {flag}; columns: {listed}")
+    return {ours: str(theirs) for ours, theirs in columns.items()}
+
+
+def _fits(feature: object, task: Task) -> bool:
+    if task.modality == "image":
+        return isinstance(feature, Image)
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def _canonical(rows: Dataset, split: str, columns: dict[str, str], names: tuple[str, ...]) -> Dataset:
+    """A split in our columns; its other columns are dropped."""
+    missing = [theirs for theirs in columns.values() if theirs not in rows.features]
+    if missing:
+        raise UserError(f"the split {split!r} has no column {missing[0]!r}", "all splits need the same columns")
+    labels = encode_labels(rows, columns["label"], names)
+    inputs = {theirs: ours for ours, theirs in columns.items() if ours != "label"}
+    rows = rows.select_columns(list(inputs)).rename_columns(inputs)
+    rows = rows.add_column("label", labels, feature=ClassLabel(names=list(names)))
+    return rows.add_column("id", [f"{split}/{row}" for row in range(len(rows))])
+
+
+def _cut_missing(rows: dict[str, Dataset], config: DataConfig) -> dict[str, Dataset]:
+    rows = dict(rows)
+    if "test" not in rows:
+        rows["train"], rows["test"] = _cut(rows["train"], TEST_SHARE)
+        log.info("no test split: %d of the training rows are held out as one", len(rows["test"]))
+    if len(rows["test"]) == 0:
+        raise UserError("too few examples to hold any out as a test split", "give more rows, or a test split")
+    enough = len(rows["train"]) * VALIDATION_SHARE >= FEWEST_VALIDATION_ROWS
+    if "validation" not in rows and enough and config.examples_per_class is None:
+        rows["train"], rows["validation"] = _cut(rows["train"], VALIDATION_SHARE)
+    return rows
+
+
+def _cut(rows: Dataset, share: float) -> tuple[Dataset, Dataset]:
+    kept, held = stratified_holdout(rows["label"][:], share, SPLIT_SEED)
+    return rows.select(kept), rows.select(held)
+
+
+def _limit(train: Dataset, config: DataConfig, seed: int) -> Dataset:
+    if config.examples_per_class is not None:
+        train = train.select(examples_per_class(train["label"][:], config.examples_per_class, seed))
+    if config.max_train_samples is not None:
+        train = train.select(stratified_sample(train["label"][:], config.max_train_samples, seed))
+    return train
+
+
+def _fingerprint(splits: dict[str, Dataset]) -> str:
+    """A digest of every row's content, inputs and labels, in order: the same wherever the data lie."""
+    digest = xxhash.xxh3_128()
+    for name, rows in sorted(splits.items()):
+        digest.update(name.encode())
+        for table in rows.with_format("arrow").iter(1000):  # as stored: pictures are not decoded
+            for row in table.to_pylist():
+                for column, value in sorted(row.items()):
+                    if isinstance(value, dict):
+                        value = value["bytes"] or Path(value["path"]).read_bytes()
+                    digest.update(f"\0{column}\0".encode())
+                    digest.update(value if isinstance(value, bytes) else str(value).encode())
+    return digest.hexdigest()

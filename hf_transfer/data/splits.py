@@ -1,0 +1,52 @@
+"""Which rows learn, which choose, which judge: stratified, and the same for the same seed."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def stratified_holdout(labels: Sequence[int], fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted row numbers (kept, held out), about `fraction` of every class held out.
+
+    A class keeps at least one row, so classes of one member stay whole in `kept`. What rounding leaves over goes to
+    the classes with the largest remainders, so that the total is right too.
+    """
+    groups = _shuffled_groups(labels, seed)
+    wanted = {label: len(rows) * fraction for label, rows in groups.items()}
+    counts = {label: min(int(share), len(groups[label]) - 1) for label, share in wanted.items()}
+    missing = round(sum(wanted.values())) - sum(counts.values())
+    for label in sorted(wanted, key=lambda label: counts[label] - wanted[label]):
+        if missing > 0 and counts[label] < len(groups[label]) - 1:
+            counts[label] += 1
+            missing -= 1
+    held = np.concatenate([rows[: counts[label]] for label, rows in groups.items()])
+    kept = np.concatenate([rows[counts[label] :] for label, rows in groups.items()])
+    return np.sort(kept), np.sort(held)
+
+
+def examples_per_class(labels: Sequence[int], k: int, seed: int) -> np.ndarray:
+    """Sorted row numbers of `k` examples a class, all of a smaller class.
+
+    Nested: for one seed, the rows of a smaller `k` are among those of a larger one.
+    """
+    return np.sort(np.concatenate([rows[:k] for rows in _shuffled_groups(labels, seed).values()]))
+
+
+def stratified_sample(labels: Sequence[int], n: int, seed: int) -> np.ndarray:
+    """Sorted row numbers of `n` examples, classes in the proportion of the whole; all rows if there are fewer."""
+    if n >= len(labels):
+        return np.arange(len(labels))
+    groups = _shuffled_groups(labels, seed)
+    # A row's rank within its class, as a share of the class: the first n of these hold every class in proportion.
+    shares = np.concatenate([(np.arange(len(rows)) + 0.5) / len(rows) for rows in groups.values()])
+    rows = np.concatenate(list(groups.values()))
+    return np.sort(rows[np.argsort(shares, kind="stable")[:n]])
+
+
+def _shuffled_groups(labels: Sequence[int], seed: int) -> dict[int, np.ndarray]:
+    """Class -> its row numbers in random order; a class's order does not depend on the other classes."""
+    values = np.asarray(labels)
+    return {
+        int(label): np.random.default_rng((seed, int(label))).permutation(np.flatnonzero(values == label))
+        for label in np.unique(values)
+    }

@@ -1,0 +1,29 @@
+"""What the user can mend."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something that the user can mend: `message` names the value, `hint` says the fix."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def unknown(kind: str, value: str, choices: Iterable[str]) -> UserError:
+    """The error for a value that is not one of `choices`; its hint leads with the nearest of them."""
+    listed = list(choices)
+    close = difflib.get_close_matches(value, listed, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    if len(listed) <= 40:
+        hint += f"choices: {', '.join(listed)}"
+    return UserError(f"unknown {kind} {value!r}", hint or "see --help for the list")
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,63 @@
+"""A model and a split -> Predictions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from datasets import Dataset
+from scipy.special import softmax
+from transformers import ProgressCallback
+
+from hf_transfer.training.engine import Trained
+from hf_transfer.training.trainer import PhaseTrainer, phase_arguments
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of a split: `ids` (n,), `logits` (n, classes), `labels` (n,), in the split's order."""
+
+    ids: tuple[str, ...]
+    logits: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(n, classes), rows sum to 1."""
+        return softmax(self.logits, axis=-1)
+
+    @property
+    def answers(self) -> np.ndarray:
+        """(n,) ids of the most probable classes."""
+        return self.logits.argmax(-1)
+
+
+def predict(trained: Trained, split: Dataset) -> Predictions:
+    """Predictions for every example exactly once, the same on every process.
+
+    Texts go through in the order of their length, so that batches need little padding. Raises RuntimeError if the
+    gathered labels are not the split's own: an example was lost or counted twice.
+    """
+    rows = trained.encoder.rows(split)
+    order = np.argsort(rows["length"][:], kind="stable") if trained.encoder.by_length else np.arange(len(rows))
+    with TemporaryDirectory() as folder:
+        trainer = PhaseTrainer(
+            model=trained.model,
+            args=phase_arguments(
+                trained.training,
+                Path(folder),
+                per_device_train_batch_size=trained.plan.batch_size,
+                eval_strategy="no",
+                save_strategy="no",
+            ),
+            data_collator=trained.encoder.collate,
+            lr_scale={},
+        )
+        trainer.remove_callback(ProgressCallback)
+        output = trainer.predict(rows.select(order))
+    logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    labels = np.asarray(split["label"][:])
+    if not np.array_equal(output.label_ids, labels[order]):
+        raise RuntimeError(f"{len(output.label_ids)} predictions do not match the {len(labels)} examples of the split")
+    back = np.argsort(order)
+    return Predictions(tuple(split["id"][:]), logits[back].astype(np.float64), labels)

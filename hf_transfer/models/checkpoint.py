@@ -1,0 +1,231 @@
+"""Load a pretrained network through the AutoModel classes, with a head for the labels at hand."""
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import transformers
+from transformers import AutoConfig, set_seed
+
+import hf_transfer
+from hf_transfer.config import SourceModelConfig
+from hf_transfer.errors import UserError, one_line, unknown
+from hf_transfer.models.head import find_output_layer, renew, require_only_head_new
+from hf_transfer.repositories import card_license, find_repository
+from hf_transfer.tasks import TASKS, Task
+
+log = logging.getLogger(__name__)
+
+ASSETS = Path(hf_transfer.__file__).parent / "assets"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a checkpoint comes from: `revision` is a commit for a Hub id, None otherwise."""
+
+    id: str
+    revision: str | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model for a task, its processor, where it comes from, and the names of exactly its new parameters."""
+
+    model: Any
+    task: Task
+    labels: tuple[str, ...]
+    new_parameters: tuple[str, ...]
+    dropped_parameters: tuple[str, ...]
+    provenance: Provenance
+    read_processor: Callable[[], Any]
+    seconds: float = 0.0  # that loading took
+
+    @property
+    def processor(self) -> Any:
+        """The image processor or tokenizer; loaded when first asked for."""
+        return self.read_processor()
+
+
+def load_checkpoint(
+    name: str,
+    task: Task,
+    labels: Sequence[str],
+    revision: str = "main",
+    trust_remote_code: bool = False,
+    seed: int = 0,
+) -> Checkpoint:
+    """The checkpoint `name` (Hub id, folder, builtin:NAME) with a new head for `labels`, in 32 bits.
+
+    The head is new even where the checkpoint's has the same size: another task's weights are no start. Raises
+    UserError if it cannot be had, is of another modality, or lacks parameters other than the head's.
+    """
+    began = time.perf_counter()
+    provenance, location = _locate(name, revision)
+    location["trust_remote_code"] = trust_remote_code
+    config = _load_config(location, provenance)
+    _require_modality(config, task, provenance)
+    output_layer = find_output_layer(config, task.model_class) if config.num_labels == len(labels) else set()
+    _set_labels(config, labels)
+    set_seed(seed)
+    model, report = _load_model(location, config, task, provenance)
+    mismatched = {key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]}
+    renew(model, output_layer)
+    parameters = {name for name, _ in model.named_parameters()}
+    new = (set(report["missing_keys"]) | mismatched | output_layer) & parameters
+    require_only_head_new(model, new, provenance.id)
+    dropped = set(report["unexpected_keys"]) | mismatched | output_layer
+    log.info("%s: %d new parameters of the head, %d tensors of the checkpoint dropped",
+             provenance.id, len(new), len(dropped))  # fmt: skip
+    ordered = tuple(name for name, _ in model.named_parameters() if name in new)
+    processor = cache(lambda: _load_processor(location, task, provenance))
+    seconds = time.perf_counter() - began
+    return Checkpoint(model, task, tuple(labels), ordered, tuple(sorted(dropped)), provenance, processor, seconds)
+
+
+def randomized(checkpoint: Checkpoint, seed: int) -> Checkpoint:
+    """The same architecture and processor with nothing transferred: every parameter is new."""
+    set_seed(seed)
+    model = checkpoint.task.model_class.from_config(checkpoint.model.config)
+    everything = tuple(name for name, _ in model.named_parameters())
+    return replace(checkpoint, model=model, new_parameters=everything, dropped_parameters=())
+
+
+def build_checkpoint(config: SourceModelConfig, task: Task, labels: Sequence[str], seed: int) -> Checkpoint:
+    """A network made from its config with random weights: the start of supervised pre-training."""
+    overrides, settings = _as_json(config.config_overrides), _as_json(config.processor_overrides)
+    known = list(transformers.CONFIG_MAPPING.keys())
+    if config.model_type not in known:
+        raise unknown("model type", str(config.model_type), known)
+    processor = _build_processor(task, config, settings, overrides)
+    if task.modality == "text":
+        overrides.setdefault("vocab_size", len(processor))
+        overrides.setdefault("pad_token_id", processor.pad_token_id)
+    model_config = AutoConfig.for_model(config.model_type, **overrides)
+    _require_modality(model_config, task, Provenance(str(config.model_type)))
+    _set_labels(model_config, labels)
+    set_seed(seed)
+    model = task.model_class.from_config(model_config)
+    everything = tuple(name for name, _ in model.named_parameters())
+    origin = Provenance(f"none ({config.model_type} from its config)")
+    return Checkpoint(model, task, tuple(labels), everything, (), origin, lambda: processor)
+
+
+def _build_processor(
+    task: Task, config: SourceModelConfig, settings: dict[str, Any], overrides: dict[str, Any]
+) -> Any:
+    if task.modality == "text":
+        if config.tokenizer_name is None:
+            raise UserError("--tokenizer_name is missing", "a text model needs a tokenizer: a Hub id or a folder")
+        return task.processor_class.from_pretrained(config.tokenizer_name)
+    side = overrides.get("image_size", 224)
+    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": side, "width": side}, **settings}
+    kind = settings.pop("image_processor_type")
+    with _quiet():
+        return getattr(transformers, kind)(**settings)
+
+
+def _as_json(text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except ValueError as error:
+        raise UserError(f"{text!r} is not a JSON object: {one_line(error)}", 'as {"depths": [2, 2]}') from error
+
+
+def _locate(name: str, revision: str) -> tuple[Provenance, dict[str, Any]]:
+    """Where a checkpoint comes from, and the arguments with which from_pretrained finds it."""
+    if name.startswith("builtin:"):
+        short = name.removeprefix("builtin:")
+        shipped = sorted(path.name for path in ASSETS.iterdir() if (path / "config.json").is_file())
+        if short not in shipped:
+            raise unknown("builtin checkpoint", short, shipped)
+        folder = ASSETS / short
+        return Provenance(name, None, card_license(folder)), {"pretrained_model_name_or_path": str(folder)}
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"the folder {name!r} has no config.json", "name a folder written by save_pretrained")
+        origin = Provenance(f"local:{path.resolve().name}", None, card_license(path))
+        return origin, {"pretrained_model_name_or_path": str(path)}
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise UserError(f"no checkpoint folder {name!r}", "check --model_name_or_path; a Hub id looks like user/name")
+    found = find_repository(name, "model", revision)
+    origin = Provenance(found.id, found.revision, found.license)
+    return origin, {"pretrained_model_name_or_path": found.id, "revision": found.revision}
+
+
+def _load_processor(location: dict[str, Any], task: Task, provenance: Provenance) -> Any:
+    with _quiet():
+        try:
+            return task.processor_class.from_pretrained(**location)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"the checkpoint {provenance.id!r} has no processor: {one_line(error)}",
+                "its folder needs preprocessor_config.json or the tokenizer's files",
+            ) from error
+
+
+def _load_config(location: dict[str, Any], provenance: Provenance) -> Any:
+    try:
+        return AutoConfig.from_pretrained(**location)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"cannot read the config of {provenance.id!r}: {one_line(error)}",
+            "it must be a transformers checkpoint; --trust_remote_code runs the code that some of them bring",
+        ) from error
+
+
+def _require_modality(config: Any, task: Task, provenance: Provenance) -> None:
+    """Raise UserError before any weight is read if the network is not of the task's kind."""
+    if task.covers(config) or getattr(config, "auto_map", None):
+        return
+    kinds = {other.modality: other.name for other in TASKS.values() if other.covers(config)}
+    if kinds:
+        modality, name = next(iter(kinds.items()))
+        raise UserError(
+            f"{provenance.id!r} ({config.model_type}) was pretrained on {modality}, {task.name} needs {task.modality}",
+            f"start from a checkpoint of the same kind of input, or use the {name} recipe",
+        )
+    raise UserError(
+        f"{provenance.id!r} ({config.model_type}) has no class for {task.name}",
+        f"start from a {task.modality} checkpoint that {task.auto_class} supports",
+    )
+
+
+def _set_labels(config: Any, labels: Sequence[str]) -> None:
+    config.num_labels = len(labels)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: number for number, name in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+
+
+def _load_model(location: dict[str, Any], config: Any, task: Task, provenance: Provenance) -> tuple[Any, dict]:
+    with _quiet():
+        try:
+            return task.model_class.from_pretrained(
+                **location, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+            raise UserError(
+                f"cannot load the weights of {provenance.id!r}: {one_line(error)}",
+                "the file may be damaged or missing; download it again",
+            ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Mute transformers' own load report: what is new and what was dropped is said by us, in one line."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)

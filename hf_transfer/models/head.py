@@ -1,0 +1,65 @@
+"""The head: what the load report says is new, and nothing else."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_transfer.errors import UserError
+
+
+def find_output_layer(config: Any, model_class: Any) -> set[str]:
+    """The names of the parameters whose shape depends on the number of labels.
+
+    Two models are built without memory for their weights, one with a label more; where their shapes differ is the
+    output layer, in any architecture.
+    """
+    shapes = []
+    for labels in (config.num_labels, config.num_labels + 1):
+        variant = type(config).from_dict({**config.to_dict(), "id2label": {i: str(i) for i in range(labels)}})
+        with torch.device("meta"):
+            model = model_class.from_config(variant)
+        shapes.append({name: parameter.shape for name, parameter in model.named_parameters()})
+    return {name for name, shape in shapes[0].items() if shapes[1][name] != shape}
+
+
+def renew(model: Any, names: Iterable[str]) -> None:
+    """Give the parameters called `names` the values that a model of their class starts from (transformers' own)."""
+    for owner in {name.rpartition(".")[0] for name in names}:
+        module = model.get_submodule(owner)
+        for parameter in module.parameters(recurse=False):
+            parameter._is_hf_initialized = False
+        with torch.no_grad():
+            model._init_weights(module)
+
+
+def require_only_head_new(model: Any, new: set[str], source: str) -> None:
+    """Raise UserError if a parameter is new that is not the head's.
+
+    The head lies outside the base model, or is a whole part at its end (a pooler). A part of which some parameters
+    were loaded and others not, or which others that were loaded come after, is damage.
+    """
+    prefix = f"{model.base_model_prefix}."
+    inside = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
+    if not inside:
+        prefix, inside = "", [name for name, _ in model.named_parameters()]
+    parts = list(dict.fromkeys(_part(name, prefix) for name in inside))
+    loaded = {_part(name, prefix) for name in inside if name not in new}
+    last = max((parts.index(part) for part in loaded), default=len(parts))
+    damaged = [name for name in inside if name in new and parts.index(_part(name, prefix)) <= last]
+    if damaged:
+        shown = ", ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
+        raise UserError(
+            f"the checkpoint {source!r} lacks {len(damaged)} of the parameters below the head: {shown}",
+            "its weights do not fit its config.json; take another revision or download it again",
+        )
+
+
+def _part(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).split(".")[0]
+
+
+def parameter_count(module: nn.Module) -> int:
+    """The number of parameters of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -1,0 +1,137 @@
+"""What others see: the folder of a run, its card, its place on the Hub."""
+
+import json
+import logging
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import PartialState
+
+from hf_transfer.config import RunConfig
+from hf_transfer.errors import UserError
+from hf_transfer.evaluation.metrics import load_metric
+from hf_transfer.record import RunRecord
+from hf_transfer.sharing import plots
+from hf_transfer.sharing.card import METRIC_NAMES, SHARES, render_card, render_report
+from hf_transfer.sharing.hub import Published, check_login, push
+from hf_transfer.sharing.verify import verify
+from hf_transfer.training.engine import Trained
+
+log = logging.getLogger(__name__)
+
+
+def preflight(config: RunConfig) -> None:
+    """Try first what would otherwise fail only at the end: names of metrics, the right to write and to push."""
+    for name in config.evaluation.metrics:
+        load_metric(name)
+    parent = next(folder for folder in config.output_dir.absolute().parents if folder.exists())
+    if not _writable(parent):
+        raise UserError(f"cannot write below {str(parent)!r}", "name another --output_dir")
+    if config.hub:
+        check_login(config.hub)
+
+
+def save(trained: Trained, record: RunRecord, config: RunConfig) -> RunRecord:
+    """The record as it was saved; the folder holds weights, processor, record.json, report.html, plots and card.
+
+    Everything is written under a temporary name beside the folder first and moved in at the end, record.json last.
+    Only the main process writes; the others wait.
+    """
+    state = PartialState()
+    name = config.hub.model_id if config.hub else config.output_dir.resolve().name
+    record = replace(record, card={"name": name, "license": config.card.license, "language": config.card.language})
+    if state.is_main_process:
+        config.output_dir.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{config.output_dir.name}-", dir=config.output_dir.parent) as stage:
+            record = _write(trained, record, Path(stage))
+            _move_in(Path(stage), config.output_dir)
+    state.wait_for_everyone()
+    return record
+
+
+def publish(config: RunConfig) -> Published | None:
+    """Push the run and prove it, if asked; on the main process only."""
+    if config.hub is None or not PartialState().is_main_process:
+        return None
+    published = push(config.output_dir, config.hub)
+    verify(published, config.output_dir, config.hub.token)
+    return published
+
+
+def announce(record: RunRecord, config: RunConfig) -> None:
+    """Say what a person wants to know at the end of a run, and what to type next."""
+    rows = [_summary_row(name, record) for name in record.metrics]
+    folder, splits = config.output_dir, record.dataset["splits"]
+    log.info(
+        "\n%s\n\n  %d labels, strategy %s, %d test examples, %.0f s\n\n"
+        "  look at it   %s\n  use it       hf-transfer predict %s FILE\n  share it     %s\n",
+        "\n".join(rows),
+        splits["train"],
+        record.strategy["used"],
+        record.evaluation["n"],
+        record.timings["total_s"],
+        folder / "report.html",
+        folder,
+        f"hf-transfer run push_to_hub --output_dir {folder} --hub_model_id YOU/{folder.name}",
+    )
+
+
+def _summary_row(name: str, record: RunRecord) -> str:
+    e, majority = record.metrics[name], record.baselines["majority"][name].value
+    unit, factor, digits = (" %", 100, 1) if name in SHARES else ("  ", 1, 3)
+    value, low, high, base = (f"{factor * x:.{digits}f}" for x in (e.value, e.low, e.high, majority))
+    return f"  {METRIC_NAMES.get(name, name):<18}{value:>7}{unit}   {low} to {high}   (majority class {base})"
+
+
+def _write(trained: Trained, record: RunRecord, folder: Path) -> RunRecord:
+    trained.model.save_pretrained(folder)
+    trained.checkpoint.processor.save_pretrained(folder)
+    _forget_paths(folder)
+    pictures = {
+        "confusion matrix": plots.as_png(plots.confusion_matrix(record)),
+        "learning curve": plots.as_png(plots.learning_curve(record)),
+    }
+    (folder / "plots").mkdir()
+    for title, png in pictures.items():
+        (folder / "plots" / f"{title.replace(' ', '_')}.png").write_bytes(png)
+    (folder / "report.html").write_text(render_report(record, pictures), encoding="utf-8")
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    record = replace(record, model={**record.model, "files": sorted(written | {"record.json", "README.md"})})
+    (folder / "README.md").write_text(str(render_card(record)), encoding="utf-8")
+    (folder / "record.json").write_text(record.to_json() + "\n", encoding="utf-8")
+    return record
+
+
+def _forget_paths(folder: Path) -> None:
+    """Take out of the saved configs the path or id that they were loaded from; it may be a path of this machine."""
+    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+        if path.is_file():
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            kept = {key: value for key, value in settings.items() if key not in ("_name_or_path", "name_or_path")}
+            path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _move_in(stage: Path, folder: Path) -> None:
+    """Move a finished run into its folder, record.json last; another run's weights there go, other files stay."""
+    folder.mkdir(exist_ok=True)
+    (folder / "record.json").unlink(missing_ok=True)
+    for stale in folder.glob("*.safetensors*"):
+        stale.unlink()
+    for item in sorted(stage.iterdir(), key=lambda path: path.name == "record.json"):
+        target = folder / item.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        item.replace(target)
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+__all__ = ["announce", "preflight", "publish", "push", "save", "verify"]

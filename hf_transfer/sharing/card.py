@@ -1,0 +1,140 @@
+"""The model card: a pure function of the record, complete or an error."""
+
+import base64
+import re
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from hf_transfer.record import RunRecord
+from hf_transfer.shipped import shipped_folder
+from hf_transfer.tasks import find_task
+
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1_macro": "F1 (macro)",
+    "f1_weighted": "F1 (weighted)",
+    "log_loss": "log loss",
+}
+HUB_METRICS = {"accuracy": "accuracy", "f1_macro": "f1", "f1_weighted": "f1"}  # our name -> the Hub's metric id
+SHARES = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted")  # shown in per cent
+MOST_LABELS_SHOWN = 60
+REQUIRED = ("license", "library_name", "pipeline_tag", "tags", "metrics", "model-index")
+
+
+def render_card(record: RunRecord) -> ModelCard:
+    """The card of a run, metadata and prose.
+
+    Raises ValueError if it would be incomplete: a key of the metadata missing, a gap in the text, or a path of the
+    machine that made it.
+    """
+    template = f"{record.task.replace('-', '_')}.md"
+    body = _environment(autoescape=False).get_template(template).render(_facts(record))
+    card = ModelCard(f"---\n{card_metadata(record).to_yaml()}\n---\n\n{body.strip()}\n")
+    require_complete(str(card))
+    return card
+
+
+def render_report(record: RunRecord, pictures: dict[str, bytes]) -> str:
+    """The page of a run as one HTML file, its pictures (title -> PNG) inside."""
+    encoded = {title: base64.b64encode(png).decode() for title, png in pictures.items()}
+    return _environment(autoescape=True).get_template("report.html").render(
+        **_facts(record), pictures=encoded, show=lambda m, v: f"{100 * v:.1f} %" if m in SHARES else f"{v:.3f}"
+    )  # fmt: skip
+
+
+def card_metadata(record: RunRecord) -> ModelCardData:
+    """The YAML block: licence, base model and dataset only where they are on the Hub, results as model-index."""
+    base, dataset = record.base_model, record.dataset
+    results = [
+        EvalResult(
+            task_type=record.task,
+            dataset_type=dataset["id"],
+            dataset_name=dataset["id"].split("/")[-1].split(":")[-1],
+            dataset_split=record.evaluation["split"],
+            dataset_revision=dataset["revision"],
+            metric_type=HUB_METRICS.get(name, name),
+            metric_name=METRIC_NAMES.get(name, name),
+            metric_value=round(estimate.value, 4),
+        )
+        for name, estimate in record.metrics.items()
+    ]
+    on_hub = {"base_model": base["id"], "base_model_relation": "finetune"} if base["revision"] else {}
+    return ModelCardData(
+        model_name=record.card["name"].split("/")[-1],
+        license=record.card["license"] or base["license"] or "unknown",
+        library_name="transformers",
+        pipeline_tag=record.task,
+        language=record.card["language"],
+        datasets=[dataset["id"]] if dataset["revision"] else None,
+        metrics=sorted({HUB_METRICS.get(name, name) for name in record.metrics}),
+        tags=["transfer-learning", "hf-transfer-learning", f"strategy:{record.strategy['used']}"],
+        eval_results=results,
+        **on_hub,
+    )
+
+
+def require_complete(text: str) -> None:
+    """Raise ValueError unless a card has all metadata that the Hub reads and no gap or local path in its text."""
+    metadata = ModelCard(text).data.to_dict()
+    gaps = [key for key in REQUIRED if not metadata.get(key)]
+    if gaps:
+        raise ValueError(f"the card lacks {', '.join(gaps)}")
+    found = re.search(r"more information needed|(?<![\w.:/])/(?:home|root|tmp|Users|var|work|mnt)/\S*|[A-Z]:\\\S+", text, re.I)
+    if found:
+        raise ValueError(f"the card holds {found[0]!r}")
+
+
+def _environment(autoescape: bool) -> Environment:
+    folder = FileSystemLoader(shipped_folder("model_cards"))
+    return Environment(loader=folder, autoescape=autoescape, undefined=StrictUndefined, keep_trailing_newline=True)
+
+
+def _facts(record: RunRecord) -> dict[str, Any]:
+    labels, per_class = record.dataset["labels"], record.evaluation["per_class"]
+    seen = [row for row in per_class if row["n"]]
+    metrics = record.metrics
+    return {
+        "r": record,
+        "name": record.card["name"],
+        "kind": find_task(record.task).modality,
+        "labels": labels,
+        "shown_labels": _listed(labels),
+        "metrics": metrics,
+        "baselines": record.baselines,
+        "metric_names": METRIC_NAMES,
+        "shares": SHARES,
+        "level": next(iter(metrics.values())).level,
+        "per_class": per_class,
+        "weakest": min(seen, key=lambda row: row["f1"]["value"]) if len(seen) > 1 else None,
+        "base_link": _link(record.base_model, ""),
+        "dataset_link": _link(record.dataset, "datasets/"),
+        "hyperparameters": _flat(record.model["hyperparameters"]),
+        "citation_key": re.sub(r"\W+", "_", record.card["name"].split("/")[-1]),
+    }
+
+
+def _link(origin: dict[str, Any], prefix: str) -> str:
+    if origin["revision"]:
+        return f"[{origin['id']}](https://huggingface.co/{prefix}{origin['id']})"
+    source, _, name = origin["id"].rpartition(":")
+    kinds = {"builtin": " (shipped with hf-transfer-learning)", "local": " (not published)"}
+    return f"`{name}`{kinds.get(source, '')}"
+
+
+def _listed(labels: list[str]) -> str:
+    shown = ", ".join(f"*{label}*" for label in labels[:MOST_LABELS_SHOWN])
+    return shown + (f" and {len(labels) - MOST_LABELS_SHOWN} more" if len(labels) > MOST_LABELS_SHOWN else "")
+
+
+def _flat(hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """The hyperparameters with the rates of the phases as words."""
+    flat = {key: value for key, value in hyperparameters.items() if key != "rates"}
+    rate = flat["learning_rate"]
+    parts = [
+        f"{phase}: " + ", ".join(f"{stage} {rate * scale:.2g}" for stage, scale in scales.items() if scale)
+        for phase, scales in hyperparameters["rates"].items()
+    ]
+    return {**flat, "learning_rate": "; ".join(parts)}

@@ -1,0 +1,105 @@
+"""Publish a run: one commit, an explicit list of files, no pickle, no token."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import BadRequestError, HfHubHTTPError, HTTPError, LocalTokenNotFoundError
+
+from hf_transfer.config import HubTarget
+from hf_transfer.errors import UserError, one_line
+from hf_transfer.record import read_record
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+TRIES = 4
+FIRST_WAIT_S = 1.0
+NEVER_PUBLISHED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")  # formats that run code when they are loaded
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a run lies on the Hub: repository, commit, and the files of that commit."""
+
+    repo_id: str
+    revision: str
+    url: str
+    files: tuple[str, ...]
+
+
+def check_login(target: HubTarget) -> None:
+    """Raise UserError if nobody is logged in, or the id is not of the form user/name: before hours of training."""
+    try:
+        _again(lambda: HfApi(token=target.token).whoami())
+    except (LocalTokenNotFoundError, HfHubHTTPError) as error:
+        raise UserError(
+            f"cannot push to {target.model_id!r}: no valid Hub token", "`hf auth login`, or set HF_TOKEN"
+        ) from error
+    except HTTPError as error:
+        raise UserError(f"cannot push to {target.model_id!r}: {one_line(error)}", "check the network") from error
+
+
+def push(folder: Path, target: HubTarget) -> Published:
+    """What was published: the files that the run's record lists, in one commit, README.md last.
+
+    Safe to repeat: files that are there already are not sent again. Raises UserError if the folder is no run's, or
+    the Hub refuses.
+    """
+    files = published_files(folder)
+    api = HfApi(token=target.token)
+    try:
+        url = _again(lambda: api.create_repo(target.model_id, private=target.private, exist_ok=True))
+        if target.revision:
+            _again(lambda: api.create_branch(url.repo_id, branch=target.revision, exist_ok=True))
+        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files]
+        commit = _again(
+            lambda: api.create_commit(
+                url.repo_id, operations, commit_message="Publish model, record and card", revision=target.revision
+            )
+        )
+    except (BadRequestError, ValueError) as error:
+        raise UserError(f"the Hub refused {target.model_id!r}: {one_line(error)}", "mend it and push again") from error
+    except HfHubHTTPError as error:
+        raise UserError(
+            f"cannot push to {target.model_id!r}: {one_line(error)}",
+            f"the run is whole in {str(folder)!r}; check your rights and use recipes/push_to_hub.py",
+        ) from error
+    log.info("published %s", commit.commit_url)
+    return Published(url.repo_id, commit.oid, commit.commit_url, tuple(files))
+
+
+def published_files(folder: Path) -> list[str]:
+    """The paths below `folder` that belong to the run there, README.md last. Raises UserError if there is no run."""
+    if not (folder / "record.json").is_file():
+        raise UserError(f"{str(folder)!r} holds no run", "name a folder with a record.json, the output of a recipe")
+    files = read_record(folder / "record.json").model["files"]
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{str(folder)!r} lacks {missing[0]!r}", "run the recipe again, or restore the file")
+    pickles = [name for name in files if name.endswith(NEVER_PUBLISHED)]
+    if pickles:
+        raise UserError(f"{pickles[0]!r} may run code when it is loaded", "publish safetensors")
+    return sorted(files, key=lambda name: (name == "README.md", name))
+
+
+def _again(call: Callable[[], T]) -> T:
+    """The call's answer; tried again after connection errors and 5xx or 429, which the client itself does not.
+
+    Each call here may be repeated: creating what exists is allowed, and a commit whose files are there already is none.
+    """
+    for attempt in range(TRIES):
+        try:
+            return call()
+        except HTTPError as error:
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else 503
+            if attempt == TRIES - 1 or (status < 500 and status != 429):
+                raise
+            wait = FIRST_WAIT_S * 2**attempt
+            log.warning("the Hub answered: %s; trying again in %.0f s", one_line(error), wait)
+            time.sleep(wait)
+    raise AssertionError("unreachable")

@@ -1,0 +1,66 @@
+"""Pictures of a run: pure functions of its record."""
+
+import io
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from hf_transfer.record import RunRecord
+
+MOST_NUMBERS = 15  # classes up to which the cells of a confusion matrix hold readable counts
+MOST_NAMES = 40  # classes up to which their names fit on the axes
+
+
+def confusion_matrix(record: RunRecord) -> Figure:
+    """Truth against answer, each row a class's shares, with counts where they can be read."""
+    labels = record.dataset["labels"]
+    counts = np.zeros((len(labels), len(labels)), dtype=int)
+    for truth, answer, count in record.evaluation["confusion"]:
+        counts[truth, answer] = count
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = min(12.0, 3.5 + 0.42 * len(labels))
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="answer", ylabel="truth", title=f"test split, {record.evaluation['n']} examples")
+    if len(labels) <= MOST_NAMES:
+        axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 2 else 0)
+        axes.set_yticks(range(len(labels)), labels)
+    if len(labels) <= MOST_NUMBERS:
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            shade = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=shade, fontsize=9)
+    return figure
+
+
+def learning_curve(record: RunRecord) -> Figure:
+    """Loss on the training and the validation split by step, phase after phase, with the steps that were kept."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    curves: dict[str, list[tuple[float, float]]] = {"loss": [], "eval_loss": []}
+    start = 0
+    for phase in record.phases:
+        axes.axvline(start, color="#bbb", linewidth=1)
+        axes.annotate(f" {phase['name']}", (start, 1), xycoords=("data", "axes fraction"), va="top", color="#666")
+        for entry in phase["history"]:
+            for key, points in curves.items():
+                if key in entry:
+                    points.append((start + entry["step"], entry[key]))
+        if phase["best_step"] is not None:
+            axes.axvline(start + phase["best_step"], color="tab:orange", linestyle=":", linewidth=1.5)
+        start += phase["steps"]
+    names = {"loss": "training", "eval_loss": "validation (dotted: the step kept)"}
+    for key, points in curves.items():
+        if points:
+            axes.plot(*zip(*points, strict=True), label=names[key], marker="o" if len(points) < 30 else None, markersize=3)
+    axes.set(xlabel="step", ylabel="loss", title="learning curve")
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    return figure
+
+
+def as_png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG, without date or software name: the same record gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,35 @@
+"""Rates, epochs and batches from the size of data and model: a page of pure rules. Explicit flags win over them."""
+
+import math
+
+FEWEST_STEPS = 240
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 200
+
+
+def default_batch_size(examples: int) -> int:
+    """Examples a device and step: small where examples are few, so that an epoch has some steps."""
+    return 16 if examples < 1000 else 32
+
+
+def default_epochs(examples: int, batch_size: int) -> float:
+    """Epochs until about FEWEST_STEPS steps are made, within bounds."""
+    steps_an_epoch = math.ceil(examples / batch_size)
+    return float(min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps_an_epoch))))
+
+
+def default_learning_rate(strategy: str, parameters: int) -> float:
+    """The peak rate of AdamW.
+
+    Everything learns: 5e-5 at the 110 million parameters of BERT-base (Devlin et al. 2019 search 2e-5 to 5e-5), more
+    for smaller networks, as 1 / sqrt(parameters), within 1e-5 and 1e-3. A head on fixed features: 1e-2. Adapters: ten
+    times the rate of the full network (Hu et al. 2021, tables of hyperparameters).
+    """
+    if strategy == "head":
+        return 1e-2
+    rate = 5e-5 * math.sqrt(110e6 / max(parameters, 1))
+    return min(1e-3, max(1e-5, rate)) * (10 if strategy == "lora" else 1)
+
+
+def default_weight_decay() -> float:
+    """AdamW's own default (Loshchilov and Hutter 2019)."""
+    return 0.01

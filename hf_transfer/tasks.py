@@ -1,0 +1,68 @@
+"""TASKS: what the toolkit can learn, a row a task. With data/encode.py the only place that branches on modality."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hf_transfer.errors import unknown
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of problem: its classes in transformers and its columns."""
+
+    name: str  # the Hub's pipeline tag
+    modality: str
+    auto_class: str
+    auto_processor: str
+    mapping: str  # transformers' table of config class -> model class
+    column_names: tuple[str, ...]  # what people call the input column, most usual first
+
+    @property
+    def model_class(self) -> Any:
+        """The AutoModel class of the task."""
+        import transformers
+
+        return getattr(transformers, self.auto_class)
+
+    @property
+    def processor_class(self) -> Any:
+        """The Auto class of the task's processor."""
+        import transformers
+
+        return getattr(transformers, self.auto_processor)
+
+    def covers(self, config: Any) -> bool:
+        """Whether transformers has a model class of this task for a model config."""
+        import transformers
+
+        return type(config) in getattr(transformers, self.mapping)
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="image-classification",
+            modality="image",
+            auto_class="AutoModelForImageClassification",
+            auto_processor="AutoImageProcessor",
+            mapping="MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
+            column_names=("image", "img", "picture", "photo"),
+        ),
+        Task(
+            name="text-classification",
+            modality="text",
+            auto_class="AutoModelForSequenceClassification",
+            auto_processor="AutoTokenizer",
+            mapping="MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+            column_names=("text", "sentence", "content", "review", "question", "document"),
+        ),
+    )
+}
+
+
+def find_task(name: str) -> Task:
+    """The row of TASKS called `name`; an unknown name is a UserError."""
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return TASKS[name]

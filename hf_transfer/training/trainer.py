@@ -1,0 +1,121 @@
+"""transformers' Trainer with the few overrides that a plan needs, each with its reason."""
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from transformers import ProgressCallback, Trainer, TrainerCallback
+
+from hf_transfer.config import TrainingConfig
+from hf_transfer.strategies.plan import Stage
+
+log = logging.getLogger(__name__)
+
+LossFunction = Callable[..., torch.Tensor]
+
+
+class PhaseTrainer(Trainer):
+    """Trainer with a rate of its own for the head."""
+
+    def __init__(self, *args: Any, head: Collection[str] = (), lr_scale: Mapping[Stage, float], **options: Any) -> None:
+        self.head = set(head)
+        self.lr_scale = lr_scale
+        super().__init__(*args, **options)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Trainer's optimizer, its groups split so that the stages learn at their own multiples of the rate."""
+        optimizer = super().create_optimizer(model)
+        head = {id(p) for name, p in (model or self.model).named_parameters() if name in self.head}
+        for group in list(optimizer.param_groups):
+            apart = [p for p in group["params"] if id(p) in head]
+            rate = group["lr"]
+            group["params"] = [p for p in group["params"] if id(p) not in head]
+            group["lr"] = rate * self.lr_scale["body"]
+            optimizer.add_param_group({**group, "params": apart, "lr": rate * self.lr_scale["head"]})
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        return optimizer
+
+
+class BestStep(TrainerCallback):
+    """Keeps the weights of the step that is best on validation, and stops when there is no hope.
+
+    Trainer's load_best_model_at_end restores with strict=False and leaves a mixture of two steps behind for
+    architectures whose checkpoints use other names (transformers issues 43701 and 40187). This one copies the
+    tensors under the model's own names and restores them strictly.
+    """
+
+    def __init__(self, model: torch.nn.Module, metric: str, patience: int | None) -> None:
+        self.model, self.patience = model, patience
+        self.metric = f"eval_{metric.removeprefix('eval_')}"
+        self.sign = -1.0 if metric.endswith("loss") else 1.0
+        self.best, self.best_step, self.worse = -math.inf, None, 0
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+        """Copy the weights if this step is the best so far."""
+        value = self.sign * metrics[self.metric]
+        if value > self.best:
+            self.best, self.best_step, self.worse = value, state.global_step, 0
+            self.weights = {name: t.detach().to("cpu", copy=True) for name, t in self.model.state_dict().items()}
+            return
+        self.worse += 1
+        if self.patience is not None and self.worse >= self.patience:
+            control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Put the best step's weights back, all of them."""
+        if self.weights and self.best_step != state.global_step:
+            self.model.load_state_dict(self.weights, strict=True)
+
+
+class QuietProgress(ProgressCallback):
+    """Trainer's progress bar with the newest figures at its end, in place of a line of text each time."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Show the losses beside the bar."""
+        if self.training_bar is not None and logs:
+            shown = {k: f"{logs[k]:.3f}" for k in ("loss", "eval_loss", "eval_accuracy") if k in logs}
+            if shown:
+                self.training_bar.set_postfix(shown, refresh=False)
+
+
+def accuracy_of(prediction: Any) -> dict[str, float]:
+    """The share of right answers on the validation split, for Trainer's log."""
+    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    return {"accuracy": float(np.mean(logits.argmax(-1) == prediction.label_ids))}
+
+
+def weighted_loss(labels: list[int], classes: int, smoothing: float) -> LossFunction:
+    """A cross entropy in which every class weighs the same in total: examples / (classes x examples of the class)."""
+    counts = np.bincount(labels, minlength=classes)
+    weights = torch.tensor(len(labels) / (classes * np.maximum(counts, 1)), dtype=torch.float32)
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        logits = outputs["logits"].float()
+        total = F.cross_entropy(
+            logits, labels, weight=weights.to(logits.device), reduction="sum", label_smoothing=smoothing
+        )
+        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    return loss
+
+
+def phase_arguments(training: TrainingConfig, folder: Path, **changes: Any) -> TrainingConfig:
+    """TrainingArguments for one phase: the user's, with `changes`, and nothing that Trainer would do behind our back."""
+    arguments = copy.copy(training)
+    ours = {
+        "output_dir": str(folder),
+        "push_to_hub": False,
+        "load_best_model_at_end": False,
+        "remove_unused_columns": False,
+        **changes,
+    }
+    for name, value in ours.items():
+        setattr(arguments, name, value)
+    return arguments

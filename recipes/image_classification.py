@@ -1,0 +1,45 @@
+"""Fine-tune an image checkpoint on labelled pictures.
+
+accelerate launch recipes/image_classification.py --config recipes/configs/digits.yaml
+"""
+
+from hf_transfer import (
+    announce,
+    choose_plan,
+    evaluate,
+    find_task,
+    load_checkpoint,
+    load_data,
+    parse_config,
+    preflight,
+    publish,
+    run_command,
+    run_plan,
+    save,
+)
+
+
+def main() -> None:
+    config = parse_config()
+    preflight(config)
+    task, seed = find_task("image-classification"), config.training.seed
+
+    data = load_data(config.data, task, seed)
+    checkpoint = load_checkpoint(
+        config.model.model_name_or_path,
+        task,
+        data.labels,
+        revision=config.model.model_revision,
+        trust_remote_code=config.model.trust_remote_code,
+        seed=seed,
+    )
+    plan = choose_plan(config.transfer, checkpoint, data, config.training)
+    trained = run_plan(plan, checkpoint, data, config.training)
+    record = evaluate(trained, data, config.evaluation)
+    record = save(trained, record, config)
+    announce(record, config)
+    publish(config)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,38 @@
+"""Supervised pre-training: train a source model from its config, to start other tasks from.
+
+python recipes/pretrain.py --config recipes/configs/letters_resnet.yaml
+"""
+
+from hf_transfer import (
+    announce,
+    build_checkpoint,
+    choose_plan,
+    evaluate,
+    find_task,
+    load_data,
+    parse_config,
+    preflight,
+    publish,
+    run_command,
+    run_plan,
+    save,
+)
+
+
+def main() -> None:
+    config = parse_config(needs=("model_type",))
+    preflight(config)
+    task, seed = find_task(config.source_model.task), config.training.seed
+
+    data = load_data(config.data, task, seed)
+    checkpoint = build_checkpoint(config.source_model, task, data.labels, seed)
+    plan = choose_plan(config.transfer, checkpoint, data, config.training)
+    trained = run_plan(plan, checkpoint, data, config.training, config.data.max_length)
+    record = evaluate(trained, data, config.evaluation)
+    record = save(trained, record, config)
+    announce(record, config)
+    publish(config)
+
+
+if __name__ == "__main__":
+    run_command(main)
