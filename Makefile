@@ -32,7 +32,8 @@ wheel-test: install  ## build the wheel, install it in a clean environment elsew
 	$(BIN)/python -m pytest tests/recipes/test_wheel.py -m slow
 
 letters-resnet: install  ## make the checkpoint that we ship again
-	$(BIN)/python recipes/pretrain.py --config recipes/configs/letters_resnet.yaml --overwrite_output_dir
+	$(BIN)/python recipes/pretrain.py --config recipes/configs/letters_resnet.yaml \
+		--output_dir hf_transfer/assets/letters-resnet --overwrite_output_dir
 
 story: install  ## the table of README: labels a class x strategies
 	$(BIN)/python recipes/compare_strategies.py --config recipes/configs/digits_story.yaml

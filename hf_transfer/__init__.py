@@ -4,9 +4,15 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-# Public name -> the module that holds it. Loaded at first use: torch takes seconds to import, `hf-transfer --help` must not.
+# Public name -> the module that holds it. Loaded at first use: `hf-transfer --help` must not wait for torch.
 _HOMES = {
+    "FINE_TUNING": "config",
+    "PRETRAINING": "config",
+    "COMPARING": "config",
+    "PushConfig": "config",
+    "TransferConfig": "config",
     "parse_config": "config",
+    "parse_flags": "config",
     "run_command": "command",
     "UserError": "errors",
     "Estimate": "record",
@@ -33,10 +39,12 @@ _HOMES = {
     "publish": "sharing",
     "push": "sharing",
     "verify": "sharing",
+    "check_login": "sharing.hub",
     "compare": "studies.compare",
+    "write_tables": "studies.compare",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - names that __getattr__ finds
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> object:

@@ -13,7 +13,7 @@ EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command again goes on
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a program's `main`; what the user can mend ends in two lines and exit code 2 (`--debug` shows the traceback)."""
+    """Run a program's `main`; what the user can mend ends in two lines and exit code 2; `--debug` shows the rest."""
     debug = _take_debug_flag(sys.argv)
     _show_log()
     try:

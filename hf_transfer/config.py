@@ -1,11 +1,12 @@
 """What a run is asked to do: dataclasses, filled from a YAML file with flags on top."""
 
+import itertools
 import json
 import re
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
@@ -34,13 +35,21 @@ class SourceModelConfig:
 
     _argument_group_name = "source model"
 
-    task: str = field(default="image-classification", metadata={"help": "The source task's kind."})
     model_type: str | None = field(default=None, metadata={"help": "Architecture, e.g. resnet, vit, bert."})
     config_overrides: str = field(default="{}", metadata={"help": "The model config's arguments, as JSON."})
     processor_overrides: str = field(default="{}", metadata={"help": "The image processor's arguments, as JSON."})
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "Text only: Hub id or folder whose tokenizer to use."}
     )
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """Which row of TASKS, for recipes that serve all of them."""
+
+    _argument_group_name = "task"
+
+    task: str = field(default="image-classification", metadata={"help": "image-classification, text-classification"})
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,24 @@ class EvaluationConfig:
         default_factory=lambda: ["accuracy", "f1_macro", "log_loss"],
         metadata={"help": "accuracy, balanced_accuracy, f1_macro, f1_weighted, log_loss, or a metric of evaluate."},
     )
+    baselines: list[str] = field(
+        default_factory=lambda: ["majority"],
+        metadata={"help": "majority: the most frequent class; raw_inputs: logistic regression on pixels or words."},
+    )
     confidence: float = field(default=0.95, metadata={"help": "Level of the intervals, between 0 and 1."})
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """What to compare (recipes/compare_strategies.py)."""
+
+    _argument_group_name = "study"
+
+    strategies: list[str] = field(
+        default_factory=lambda: list(get_args(Strategy)), metadata={"help": "Strategies to compare."}
+    )
+    budgets: list[int] = field(default_factory=lambda: [1, 10, 100], metadata={"help": "Labels a class to learn from."})
+    draws: int = field(default=3, metadata={"help": "Random choices of these labels; seeds count up from --seed."})
 
 
 @dataclass(frozen=True)
@@ -169,23 +195,32 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
 class HubTarget:
     """Where a model is pushed."""
 
-    model_id: str
-    private: bool | None
-    token: str | None = field(repr=False)
-    revision: str | None
+    hub_model_id: str | None = field(default=None, metadata={"help": "user/name, or name in your own namespace."})
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "true: only you can see a new repository."})
+    hub_token: str | None = field(default=None, repr=False, metadata={"help": "Default: the token of `hf auth login`."})
+    hub_revision: str | None = field(default=None, metadata={"help": "Branch to push to. Default: main."})
+
+
+@dataclass(frozen=True)
+class PushConfig(HubTarget):
+    """What to publish, and where (recipes/push_to_hub.py)."""
+
+    output_dir: str | None = field(default=None, metadata={"help": "Folder of a finished run."})
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All that a run is asked to do."""
+    """All that a run is asked to do; groups that a recipe does not offer keep their defaults."""
 
-    model: ModelConfig
-    source_model: SourceModelConfig
-    data: DataConfig
-    transfer: TransferConfig
-    evaluation: EvaluationConfig
-    card: CardConfig
     training: TrainingConfig
+    model: ModelConfig = ModelConfig()
+    source_model: SourceModelConfig = SourceModelConfig()
+    task: TaskConfig = TaskConfig()
+    data: DataConfig = DataConfig()
+    transfer: TransferConfig = TransferConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    study: StudyConfig = StudyConfig()
+    card: CardConfig = CardConfig()
 
     @property
     def output_dir(self) -> Path:
@@ -195,21 +230,28 @@ class RunConfig:
     @property
     def hub(self) -> HubTarget | None:
         """Where to push, or None if not asked; without --hub_model_id the output folder's name."""
-        if not self.training.push_to_hub:
+        asked = self.training
+        if not asked.push_to_hub:
             return None
-        model_id = self.training.hub_model_id or self.output_dir.resolve().name
-        return HubTarget(model_id, self.training.hub_private_repo, self.training.hub_token, self.training.hub_revision)
+        model_id = asked.hub_model_id or self.output_dir.resolve().name
+        return HubTarget(model_id, asked.hub_private_repo, asked.hub_token, asked.hub_revision)
 
 
-_GROUPS = {
+GROUPS: dict[str, type] = {
     "model": ModelConfig,
     "source_model": SourceModelConfig,
+    "task": TaskConfig,
     "data": DataConfig,
     "transfer": TransferConfig,
     "evaluation": EvaluationConfig,
+    "study": StudyConfig,
     "card": CardConfig,
     "training": TrainingConfig,
 }
+FINE_TUNING = ("model", "data", "transfer", "evaluation", "card", "training")
+PRETRAINING = ("source_model", "task", "data", "evaluation", "card", "training")
+COMPARING = ("model", "task", "data", "transfer", "evaluation", "study", "training")
+NEEDED = ("model_name_or_path", "model_type", "dataset_name", "output_dir", "hub_model_id")
 
 
 class _Parser(HfArgumentParser):
@@ -222,51 +264,57 @@ class _Parser(HfArgumentParser):
         raise UserError(message.removeprefix("argument "), "see --help for what each flag takes")
 
 
-def parse_config(argv: list[str] | None = None, needs: tuple[str, ...] = ("model_name_or_path",)) -> RunConfig:
-    """What the command line asks for: `--config file.yaml` first, then the flags on top.
+def parse_config(groups: tuple[str, ...] = FINE_TUNING, argv: list[str] | None = None) -> RunConfig:
+    """What the command line asks of a recipe that offers the flags of `groups`.
 
-    `needs` names the flags that must be given besides --dataset_name and --output_dir.
-    Raises UserError for unknown keys and flags (with the nearest name), missing ones, and values that do not fit.
+    A `--config file.yaml` comes first, then the flags on top. Raises UserError for unknown keys and flags (with the
+    nearest name), missing ones, values that do not fit, and an output folder that holds another run.
     """
+    config = RunConfig(**dict(zip(groups, parse_flags([GROUPS[group] for group in groups], argv), strict=True)))
+    _check(config)
+    if "study" not in groups:  # a study goes on where it stopped
+        _check_output(config)
+    return config
+
+
+def parse_flags(groups: list[type], argv: list[str] | None = None) -> list[Any]:
+    """An instance of each dataclass in `groups`, from the command line."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(list(_GROUPS.values()), allow_abbrev=False)
+    parser = _Parser(groups, allow_abbrev=False)
     parser.add_argument("--config", metavar="FILE.yaml", help="YAML file of flags; flags on the command line win.")
-    words = _unfold_config(words) + words
+    names = [f.name for group in groups for f in fields(group) if f.init]
+    words = _unfold_config(words, names) + words
     try:
-        *groups, rest, extra = parser.parse_args_into_dataclasses(
+        *filled, _, extra = parser.parse_args_into_dataclasses(
             words, return_remaining_strings=True, look_for_args_file=False
         )
     except (ValueError, ImportError) as error:  # TrainingArguments' own checks: bf16 with no device for it, ...
         raise UserError(one_line(error), "see --help for what each flag takes") from error
     if extra:
-        raise unknown("flag", next((w for w in extra if w.startswith("--")), extra[0]), _flags())
-    config = RunConfig(**dict(zip(_GROUPS, groups, strict=True)))
-    _check(config, needs)
-    return config
+        raise unknown("flag", next((w for w in extra if w.startswith("--")), extra[0]), [f"--{name}" for name in names])
+    for name in NEEDED:
+        missing = [group for group in filled if getattr(group, name, "") is None]
+        if missing and (name != "hub_model_id" or isinstance(missing[0], PushConfig)):
+            raise UserError(f"--{name} is missing", f"give --{name}, or a --config file that has it")
+    return filled
 
 
-def _flags() -> list[str]:
-    return [f"--{name}" for name in _names()]
-
-
-def _names() -> list[str]:
-    return [f.name for group in _GROUPS.values() for f in fields(group) if f.init]
-
-
-def _unfold_config(words: list[str]) -> list[str]:
+def _unfold_config(words: list[str], names: list[str]) -> list[str]:
     """The flags that the file behind `--config` stands for."""
     joined = [w.split("=", 1)[1] for w in words if w.startswith("--config=")]
-    apart = [after for word, after in zip(words, words[1:], strict=False) if word == "--config"]
+    apart = [after for word, after in itertools.pairwise(words) if word == "--config"]
     unfolded: list[str] = []
     for path in joined + apart:
-        for key, value in _read_yaml(Path(path)).items():
+        for key, value in _read_yaml(Path(path), names).items():
             unfolded += _as_words(key, value)
     return unfolded
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, names: list[str]) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"no config file {str(path)!r}", "give --config an existing YAML file; recipes/configs has some")
+        raise UserError(
+            f"no config file {str(path)!r}", "give --config an existing YAML file; recipes/configs has some"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -274,9 +322,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no flags", "one `flag: value` a line")
     for key in content:
-        if key not in _names():
-            error = unknown("key", str(key), _names())
-            raise UserError(f"{error.message} in {path}", error.hint)
+        if key not in names:
+            refusal = unknown("key", str(key), names)
+            raise UserError(f"{refusal.message} in {path}", refusal.hint)
     return content
 
 
@@ -289,20 +337,21 @@ def _as_words(key: str, value: Any) -> list[str]:
     return [f"--{key}", *(str(v) for v in values)]
 
 
-def _check(config: RunConfig, needs: tuple[str, ...]) -> None:
+def _check(config: RunConfig) -> None:
     given = {name: getattr(group, name) for group in vars(config).values() for name in vars(group)}
-    for name in (*needs, "dataset_name", "output_dir"):
-        if given[name] is None:
-            raise UserError(f"--{name} is missing", f"give --{name}, or a --config file that has it")
+    choices = {"strategies": get_args(Strategy), "baselines": ("majority", "raw_inputs")}
+    for flag, known in choices.items():
+        for value in given[flag]:
+            if value not in known:
+                raise unknown(f"value of --{flag}", value, known)
     for name, (harmless, reason) in NOT_OFFERED.items():
         if given.get(name) not in harmless:
             raise UserError(f"--{name} {given[name]} is not offered", reason)
     if not 0 < config.evaluation.confidence < 1:
         raise UserError(f"--confidence {config.evaluation.confidence} is no level", "a number between 0 and 1, as 0.95")
-    for name in ("lora_rank", "examples_per_class", "max_train_samples", "max_length"):
+    for name in ("lora_rank", "examples_per_class", "max_train_samples", "max_length", "draws"):
         if given[name] is not None and given[name] < 1:
             raise UserError(f"--{name} {given[name]} is too small", "give 1 or more")
-    _check_output(config)
 
 
 def _check_output(config: RunConfig) -> None:

@@ -36,12 +36,15 @@ def find_repository(repo_id: str, kind: Kind, revision: str | None = None) -> Re
     this user, has no such revision, or is neither reachable nor cached.
     """
     try:
-        info = HfApi().repo_info(repo_id, repo_type=kind, revision=revision)
+        ask = HfApi().model_info if kind == "model" else HfApi().dataset_info
+        info = ask(repo_id, revision=revision)
     except HFValidationError as error:
         raise UserError(f"{repo_id!r} is neither an existing path nor a Hub id", "check the spelling") from error
     except GatedRepoError as error:
         page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
-        raise UserError(f"the {kind} {repo_id!r} is gated", f"ask for access at {page}, then `hf auth login`") from error
+        raise UserError(
+            f"the {kind} {repo_id!r} is gated", f"ask for access at {page}, then `hf auth login`"
+        ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
             f"no {kind} {repo_id!r} here or on the Hub", "check the spelling; if it is private, `hf auth login` first"
@@ -50,7 +53,9 @@ def find_repository(repo_id: str, kind: Kind, revision: str | None = None) -> Re
         flag = "--model_revision" if kind == "model" else "--dataset_revision"
         raise UserError(f"the {kind} {repo_id!r} has no revision {revision!r}", f"check {flag}") from error
     except HfHubHTTPError as error:
-        raise UserError(f"the Hub refused {repo_id!r}: {one_line(error)}", "check your token: `hf auth whoami`") from error
+        raise UserError(
+            f"the Hub refused {repo_id!r}: {one_line(error)}", "check your token: `hf auth whoami`"
+        ) from error
     except (HTTPError, OfflineModeIsEnabled) as error:
         return _cached(repo_id, kind, revision or "main", one_line(error))
     card = info.card_data

@@ -16,6 +16,7 @@ class Task:
     auto_processor: str
     mapping: str  # transformers' table of config class -> model class
     column_names: tuple[str, ...]  # what people call the input column, most usual first
+    foreign_flags: tuple[str, ...]  # of other tasks, refused here
 
     @property
     def model_class(self) -> Any:
@@ -37,6 +38,12 @@ class Task:
 
         return type(config) in getattr(transformers, self.mapping)
 
+    def model_class_name(self, config: Any) -> str:
+        """The name of the class that the AutoModel class would pick for a model config that the task covers."""
+        import transformers
+
+        return getattr(transformers, self.mapping)[type(config)].__name__
+
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -48,6 +55,7 @@ TASKS: dict[str, Task] = {
             auto_processor="AutoImageProcessor",
             mapping="MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
             column_names=("image", "img", "picture", "photo"),
+            foreign_flags=("text_column", "text_pair_column", "max_length"),
         ),
         Task(
             name="text-classification",
@@ -56,6 +64,7 @@ TASKS: dict[str, Task] = {
             auto_processor="AutoTokenizer",
             mapping="MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
             column_names=("text", "sentence", "content", "review", "question", "document"),
+            foreign_flags=("image_column",),
         ),
     )
 }

@@ -21,8 +21,8 @@ from hf_transfer import (
 
 def main() -> None:
     config = parse_config()
-    preflight(config)
     task, seed = find_task("image-classification"), config.training.seed
+    preflight(config, task)
 
     data = load_data(config.data, task, seed)
     checkpoint = load_checkpoint(

@@ -4,6 +4,8 @@ python recipes/pretrain.py --config recipes/configs/letters_resnet.yaml
 """
 
 from hf_transfer import (
+    PRETRAINING,
+    TransferConfig,
     announce,
     build_checkpoint,
     choose_plan,
@@ -20,13 +22,13 @@ from hf_transfer import (
 
 
 def main() -> None:
-    config = parse_config(needs=("model_type",))
-    preflight(config)
-    task, seed = find_task(config.source_model.task), config.training.seed
+    config = parse_config(PRETRAINING)
+    task, seed = find_task(config.task.task), config.training.seed
+    preflight(config, task)
 
     data = load_data(config.data, task, seed)
     checkpoint = build_checkpoint(config.source_model, task, data.labels, seed)
-    plan = choose_plan(config.transfer, checkpoint, data, config.training)
+    plan = choose_plan(TransferConfig(strategy="scratch"), checkpoint, data, config.training)
     trained = run_plan(plan, checkpoint, data, config.training, config.data.max_length)
     record = evaluate(trained, data, config.evaluation)
     record = save(trained, record, config)

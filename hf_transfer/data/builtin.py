@@ -6,37 +6,30 @@ No digit is ever drawn in `letters`.
 
 import ast
 import hashlib
-import os
 import re
 import sysconfig
 from collections.abc import Callable, Iterator
-from functools import lru_cache
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
-from PIL import ImageDraw, ImageFont
 
+from hf_transfer.data.letters import render_letters, to_bytes
+from hf_transfer.data.splits import stratified_holdout
 from hf_transfer.errors import unknown
 
-Array = np.ndarray[Any, np.dtype[Any]]
 
-
-def load_builtin(name: str) -> DatasetDict:
-    """The builtin dataset of this name, with splits `train` and `test`.
+def load_builtin(name: str) -> tuple[DatasetDict, str]:
+    """The builtin dataset of this name, with splits `train` and `test`, and what it is in plain words.
 
     Raises UserError for a name that is not in BUILTIN.
     """
     if name not in BUILTIN:
         raise unknown("builtin dataset", name, BUILTIN)
-    return BUILTIN[name]()
-
-
-# --- digits ---------------------------------------------------------------------------------------------------------
+    load, description = BUILTIN[name]
+    return load(), description
 
 
 def load_digits() -> DatasetDict:
@@ -47,237 +40,23 @@ def load_digits() -> DatasetDict:
     from sklearn.datasets import load_digits as load_scans
 
     scans = load_scans()
-    pictures = [PILImage.fromarray(scan) for scan in _to_bytes(scans.images)]
+    pictures = [PILImage.fromarray(scan) for scan in to_bytes(scans.images)]
     features = Features({"image": Image(mode="L"), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
-    rows = {"image": pictures, "label": scans.target.tolist()}
-    return _split(Dataset.from_dict(rows, features=features), test_size=500)
+    rows: dict[str, list[Any]] = {"image": pictures, "label": [str(digit) for digit in scans.target]}
+    return _split(rows, features, test_share=500 / len(pictures))
 
 
-def _to_bytes(ink: Array) -> Array:
-    """Grey levels 0..255 of counts of ink 0..16."""
-    return np.round(ink * (255 / 16)).astype(np.uint8)
-
-
-def _split(rows: Dataset, test_size: int | float) -> DatasetDict:
+def _split(columns: dict[str, list[Any]], features: Features, test_share: float) -> DatasetDict:
     """Stratified splits `train` and `test`, the same ones at every call."""
-    return rows.train_test_split(test_size=test_size, stratify_by_column="label", seed=0)
-
-
-# --- letters --------------------------------------------------------------------------------------------------------
-
-# One class a shape: homoglyphs (Latin A, Greek Alpha, Cyrillic A) and case twins (o of O, but not a of A) are left out,
-# as EMNIST's balanced split merges them (Cohen et al. 2017, arXiv:1702.05373).
-LATIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghijmnqrty"
-GREEK = "ΓΔΘΛΞΠΣΦΨΩαβγδεζηλμξπςσω"
-CYRILLIC = "БДЖЗИЛЦЧШЩЪЫЬЭЮЯбђ"
-ARMENIAN = "ԱԲԳԴԵԶԸԹԺԻԽԾԿՀՁՂՃՄՅՆՇՉՊՋՌՎՏՑՒՔՖաբգդեթիլխծկձղճմյշչռվփքֆ"
-GEORGIAN = "აბგდევზთკლმნპჟრსტუფქღყშჩცწჭხჯჰ"
-LETTERS = LATIN + GREEK + CYRILLIC + ARMENIAN + GEORGIAN
-
-TRAIN_LETTERS, TEST_LETTERS, BLOCK = 50_000, 3_000, 500
-MOST_PROCESSES = 6  # no more than there are blocks to test; each draws the glyphs again, in two seconds
-FIELD = 48  # side of the distance fields that are bent
-GLYPH = 32  # longest side of a letter in its field
-SCAN = 32  # side of the black and white scan whose ink is counted
-CELLS = 8  # side of the picture
-
-
-def render_letters() -> DatasetDict:
-    """50,000 train and 3,000 test pictures of 167 letters, columns `image` (8 x 8, mode L, 0..255) and `label`.
-
-    Drawn once a machine, then read from the cache of `datasets`. Made as the UCI digits were: a black and white scan of
-    32 x 32 whose ink is counted in blocks of 4 x 4. The same pictures come out of any number of processes.
-    """
-    features = Features({"image": Image(mode="L"), "label": ClassLabel(names=list(LETTERS))})
+    names = features["label"].names
+    kept, held = stratified_holdout([names.index(label) for label in columns["label"]], test_share, seed=0)
     return DatasetDict(
         {
-            split: Dataset.from_generator(
-                _draw_blocks,
-                features=features,
-                gen_kwargs={"seeds": [(part, block) for block in range(size // BLOCK)]},
-                num_proc=min(os.cpu_count() or 1, MOST_PROCESSES),
-                split=split,
-                fingerprint=f"{_digest_letters()}-{split}",
-            )
-            for part, (split, size) in enumerate((("train", TRAIN_LETTERS), ("test", TEST_LETTERS)))
+            split: Dataset.from_dict({c: [values[row] for row in rows] for c, values in columns.items()}, features)
+            for split, rows in (("train", kept), ("test", held))
         }
     )
 
-
-def _digest_letters() -> str:
-    """16 hex digits that change with this module or with a library that draws."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for library in ("pillow", "numpy", "scipy", "matplotlib", "fonttools", "datasets"):
-        digest.update(f"{library}={version(library)};".encode())
-    return digest.hexdigest()[:16]
-
-
-def _draw_blocks(seeds: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
-    for seed in seeds:
-        pictures, labels = draw_letters(BLOCK, np.random.default_rng(seed))
-        for picture, label in zip(pictures, labels, strict=True):
-            yield {"image": PILImage.fromarray(picture), "label": int(label)}
-
-
-def draw_letters(count: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Pictures (count, 8, 8), uint8, white ink on black, and their labels (count,): indices into LETTERS."""
-    fields, owners = glyph_fields()
-    labels = rng.integers(len(LETTERS), size=count)
-    chosen = np.array([rng.choice(owners[label]) for label in labels])
-    pen = rng.random(count) < 0.7
-    # A pen's stroke has one width everywhere; a printed outline is only made a little thinner or thicker.
-    reach = np.where(pen, rng.uniform(1.6, 3.5, count), rng.uniform(-0.2, 1.8, count))
-    bent, pressure = _bend(fields[chosen, pen.astype(int)], rng)
-    ink = bent < (reach + pressure.transpose(1, 2, 0)).transpose(2, 0, 1)
-    scans = _frame(ink, rng)
-    blocks = scans.reshape(count, CELLS, SCAN // CELLS, CELLS, SCAN // CELLS)
-    return _to_bytes(blocks.sum(axis=(2, 4))), labels
-
-
-def _bend(fields: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """The fields (n, 48, 48) slanted, turned, stretched and elastically distorted, and a smooth change of pressure.
-
-    Elastic distortion after Simard, Steinkraus and Platt 2003, with a cubic spline over 5 x 5 random shifts.
-    """
-    from scipy.ndimage import map_coordinates
-
-    count = len(fields)
-    axis = np.linspace(-1, 1, FIELD)
-    spline = _spline_weights()
-    knots = rng.normal(size=(3, count, 5, 5))
-    # Two steps: five times faster than one. No BLAS: its rounding depends on the number of threads.
-    shifts = np.einsum("cnyj,xj->cnyx", np.einsum("yi,cnij->cnyj", spline, knots), spline)
-    turn, slant, stretch = rng.normal(0, 0.12, count), rng.normal(0, 0.25, count), rng.normal(0, 0.15, count)
-    strength = rng.uniform(0.03, 0.13, count)[:, None, None]
-    y, x = axis[None, :, None] * 1.25, axis[None, None, :] * 1.25
-    cos, sin, slant, wide = (value[:, None, None] for value in (np.cos(turn), np.sin(turn), slant, np.exp(stretch)))
-    rows = cos * y + sin * x + strength * shifts[0]
-    columns = (cos * x - sin * y + slant * y) * wide + strength * shifts[1]
-    places = (np.stack((rows, columns)) + 1) * ((FIELD - 1) / 2)
-    which = np.broadcast_to(np.arange(count)[:, None, None], rows.shape)
-    bent = map_coordinates(fields, (which, *places), order=1, mode="nearest")
-    return bent, 0.35 * shifts[2]
-
-
-@lru_cache
-def _spline_weights() -> Array:
-    """Weights (48, 5): how much each of five knots counts at each of 48 places."""
-    from scipy.interpolate import CubicSpline
-
-    return np.asarray(CubicSpline(np.linspace(0, 1, 5), np.eye(5), bc_type="natural")(np.linspace(0, 1, FIELD)))
-
-
-def _frame(ink: Array, rng: np.random.Generator) -> Array:
-    """Scans (n, 32, 32) that the ink fills from top to bottom, as wide as the letter is, at most as wide as a scan."""
-    top, height = _extent(np.any(ink, axis=2))
-    left, width = _extent(np.any(ink, axis=1))
-    tall = SCAN * rng.uniform(0.95, 1.03, len(ink))
-    broad = np.clip(width * tall / height * np.exp(rng.normal(0, 0.1, len(ink))), 8, rng.uniform(20, 30, len(ink)))
-    middle = SCAN / 2 + rng.normal(0, 1.0, len(ink))
-    steps = np.arange(SCAN) + 0.5
-    rows = (top + height / 2)[:, None] + (steps - SCAN / 2) * (height / tall)[:, None]
-    columns = (left + width / 2)[:, None] + (steps - middle[:, None]) * (width / broad)[:, None]
-    inside = (rows[:, :, None] >= 0) & (rows[:, :, None] < FIELD) & (columns[:, None] >= 0) & (columns[:, None] < FIELD)
-    rows, columns = (places.clip(0, FIELD - 1).astype(int) for places in (rows, columns))
-    return ink[np.arange(len(ink))[:, None, None], rows[:, :, None], columns[:, None]] & inside
-
-
-def _extent(taken: Array) -> tuple[Array, Array]:
-    """First taken place of each row and how many places there are up to the last one (at least 1)."""
-    first = taken.argmax(axis=1)
-    last = taken.shape[1] - 1 - taken[:, ::-1].argmax(axis=1)
-    return first, last - first + 1
-
-
-@lru_cache
-def glyph_fields() -> tuple[Array, list[list[int]]]:
-    """Distances (glyphs, 2, 48, 48) in pixels to the outline (negative inside) and to the skeleton of every glyph.
-
-    Second value: which glyphs each of LETTERS owns, one a font.
-    """
-    from scipy.ndimage import distance_transform_edt as distance
-
-    found = [(label, mask) for label, letter in enumerate(LETTERS) for mask in _draw_glyphs(letter)]
-    masks = np.stack([mask for _, mask in found])
-    bones = thin(masks)
-    fields = [(distance(~mask) - distance(mask), distance(~bone)) for mask, bone in zip(masks, bones, strict=True)]
-    owners: list[list[int]] = [[] for _ in LETTERS]
-    for index, (label, _) in enumerate(found):
-        owners[label].append(index)
-    return np.array(fields, dtype=np.float32), owners
-
-
-def _draw_glyphs(letter: str) -> Iterator[Array]:
-    """Masks (48, 48) of a letter, one a font, in the middle, 32 pixels high or wide."""
-    for font, characters in _open_fonts():
-        if ord(letter) not in characters:
-            continue
-        left, top, right, bottom = font.getbbox(letter)
-        page = PILImage.new("L", (int(right - left), int(bottom - top)))
-        ImageDraw.Draw(page).text((-left, -top), letter, font=font, fill=255)
-        scale = GLYPH / max(page.size)
-        width, height = (max(round(side * scale), 2) for side in page.size)
-        page = page.resize((width, height), PILImage.Resampling.BOX)
-        field = PILImage.new("L", (FIELD, FIELD))
-        field.paste(page, ((FIELD - width) // 2, (FIELD - height) // 2))
-        yield np.asarray(field) >= 96
-
-
-@lru_cache
-def _open_fonts() -> list[tuple[ImageFont.FreeTypeFont, frozenset[int]]]:
-    """The text fonts that matplotlib carries, each with the characters that it really has.
-
-    Left out: symbol fonts (cmmi, cmsy, cmex, STIXNonUni, STIXSiz), whose letters are other signs; display fonts, which
-    have no letters; LastResort, which has a box for every character.
-    """
-    from fontTools.ttLib import TTFont
-    from matplotlib import get_data_path
-
-    families = ("DejaVuSans", "DejaVuSerif", "STIXGeneral", "cmr10", "cmb10", "cmss10", "cmti10", "cmtt10")
-    paths = sorted(Path(get_data_path(), "fonts", "ttf").glob("*.ttf"))
-    texts = [path for path in paths if path.stem.startswith(families) and "Display" not in path.stem]
-    return [(ImageFont.truetype(str(path), 96), frozenset(TTFont(path).getBestCmap())) for path in texts]
-
-
-def thin(masks: Array) -> Array:
-    """Skeletons, one pixel wide, of masks (n, height, width).
-
-    Source: T. Zhang and C. Suen, A fast parallel algorithm for thinning digital patterns, CACM 1984.
-    """
-    bones = masks.astype(np.uint8)
-    while True:
-        before = bones.sum()
-        for removable in _removable_codes():
-            bones = bones & ~removable[_neighbour_codes(bones)]
-        if bones.sum() == before:
-            return bones.astype(bool)
-
-
-def _neighbour_codes(bones: Array) -> Array:
-    """For every pixel a byte whose bit k is the k-th neighbour, clockwise from north."""
-    padded = np.pad(bones, ((0, 0), (1, 1), (1, 1)))
-    height, width = bones.shape[1:]
-    codes = np.zeros_like(bones)
-    for bit, (y, x) in enumerate(((0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0), (0, 0))):
-        codes |= padded[:, y : y + height, x : x + width] << bit
-    return codes
-
-
-@lru_cache
-def _removable_codes() -> tuple[Array, Array]:
-    """Tables (256,) of 1 where Zhang and Suen's first and second pass take a pixel with these neighbours away."""
-    tables = np.zeros((2, 256), dtype=np.uint8)
-    for code in range(256):
-        ring = [code >> bit & 1 for bit in range(8)]
-        rises = sum(ring[bit] < ring[(bit + 1) % 8] for bit in range(8))
-        north, east, south, west = ring[::2]
-        if 2 <= sum(ring) <= 6 and rises == 1:
-            tables[0, code] = not (north and east and south) and not (east and south and west)
-            tables[1, code] = not (north and east and west) and not (north and south and west)
-    return tables[0], tables[1]
-
-
-# --- docstrings -----------------------------------------------------------------------------------------------------
 
 # Label -> module or package whose sources hold its docstrings (decimal and io are written twice, in C and in Python).
 # All have at least 60 docstrings in Python 3.11, 3.12 and 3.13 and are part of every distribution (tkinter is not).
@@ -292,7 +71,7 @@ DOCSTRINGS_A_CLASS, FEWEST_WORDS, MOST_WORDS = 140, 4, 100
 def collect_docstrings() -> DatasetDict:
     """Docstrings of 23 modules of the running Python's library, columns `text` and `label` (the module), 70 % train.
 
-    The sources are parsed, never imported. About 2,300 rows; another Python version has somewhat other ones.
+    The sources are parsed, never imported. About 2,500 rows; another Python version has somewhat other ones.
     """
     names = sorted(MODULES)
     owners: dict[str, set[str]] = {}
@@ -306,7 +85,7 @@ def collect_docstrings() -> DatasetDict:
     kept = [(text, name) for name in names for text in rows[name][:DOCSTRINGS_A_CLASS]]
     columns = {"text": [text for text, _ in kept], "label": [name for _, name in kept]}
     features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
-    return _split(Dataset.from_dict(columns, features=features), test_size=0.3)
+    return _split(columns, features, test_share=0.3)
 
 
 def _read_docstrings(module: Path) -> Iterator[str]:
@@ -329,8 +108,21 @@ def _cut(text: str) -> str:
     return text[: last.end()] if last else text
 
 
-BUILTIN: dict[str, Callable[[], DatasetDict]] = {
-    "digits": load_digits,
-    "letters": render_letters,
-    "docstrings": collect_docstrings,
+# Name -> how it is made, and what a card says of it.
+BUILTIN: dict[str, tuple[Callable[[], DatasetDict], str]] = {
+    "digits": (
+        load_digits,
+        "Scans of handwritten digits, 8 x 8 grey levels, from 43 people (Alpaydin and Kaynak, UCI 1998), as "
+        "scikit-learn carries them.",
+    ),
+    "letters": (
+        render_letters,
+        "Letters of five alphabets (Latin, Greek, Cyrillic, Armenian, Georgian), drawn by a program from the fonts "
+        "that matplotlib carries, with random thickness, slant, elastic distortion and blur, scanned to 8 x 8 grey "
+        "levels. No digit is among them, though some letters resemble digits (O, Z, S, З).",
+    ),
+    "docstrings": (
+        collect_docstrings,
+        "Docstrings of the Python standard library, at most 100 words each; the label is the module.",
+    ),
 }

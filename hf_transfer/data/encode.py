@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from hf_transfer.tasks import Task
 
@@ -15,6 +16,7 @@ Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 LONGEST = 512  # tokens; models that take more are asked for it with --max_length
 # Tokenizers without a limit of their own say 1e30.
 UNLIMITED = 1_000_000
+MOST_PIXELS_A_SIDE = 32  # of pictures as features of a plain classifier
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,24 @@ def make_encoder(task: Task, processor: Any, config: Any, max_length: int | None
     )
 
 
-def as_plain_table(task: Task, split: Dataset) -> list[str] | np.ndarray:
-    """Inputs for a classifier that knows no pretraining: texts, or pixels (rows, side x side) in 0..1, side <= 32."""
+def as_plain_features(task: Task, train: Dataset, test: Dataset) -> tuple[Any, Any]:
+    """Features (rows, columns) of both splits that know no pretraining.
+
+    Texts: TF-IDF weights of the words of the training split, sparse. Pictures: grey levels in 0..1, side <= 32.
+    """
     if task.modality == "text":
-        return [" ".join(filter(None, (row["text"], row.get("text_pair")))) for row in split]
-    smallest = min(min(image.size) for image in split["image"][:100])
-    side = min(32, smallest)
-    return np.stack([np.asarray(i.convert("L").resize((side, side))).ravel() / 255.0 for i in split["image"]])
+        words = TfidfVectorizer(sublinear_tf=True)
+        return words.fit_transform(_texts(train)), words.transform(_texts(test))
+    side = min(MOST_PIXELS_A_SIDE, *(min(image.size) for image in train["image"][:100]))
+    return _pixels(train, side), _pixels(test, side)
+
+
+def _texts(split: Dataset) -> list[str]:
+    return [" ".join(filter(None, (row["text"], row.get("text_pair")))) for row in split]
+
+
+def _pixels(split: Dataset, side: int) -> np.ndarray:
+    return np.stack([np.asarray(row["image"].convert("L").resize((side, side))).ravel() / 255.0 for row in split])
 
 
 def _image_collate(processor: Any, config: Any) -> Collate:

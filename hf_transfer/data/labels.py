@@ -21,7 +21,8 @@ def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]
     kind = getattr(feature, "dtype", type(feature).__name__)
     if not re.fullmatch(r"string|large_string|bool|u?int\d+", str(kind)):
         raise UserError(
-            f"the label column {column!r} holds {kind} values", "a classification needs one class a row: text or numbers"
+            f"the label column {column!r} holds {kind} values",
+            "a classification needs one class a row: text or numbers",
         )
     values = {value for split in splits.values() for value in split.unique(column) if value is not None}
     return _distinct([str(value) for value in sorted(values, key=_natural)])
@@ -32,8 +33,8 @@ def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[i
     values = split[column][:]
     coded = isinstance(split.features[column], ClassLabel)
     ids = {name: number for number, name in enumerate(names)}
-    found = [value if coded else ids.get(str(value)) if value is not None else None for value in values]
-    missing = [row for row, label in enumerate(found) if label is None or label < 0]
+    found = [-1 if value is None else int(value) if coded else ids.get(str(value), -1) for value in values]
+    missing = [row for row, label in enumerate(found) if label < 0]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(found)} rows have no label in column {column!r}, the first is row {missing[0]}",
@@ -55,7 +56,9 @@ def require_classes(labels: Iterable[int], names: tuple[str, ...]) -> None:
 def _distinct(names: list[str]) -> tuple[str, ...]:
     repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if repeated:
-        raise UserError(f"duplicate label names: {', '.join(map(repr, repeated))}", "give every class a name of its own")
+        raise UserError(
+            f"duplicate label names: {', '.join(map(repr, repeated))}", "give every class a name of its own"
+        )
     return tuple(names)
 
 

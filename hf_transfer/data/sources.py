@@ -35,11 +35,7 @@ class Origin:
     id: str
     revision: str | None = None
     license: str | None = None
-
-    @property
-    def on_hub(self) -> bool:
-        """Whether `id` is a Hub id."""
-        return self.revision is not None
+    description: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,8 @@ def read_source(config: DataConfig) -> tuple[DatasetDict, Origin]:
     """What `--dataset_name` names, as it is, and its origin."""
     name = str(config.dataset_name)
     if name.startswith("builtin:"):
-        return load_builtin(name.removeprefix("builtin:")), Origin(name)
+        rows, description = load_builtin(name.removeprefix("builtin:"))
+        return rows, Origin(name, description=description)
     path = Path(name).expanduser()
     if path.exists():
         return _read_path(path, config), Origin(f"local:{path.resolve().name}")
@@ -140,6 +137,11 @@ def _pick_splits(raw: DatasetDict, config: DataConfig) -> dict[str, Dataset]:
 
 def _pick_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, str]:
     """Our column name -> the dataset's."""
+    foreign = [name for name in task.foreign_flags if getattr(config, name) is not None]
+    if foreign:
+        raise UserError(
+            f"--{foreign[0]} does not belong to {task.name}", "leave it out, or use the recipe of another task"
+        )
     label = config.label_column or next((name for name in LABEL_NAMES if name in train.features), None)
     given = getattr(config, f"{task.modality}_column")
     fitting = [name for name, feature in train.features.items() if _fits(feature, task) and name != label]

@@ -13,10 +13,10 @@ import torch
 
 from hf_transfer.config import EvaluationConfig
 from hf_transfer.data.sources import Data
-from hf_transfer.evaluation.baselines import majority
-from hf_transfer.evaluation.metrics import confusion_matrix, load_metric, per_class_scores
+from hf_transfer.evaluation.baselines import BASELINES
+from hf_transfer.evaluation.metrics import confusion_matrix, load_metric
 from hf_transfer.evaluation.predict import Predictions, predict
-from hf_transfer.evaluation.uncertainty import bootstrap_interval, share_interval
+from hf_transfer.evaluation.uncertainty import bootstrap_interval, f1_interval, share_interval
 from hf_transfer.models.head import parameter_count
 from hf_transfer.record import Estimate, RunRecord
 from hf_transfer.training.engine import Trained
@@ -28,7 +28,6 @@ def evaluate(trained: Trained, data: Data, config: EvaluationConfig) -> RunRecor
     """The record of a run, its metrics measured once, on the test split."""
     began = time.perf_counter()
     predictions = predict(trained, data.test)
-    baseline = majority(np.asarray(data.train["label"][:]), len(data.test), len(data.labels))
     matrix = confusion_matrix(predictions.labels, predictions.answers, len(data.labels))
     evaluation = {
         "split": "test",
@@ -36,7 +35,10 @@ def evaluate(trained: Trained, data: Data, config: EvaluationConfig) -> RunRecor
         "metrics": _measure(config, predictions.labels, predictions.probabilities),
         "per_class": _per_class(matrix, data.labels, config.confidence),
         "confusion": [[int(r), int(c), int(matrix[r, c])] for r, c in zip(*np.nonzero(matrix), strict=True)],
-        "baselines": {"majority": _measure(config, predictions.labels, baseline)},
+        "baselines": {
+            name: _measure(config, predictions.labels, BASELINES[name](trained.checkpoint.task, data))
+            for name in config.baselines
+        },
     }
     return _record(trained, data, evaluation, time.perf_counter() - began)
 
@@ -53,7 +55,6 @@ def _measure(config: EvaluationConfig, labels: np.ndarray, probabilities: np.nda
 
 
 def _per_class(matrix: np.ndarray, names: tuple[str, ...], level: float) -> list[dict[str, Any]]:
-    _, _, f1 = per_class_scores(matrix)
     rows = []
     for label, name in enumerate(names):
         right, answered, present = (int(matrix[label, label]), int(matrix[:, label].sum()), int(matrix[label].sum()))
@@ -63,22 +64,10 @@ def _per_class(matrix: np.ndarray, names: tuple[str, ...], level: float) -> list
                 "n": present,
                 "precision": asdict(share_interval(right, answered, level)),
                 "recall": asdict(share_interval(right, present, level)),
-                "f1": asdict(_f1_interval(matrix, label, float(f1[label]), level)),
+                "f1": asdict(f1_interval(right, answered + present, level)),
             }
         )
     return rows
-
-
-def _f1_interval(matrix: np.ndarray, label: int, value: float, level: float, draws: int = 1000) -> Estimate:
-    """F1 of one class with an interval: right, missed, and false answers drawn again from their shares (bootstrap)."""
-    n = int(matrix.sum())
-    right = matrix[label, label]
-    counts = np.array([right, matrix[label].sum() - right, matrix[:, label].sum() - right])
-    drawn = np.random.default_rng(label).multinomial(n, [*(counts / n), 1 - counts.sum() / n], size=draws)
-    below = 2 * drawn[:, 0] + drawn[:, 1] + drawn[:, 2]
-    scores = np.divide(2 * drawn[:, 0], below, out=np.zeros(draws), where=below > 0)
-    low, high = np.quantile(scores, [0.5 - level / 2, 0.5 + level / 2])
-    return Estimate(value, float(low), float(high), level, int(matrix[label].sum()))
 
 
 def _record(trained: Trained, data: Data, evaluation: dict[str, Any], evaluate_s: float) -> RunRecord:
@@ -94,6 +83,7 @@ def _record(trained: Trained, data: Data, evaluation: dict[str, Any], evaluate_s
             "id": data.origin.id,
             "revision": data.origin.revision,
             "license": data.origin.license,
+            "description": data.origin.description,
             "fingerprint": data.fingerprint,
             "labels": list(data.labels),
             "splits": {name: len(data.splits.get(name, ())) for name in ("train", "validation", "test")},

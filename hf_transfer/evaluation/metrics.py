@@ -93,8 +93,8 @@ def load_metric(name: str) -> Score:
     try:
         metric = evaluate.load(name, keep_in_memory=True)
     except (FileNotFoundError, ConnectionError, ModuleNotFoundError) as error:
-        raise UserError(unknown("metric", name, SCORES).message, f"ours: {', '.join(SCORES)}; others come from the Hub") \
-            from error  # fmt: skip
+        refusal = unknown("metric", name, SCORES)
+        raise UserError(refusal.message, f"{refusal.hint}; others are asked of the Hub, which has none") from error
     return lambda labels, probabilities: float(
         next(iter(metric.compute(references=labels, predictions=probabilities.argmax(-1)).values()))
     )

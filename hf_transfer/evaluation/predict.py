@@ -47,6 +47,8 @@ def predict(trained: Trained, split: Dataset) -> Predictions:
                 trained.training,
                 Path(folder),
                 per_device_train_batch_size=trained.plan.batch_size,
+                num_train_epochs=1,
+                max_steps=-1,
                 eval_strategy="no",
                 save_strategy="no",
             ),

@@ -20,6 +20,17 @@ def share_interval(successes: int, n: int, level: float) -> Estimate:
     return Estimate(share, float(max(0.0, middle - half)), float(min(1.0, middle + half)), level, n)
 
 
+def f1_interval(right: int, answered_and_present: int, level: float) -> Estimate:
+    """F1 of one class, from its right answers and the sum of its answers and its examples.
+
+    F1 = 2s / (1 + s) where s = right / (right + missed + false) is a share, so Wilson's interval of s carries over;
+    unlike resampling it does not shrink to a point where all answers are right.
+    """
+    share = share_interval(right, answered_and_present - right, level)
+    value, low, high = (2 * s / (1 + s) for s in (share.value, share.low, share.high))
+    return Estimate(value, low, high, level, share.n)
+
+
 def bootstrap_interval(
     score: Callable[[np.ndarray, np.ndarray], float],
     labels: np.ndarray,
@@ -27,8 +38,14 @@ def bootstrap_interval(
     level: float,
     seed: int = 0,
 ) -> Estimate:
-    """A score with the percentile interval over 1,000 resamples of the examples (Efron 1979); the same each time."""
-    rng, n = np.random.default_rng(seed), len(labels)
-    draws = [score(labels[rows], probabilities[rows]) for rows in (rng.integers(0, n, n) for _ in range(RESAMPLES))]
-    low, high = np.quantile(draws, [0.5 - level / 2, 0.5 + level / 2])
-    return Estimate(score(labels, probabilities), float(low), float(high), level, n)
+    """A score with the bias-corrected percentile interval over 1,000 resamples of the examples (Efron 1981).
+
+    The correction matters for F1 over many classes, which resampling alone puts too low. The same each time.
+    """
+    rng, n, value = np.random.default_rng(seed), len(labels), score(labels, probabilities)
+    draws = np.array([score(labels[r], probabilities[r]) for r in (rng.integers(0, n, n) for _ in range(RESAMPLES))])
+    below = np.mean(draws < value) + np.mean(draws == value) / 2
+    bias = norm.ppf(np.clip(below, 1 / RESAMPLES, 1 - 1 / RESAMPLES))
+    z = norm.ppf(0.5 + level / 2)
+    low, high = np.quantile(draws, norm.cdf([2 * bias - z, 2 * bias + z]))
+    return Estimate(value, float(low), float(high), level, n)

@@ -69,10 +69,7 @@ def load_checkpoint(
     UserError if it cannot be had, is of another modality, or lacks parameters other than the head's.
     """
     began = time.perf_counter()
-    provenance, location = _locate(name, revision)
-    location["trust_remote_code"] = trust_remote_code
-    config = _load_config(location, provenance)
-    _require_modality(config, task, provenance)
+    provenance, location, config = read_config(name, task, revision, trust_remote_code)
     output_layer = find_output_layer(config, task.model_class) if config.num_labels == len(labels) else set()
     _set_labels(config, labels)
     set_seed(seed)
@@ -89,6 +86,20 @@ def load_checkpoint(
     processor = cache(lambda: _load_processor(location, task, provenance))
     seconds = time.perf_counter() - began
     return Checkpoint(model, task, tuple(labels), ordered, tuple(sorted(dropped)), provenance, processor, seconds)
+
+
+def read_config(
+    name: str, task: Task, revision: str, trust_remote_code: bool
+) -> tuple[Provenance, dict[str, Any], Any]:
+    """Where a checkpoint comes from, the arguments with which from_pretrained finds it, and its config.
+
+    No weight is read. Raises UserError if it does not exist or was not pretrained on the task's kind of input.
+    """
+    provenance, location = _locate(name, revision)
+    location["trust_remote_code"] = trust_remote_code
+    config = _load_config(location, provenance)
+    _require_modality(config, task, provenance)
+    return provenance, location, config
 
 
 def randomized(checkpoint: Checkpoint, seed: int) -> Checkpoint:
@@ -119,9 +130,7 @@ def build_checkpoint(config: SourceModelConfig, task: Task, labels: Sequence[str
     return Checkpoint(model, task, tuple(labels), everything, (), origin, lambda: processor)
 
 
-def _build_processor(
-    task: Task, config: SourceModelConfig, settings: dict[str, Any], overrides: dict[str, Any]
-) -> Any:
+def _build_processor(task: Task, config: SourceModelConfig, settings: dict[str, Any], overrides: dict[str, Any]) -> Any:
     if task.modality == "text":
         if config.tokenizer_name is None:
             raise UserError("--tokenizer_name is missing", "a text model needs a tokenizer: a Hub id or a folder")

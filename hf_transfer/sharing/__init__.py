@@ -12,18 +12,22 @@ from accelerate import PartialState
 from hf_transfer.config import RunConfig
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import load_metric
+from hf_transfer.models.checkpoint import read_config
 from hf_transfer.record import RunRecord
 from hf_transfer.sharing import plots
-from hf_transfer.sharing.card import METRIC_NAMES, SHARES, render_card, render_report
+from hf_transfer.sharing.card import BASELINE_NAMES, METRIC_NAMES, SHARES, render_card, render_report
 from hf_transfer.sharing.hub import Published, check_login, push
 from hf_transfer.sharing.verify import verify
+from hf_transfer.tasks import Task
 from hf_transfer.training.engine import Trained
 
 log = logging.getLogger(__name__)
 
 
-def preflight(config: RunConfig) -> None:
-    """Try first what would otherwise fail only at the end: names of metrics, the right to write and to push."""
+def preflight(config: RunConfig, task: Task) -> None:
+    """Try first what would fail late: the checkpoint's kind, names of metrics, the right to write and to push."""
+    if config.model.model_name_or_path is not None:
+        read_config(config.model.model_name_or_path, task, config.model.model_revision, config.model.trust_remote_code)
     for name in config.evaluation.metrics:
         load_metric(name)
     parent = next(folder for folder in config.output_dir.absolute().parents if folder.exists())
@@ -40,7 +44,7 @@ def save(trained: Trained, record: RunRecord, config: RunConfig) -> RunRecord:
     Only the main process writes; the others wait.
     """
     state = PartialState()
-    name = config.hub.model_id if config.hub else config.output_dir.resolve().name
+    name = config.hub.hub_model_id if config.hub else config.output_dir.resolve().name
     record = replace(record, card={"name": name, "license": config.card.license, "language": config.card.language})
     if state.is_main_process:
         config.output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +60,7 @@ def publish(config: RunConfig) -> Published | None:
     if config.hub is None or not PartialState().is_main_process:
         return None
     published = push(config.output_dir, config.hub)
-    verify(published, config.output_dir, config.hub.token)
+    verify(published, config.output_dir, config.hub.hub_token)
     return published
 
 
@@ -79,10 +83,14 @@ def announce(record: RunRecord, config: RunConfig) -> None:
 
 
 def _summary_row(name: str, record: RunRecord) -> str:
-    e, majority = record.metrics[name], record.baselines["majority"][name].value
+    e = record.metrics[name]
     unit, factor, digits = (" %", 100, 1) if name in SHARES else ("  ", 1, 3)
-    value, low, high, base = (f"{factor * x:.{digits}f}" for x in (e.value, e.low, e.high, majority))
-    return f"  {METRIC_NAMES.get(name, name):<18}{value:>7}{unit}   {low} to {high}   (majority class {base})"
+    value, low, high = (f"{factor * x:.{digits}f}" for x in (e.value, e.low, e.high))
+    others = [
+        f"{BASELINE_NAMES[baseline]} {factor * values[name].value:.{digits}f}"
+        for baseline, values in record.baselines.items()
+    ]
+    return f"  {METRIC_NAMES.get(name, name):<18}{value:>7}{unit}   {low} to {high}   ({', '.join(others)})"
 
 
 def _write(trained: Trained, record: RunRecord, folder: Path) -> RunRecord:

@@ -18,6 +18,7 @@ METRIC_NAMES = {
     "f1_weighted": "F1 (weighted)",
     "log_loss": "log loss",
 }
+BASELINE_NAMES = {"majority": "majority class", "raw_inputs": "raw inputs"}
 HUB_METRICS = {"accuracy": "accuracy", "f1_macro": "f1", "f1_weighted": "f1"}  # our name -> the Hub's metric id
 SHARES = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted")  # shown in per cent
 MOST_LABELS_SHOWN = 60
@@ -82,7 +83,9 @@ def require_complete(text: str) -> None:
     gaps = [key for key in REQUIRED if not metadata.get(key)]
     if gaps:
         raise ValueError(f"the card lacks {', '.join(gaps)}")
-    found = re.search(r"more information needed|(?<![\w.:/])/(?:home|root|tmp|Users|var|work|mnt)/\S*|[A-Z]:\\\S+", text, re.I)
+    found = re.search(
+        r"more information needed|(?<![\w.:/])/(?:home|root|tmp|Users|var|work|mnt)/\S*|[A-Z]:\\\S+", text, re.I
+    )
     if found:
         raise ValueError(f"the card holds {found[0]!r}")
 
@@ -105,6 +108,7 @@ def _facts(record: RunRecord) -> dict[str, Any]:
         "metrics": metrics,
         "baselines": record.baselines,
         "metric_names": METRIC_NAMES,
+        "baseline_names": BASELINE_NAMES,
         "shares": SHARES,
         "level": next(iter(metrics.values())).level,
         "per_class": per_class,

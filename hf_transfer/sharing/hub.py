@@ -35,13 +35,13 @@ class Published:
 def check_login(target: HubTarget) -> None:
     """Raise UserError if nobody is logged in, or the id is not of the form user/name: before hours of training."""
     try:
-        _again(lambda: HfApi(token=target.token).whoami())
+        _again(lambda: HfApi(token=target.hub_token).whoami())
     except (LocalTokenNotFoundError, HfHubHTTPError) as error:
         raise UserError(
-            f"cannot push to {target.model_id!r}: no valid Hub token", "`hf auth login`, or set HF_TOKEN"
+            f"cannot push to {target.hub_model_id!r}: no valid Hub token", "`hf auth login`, or set HF_TOKEN"
         ) from error
     except HTTPError as error:
-        raise UserError(f"cannot push to {target.model_id!r}: {one_line(error)}", "check the network") from error
+        raise UserError(f"cannot push to {target.hub_model_id!r}: {one_line(error)}", "check the network") from error
 
 
 def push(folder: Path, target: HubTarget) -> Published:
@@ -51,22 +51,24 @@ def push(folder: Path, target: HubTarget) -> Published:
     the Hub refuses.
     """
     files = published_files(folder)
-    api = HfApi(token=target.token)
+    api, branch = HfApi(token=target.hub_token), target.hub_revision
     try:
-        url = _again(lambda: api.create_repo(target.model_id, private=target.private, exist_ok=True))
-        if target.revision:
-            _again(lambda: api.create_branch(url.repo_id, branch=target.revision, exist_ok=True))
+        url = _again(lambda: api.create_repo(str(target.hub_model_id), private=target.hub_private_repo, exist_ok=True))
+        if branch:
+            _again(lambda: api.create_branch(url.repo_id, branch=branch, exist_ok=True))
         operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files]
         commit = _again(
             lambda: api.create_commit(
-                url.repo_id, operations, commit_message="Publish model, record and card", revision=target.revision
+                url.repo_id, operations, commit_message="Publish model, record and card", revision=branch
             )
         )
     except (BadRequestError, ValueError) as error:
-        raise UserError(f"the Hub refused {target.model_id!r}: {one_line(error)}", "mend it and push again") from error
+        raise UserError(
+            f"the Hub refused {target.hub_model_id!r}: {one_line(error)}", "mend it and push again"
+        ) from error
     except HfHubHTTPError as error:
         raise UserError(
-            f"cannot push to {target.model_id!r}: {one_line(error)}",
+            f"cannot push to {target.hub_model_id!r}: {one_line(error)}",
             f"the run is whole in {str(folder)!r}; check your rights and use recipes/push_to_hub.py",
         ) from error
     log.info("published %s", commit.commit_url)

@@ -52,7 +52,9 @@ def learning_curve(record: RunRecord) -> Figure:
     names = {"loss": "training", "eval_loss": "validation (dotted: the step kept)"}
     for key, points in curves.items():
         if points:
-            axes.plot(*zip(*points, strict=True), label=names[key], marker="o" if len(points) < 30 else None, markersize=3)
+            axes.plot(
+                *zip(*points, strict=True), label=names[key], marker="o" if len(points) < 30 else None, markersize=3
+            )
     axes.set(xlabel="step", ylabel="loss", title="learning curve")
     axes.set_ylim(bottom=0)
     axes.legend()

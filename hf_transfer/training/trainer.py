@@ -107,7 +107,7 @@ def weighted_loss(labels: list[int], classes: int, smoothing: float) -> LossFunc
 
 
 def phase_arguments(training: TrainingConfig, folder: Path, **changes: Any) -> TrainingConfig:
-    """TrainingArguments for one phase: the user's, with `changes`, and nothing that Trainer would do behind our back."""
+    """TrainingArguments for one phase: the user's with `changes`, less what Trainer would do behind our back."""
     arguments = copy.copy(training)
     ours = {
         "output_dir": str(folder),

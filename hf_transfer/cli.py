@@ -1,0 +1,90 @@
+"""`hf-transfer`: thin doors to the recipes and to what they made. Heavy imports wait until they are needed."""
+
+import argparse
+import csv
+import runpy
+import sys
+from pathlib import Path
+
+from hf_transfer.command import run_command
+from hf_transfer.errors import UserError, unknown
+from hf_transfer.shipped import shipped_folder
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_command(_dispatch)
+
+
+def _dispatch() -> None:
+    parser = argparse.ArgumentParser(prog="hf-transfer", description=__doc__.splitlines()[0])
+    doors = parser.add_subparsers(dest="door", required=True, metavar="COMMAND")
+    run = doors.add_parser("run", help="run a recipe: hf-transfer run image_classification --config my.yaml")
+    run.add_argument("recipe", help=", ".join(recipe_names()))
+    run.add_argument("flags", nargs=argparse.REMAINDER, help="the recipe's flags; --help lists them")
+    use = doors.add_parser("predict", help="sort pictures or texts with a model")
+    use.add_argument("model", help="folder of a run, or Hub id")
+    use.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="pictures, folders of pictures, or texts; - reads lines"
+    )
+    use.add_argument("--top_k", type=int, default=1, help="answers an input (default: 1)")
+    asked = parser.parse_args()
+    if asked.door == "run":
+        run_recipe(asked.recipe, asked.flags)
+    else:
+        predict_inputs(asked.model, asked.inputs, asked.top_k)
+
+
+def recipe_names() -> list[str]:
+    """The recipes that can be run, by name."""
+    return sorted(path.stem for path in shipped_folder("recipes").glob("*.py"))
+
+
+def run_recipe(name: str, flags: list[str]) -> None:
+    """Run a recipe as a program of its own, with these flags; a config of ours may be named without its folder."""
+    if name not in recipe_names():
+        raise unknown("recipe", name, recipe_names())
+    path = shipped_folder("recipes") / f"{name}.py"
+    sys.argv = [str(path), *(_find_config(word) for word in flags)]
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def predict_inputs(model: str, inputs: list[str], top_k: int) -> None:
+    """Print a line an input and answer: input, label, probability, separated by tabs."""
+    from hf_transfer.evaluation.serve import load_pipeline
+
+    if top_k < 1:
+        raise UserError(f"--top_k {top_k} is too small", "give 1 or more")
+    classify, modality = load_pipeline(model)
+    rows = csv.writer(sys.stdout, delimiter="\t", lineterminator="\n")
+    for name, value in _read_inputs(inputs, modality):
+        for answer in classify(value, top_k=top_k):
+            rows.writerow([name, answer["label"], f"{answer['score']:.4f}"])
+
+
+def _read_inputs(inputs: list[str], modality: str) -> list[tuple[str, object]]:
+    """Pairs of a name to print and what the model reads."""
+    words = [line.rstrip("\n") for line in sys.stdin] if inputs == ["-"] else inputs
+    if modality == "text":
+        return [(word, word) for word in words]
+    from PIL import Image, UnidentifiedImageError
+
+    found: list[tuple[str, object]] = []
+    for path in [p for word in words for p in _files(Path(word))]:
+        try:
+            found.append((str(path), Image.open(path).convert("RGB")))
+        except FileNotFoundError as error:
+            raise UserError(f"no file {str(path)!r}", "this model sorts pictures: name files or folders") from error
+        except (UnidentifiedImageError, OSError) as error:
+            raise UserError(f"{str(path)!r} is not a picture that can be read", "leave it out or mend it") from error
+    return found
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def _find_config(word: str) -> str:
+    """`digits.yaml` -> the config of that name that we ship, unless there is such a file here."""
+    shipped = shipped_folder("recipes") / "configs" / word
+    return str(shipped) if word.endswith(".yaml") and not Path(word).exists() and shipped.is_file() else word

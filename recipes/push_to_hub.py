@@ -1,0 +1,21 @@
+"""Publish the folder of a run: model, record and card in one commit, then download it again and prove it equal.
+
+python recipes/push_to_hub.py --output_dir out/digits --hub_model_id you/digits --hub_private_repo true
+"""
+
+from pathlib import Path
+
+from hf_transfer import PushConfig, check_login, parse_flags, push, run_command, verify
+
+
+def main() -> None:
+    (config,) = parse_flags([PushConfig])
+    folder = Path(config.output_dir)
+    check_login(config)
+    published = push(folder, config)
+    verify(published, folder, config.hub_token)
+    print(published.url)
+
+
+if __name__ == "__main__":
+    run_command(main)

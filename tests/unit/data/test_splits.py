@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+
+from hf_transfer.data.splits import examples_per_class, stratified_holdout, stratified_sample
+
+LABELS = [0] * 50 + [1] * 30 + [2] * 20
+
+
+def test_a_holdout_takes_the_share_of_every_class() -> None:
+    kept, held = stratified_holdout(LABELS, 0.2, seed=0)
+    assert np.bincount(np.array(LABELS)[held]).tolist() == [10, 6, 4]
+    assert sorted([*kept, *held]) == list(range(100))
+
+
+def test_a_class_of_one_member_is_not_held_out() -> None:
+    kept, held = stratified_holdout([0] * 20 + [1], 0.2, seed=0)
+    assert 20 in kept
+    assert len(held) == 4
+
+
+@pytest.mark.parametrize("share", [0.1, 0.15, 0.2, 0.5])
+def test_a_holdout_of_many_small_classes_has_the_size_asked_for(share: float) -> None:
+    labels = [label for label in range(100) for _ in range(4)]
+    _, held = stratified_holdout(labels, share, seed=1)
+    assert len(held) == round(400 * share)
+
+
+def test_smaller_budgets_are_parts_of_larger_ones() -> None:
+    budgets = [set(examples_per_class(LABELS, k, seed=3)) for k in (1, 5, 10)]
+    assert [len(rows) for rows in budgets] == [3, 15, 30]
+    assert budgets[0] < budgets[1] < budgets[2]
+
+
+def test_another_seed_draws_other_examples() -> None:
+    assert set(examples_per_class(LABELS, 5, seed=0)) != set(examples_per_class(LABELS, 5, seed=1))
+
+
+def test_a_class_with_too_few_examples_gives_all_of_them() -> None:
+    assert len(examples_per_class([0, 0, 0, 1], 3, seed=0)) == 4
+
+
+def test_a_sample_keeps_the_proportions_of_the_classes() -> None:
+    rows = stratified_sample(LABELS, 20, seed=0)
+    assert np.bincount(np.array(LABELS)[rows]).tolist() == [10, 6, 4]

@@ -1,0 +1,144 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+
+from hf_transfer.config import SourceModelConfig
+from hf_transfer.errors import UserError
+from hf_transfer.models.checkpoint import build_checkpoint, load_checkpoint, randomized
+from hf_transfer.tasks import find_task
+
+IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
+LABELS = ("x", "y", "z")
+
+
+def _copy(folder: Path, target: Path) -> Path:
+    return Path(shutil.copytree(folder, target / "copy"))
+
+
+@pytest.mark.parametrize("name", ["tiny_vit", "tiny_resnet"])
+def test_only_the_head_is_new_and_all_else_equals_the_checkpoint(name: str, request: pytest.FixtureRequest) -> None:
+    folder = request.getfixturevalue(name)
+    checkpoint = load_checkpoint(str(folder), IMAGES, LABELS)
+    assert checkpoint.new_parameters
+    assert all("classifier" in name for name in checkpoint.new_parameters)
+    source = AutoModelForImageClassification.from_pretrained(folder).state_dict()
+    for name, tensor in checkpoint.model.state_dict().items():
+        if name not in checkpoint.new_parameters:
+            assert torch.equal(tensor, source[name]), name
+
+
+def test_a_head_of_the_same_size_is_new_too(tiny_vit: Path) -> None:
+    checkpoint = load_checkpoint(str(tiny_vit), IMAGES, [f"other {n}" for n in range(7)])
+    old = AutoModelForImageClassification.from_pretrained(tiny_vit).state_dict()
+    assert checkpoint.new_parameters == ("classifier.weight", "classifier.bias")
+    assert not torch.equal(checkpoint.model.classifier.weight, old["classifier.weight"])
+    assert checkpoint.model.classifier.weight.std() > 0
+
+
+def test_the_new_head_is_the_same_for_the_same_seed(tiny_vit: Path) -> None:
+    first, second, third = (load_checkpoint(str(tiny_vit), IMAGES, LABELS, seed=s) for s in (1, 1, 2))
+    assert torch.equal(first.model.classifier.weight, second.model.classifier.weight)
+    assert not torch.equal(first.model.classifier.weight, third.model.classifier.weight)
+
+
+def test_label_names_and_order_are_in_the_config(tiny_bert: Path) -> None:
+    labels = [f"label {n}" for n in range(12)]
+    config = load_checkpoint(str(tiny_bert), TEXTS, labels).model.config
+    assert list(config.id2label.values()) == labels
+    assert config.label2id["label 10"] == 10
+    assert config.problem_type == "single_label_classification"
+
+
+def test_a_checkpoint_without_any_head_gets_one(tiny_bert: Path, tmp_path: Path) -> None:
+    AutoModel.from_pretrained(tiny_bert).save_pretrained(tmp_path)
+    assert load_checkpoint(str(tmp_path), TEXTS, LABELS).new_parameters == ("classifier.weight", "classifier.bias")
+
+
+def test_a_pooler_that_the_checkpoint_lacks_is_part_of_the_head(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = _copy(tiny_bert, tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: t for n, t in weights.items() if "pooler" not in n}, folder / "model.safetensors", {"format": "pt"})
+    assert any("pooler" in name for name in load_checkpoint(str(folder), TEXTS, LABELS).new_parameters)
+
+
+@pytest.mark.parametrize("lost", ["encoder.layer.1.", "embeddings."])
+def test_a_missing_layer_is_an_error_that_names_its_parameters(tiny_bert: Path, tmp_path: Path, lost: str) -> None:
+    folder = _copy(tiny_bert, tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: t for n, t in weights.items() if lost not in n}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=lost):
+        load_checkpoint(str(folder), TEXTS, LABELS)
+
+
+def test_a_truncated_file_is_an_error_in_one_line(tiny_bert: Path, tmp_path: Path) -> None:
+    folder = _copy(tiny_bert, tmp_path)
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="cannot load the weights"):
+        load_checkpoint(str(folder), TEXTS, LABELS)
+
+
+def test_a_checkpoint_of_another_modality_is_refused_before_its_weights_are_read(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
+    shutil.copy(tiny_bert / "config.json", tmp_path)  # there are no weights to read
+    with pytest.raises(UserError, match=r"\(bert\) was pretrained on text, image-classification needs image"):
+        load_checkpoint(str(tmp_path), IMAGES, LABELS)
+
+
+def test_an_architecture_without_such_a_class_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vitdet"}))
+    with pytest.raises(UserError, match="no class for image-classification"):
+        load_checkpoint(str(tmp_path), IMAGES, LABELS)
+
+
+def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        load_checkpoint(str(tmp_path), IMAGES, LABELS)
+
+
+def test_an_unknown_builtin_lists_those_that_there_are() -> None:
+    with pytest.raises(UserError) as refusal:
+        load_checkpoint("builtin:letters", IMAGES, LABELS)
+    assert "letters-resnet" in refusal.value.hint
+
+
+def test_from_scratch_transfers_nothing(tiny_vit: Path) -> None:
+    checkpoint = load_checkpoint(str(tiny_vit), IMAGES, LABELS)
+    fresh = randomized(checkpoint, seed=0)
+    assert fresh.model is not checkpoint.model
+    assert len(fresh.new_parameters) == len(list(fresh.model.parameters()))
+    assert fresh.processor is checkpoint.processor
+
+
+def test_a_source_model_is_built_from_its_config() -> None:
+    config = SourceModelConfig(
+        model_type="resnet",
+        config_overrides='{"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}',
+        processor_overrides='{"size": {"height": 24, "width": 24}}',
+    )
+    checkpoint = build_checkpoint(config, IMAGES, LABELS, seed=0)
+    assert checkpoint.model.config.num_labels == 3
+    assert checkpoint.processor.size["height"] == 24
+
+
+def test_an_unknown_model_type_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UserError) as refusal:
+        build_checkpoint(SourceModelConfig(model_type="resnett"), IMAGES, LABELS, seed=0)
+    assert "did you mean 'resnet'" in refusal.value.hint
+
+
+def test_the_shipped_checkpoint_is_small_and_knows_no_digit() -> None:
+    from hf_transfer.models.checkpoint import ASSETS
+
+    folder = ASSETS / "letters-resnet"
+    assert (folder / "model.safetensors").stat().st_size < 2_000_000
+    names = AutoConfig.from_pretrained(folder).id2label.values()
+    assert len(names) == 167
+    assert not any(name.isdigit() for name in names)
+    assert "No digit is among them" in (folder / "README.md").read_text()
