@@ -9,6 +9,7 @@ _HOMES = {
     "FINE_TUNING": "config",
     "PRETRAINING": "config",
     "COMPARING": "config",
+    "HubTarget": "config",
     "PushConfig": "config",
     "TransferConfig": "config",
     "parse_config": "config",

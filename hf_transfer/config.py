@@ -175,6 +175,8 @@ class TrainingConfig(TrainingArguments):
         keep_best, self.load_best_model_at_end = self.load_best_model_at_end, False
         super().__post_init__()
         self.load_best_model_at_end = keep_best
+        if self.device.type == "cpu":
+            self.dataloader_pin_memory = False  # there is no device to pin for, and torch warns at every loader
 
 
 # Flags of TrainingArguments that a run of ours cannot honour: the values that are harmless, and why no other.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError, HTTPError, LocalTokenNotFoundError
 
 from hf_transfer.config import HubTarget
@@ -56,12 +56,7 @@ def push(folder: Path, target: HubTarget) -> Published:
         url = _again(lambda: api.create_repo(str(target.hub_model_id), private=target.hub_private_repo, exist_ok=True))
         if branch:
             _again(lambda: api.create_branch(url.repo_id, branch=branch, exist_ok=True))
-        operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files]
-        commit = _again(
-            lambda: api.create_commit(
-                url.repo_id, operations, commit_message="Publish model, record and card", revision=branch
-            )
-        )
+        commit = _again(lambda: _commit(api, url.repo_id, folder, files, branch))
     except (BadRequestError, ValueError) as error:
         raise UserError(
             f"the Hub refused {target.hub_model_id!r}: {one_line(error)}", "mend it and push again"
@@ -73,6 +68,13 @@ def push(folder: Path, target: HubTarget) -> Published:
         ) from error
     log.info("published %s", commit.commit_url)
     return Published(url.repo_id, commit.oid, commit.commit_url, tuple(files))
+
+
+def _commit(api: HfApi, repo_id: str, folder: Path, files: list[str], branch: str | None) -> CommitInfo:
+    # New operations at each call: they remember what the client did with them, and after a commit whose answer was
+    # lost it must ask again which files are there already.
+    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files]
+    return api.create_commit(repo_id, operations, commit_message="Publish model, record and card", revision=branch)
 
 
 def published_files(folder: Path) -> list[str]:

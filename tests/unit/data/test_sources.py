@@ -78,7 +78,7 @@ def test_the_fingerprint_is_of_the_content_not_of_the_place(tmp_path: Path) -> N
         (DataConfig("builtin:digits", image_column="img"), "unknown column 'img'", "choices: image, label"),
         (
             DataConfig("builtin:digits", image_column="image", label_column="image"),
-            "holds Image values",
+            "holds PIL.Image.Image values",
             "one class a row",
         ),
         (DataConfig("builtin:digits", test_split="dev"), "unknown split 'dev'", "train, test"),

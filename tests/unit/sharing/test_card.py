@@ -1,0 +1,100 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_transfer.sharing import plots
+from hf_transfer.sharing.card import card_metadata, render_card, render_report, require_complete
+from tests.unit.sharing.example import example_record
+
+REVIEWED = Path(__file__).with_name("reviewed_card.md")
+
+
+def test_the_whole_card_is_the_one_that_was_reviewed() -> None:
+    # To accept a change: read the new card, then write it over reviewed_card.md.
+    assert str(render_card(example_record())) == REVIEWED.read_text(encoding="utf-8")
+
+
+def test_the_metadata_is_complete_and_survives_a_round_trip() -> None:
+    metadata = ModelCard(str(render_card(example_record()))).data
+    assert metadata.license == "mit"
+    assert metadata.base_model == "org/vit"
+    assert metadata.to_dict()["base_model_relation"] == "finetune"
+    assert metadata.pipeline_tag == "image-classification"
+    assert metadata.datasets == ["org/animals"]
+    results = {result.metric_type: result.metric_value for result in metadata.eval_results}
+    assert results == {"accuracy": 0.912, "f1": 0.901, "log_loss": 0.31}
+
+
+def test_what_is_not_on_the_hub_is_not_linked_to_it() -> None:
+    record = example_record()
+    record = replace(
+        record,
+        base_model={"id": "builtin:letters-resnet", "revision": None, "license": "apache-2.0"},
+        dataset={**record.dataset, "id": "local:pictures", "revision": None},
+    )
+    text = str(render_card(record))
+    assert "base_model:" not in text
+    assert "datasets:" not in text
+    assert "huggingface.co/local" not in text
+    assert "`pictures` (not published)" in text
+
+
+def test_the_publishers_licence_wins_over_the_base_models() -> None:
+    record = example_record(card={"name": "me/animals", "license": "apache-2.0", "language": "en"})
+    assert card_metadata(record).license == "apache-2.0"
+    assert card_metadata(record).language == "en"
+
+
+def test_an_unknown_licence_is_said_to_be_unknown() -> None:
+    record = example_record(base_model={"id": "org/vit", "revision": "a" * 40, "license": None})
+    assert card_metadata(record).license == "unknown"
+    assert "ask before you reuse it" in str(render_card(record))
+
+
+@pytest.mark.parametrize("gap", ["[More Information Needed]", "see /home/me/data/x.csv", "C:\\Users\\me"])
+def test_a_card_with_a_gap_or_a_local_path_is_an_error(gap: str) -> None:
+    with pytest.raises(ValueError, match="the card holds"):
+        require_complete(str(render_card(example_record())) + gap)
+
+
+def test_a_card_without_results_is_an_error() -> None:
+    with pytest.raises(ValueError, match="the card lacks license"):
+        require_complete("---\ntags: [x]\n---\n# x")
+
+
+def test_many_classes_are_summed_up() -> None:
+    record = example_record()
+    rows = [{**record.evaluation["per_class"][0], "label": f"class {n}"} for n in range(100)]
+    record = replace(
+        record,
+        dataset={**record.dataset, "labels": [row["label"] for row in rows]},
+        evaluation={**record.evaluation, "per_class": rows},
+    )
+    text = str(render_card(record))
+    assert "and 40 more" in text
+    assert "The figures of all 100 classes" in text
+
+
+def test_the_report_holds_its_pictures_and_escapes_names() -> None:
+    record = example_record(card={"name": "a<b", "license": None, "language": None})
+    page = render_report(record, {"confusion matrix": b"png"})
+    assert "a&lt;b" in page
+    assert "data:image/png;base64,cG5n" in page
+
+
+def test_the_same_record_gives_the_same_pictures() -> None:
+    first, second = (plots.as_png(plots.confusion_matrix(example_record())) for _ in range(2))
+    assert first == second
+    assert first.startswith(b"\x89PNG")
+
+
+def test_the_learning_curve_marks_the_phases_and_the_step_that_was_kept() -> None:
+    axes = plots.learning_curve(example_record()).axes[0]
+    verticals = [
+        line.get_xdata()[0]
+        for line in axes.get_lines()
+        if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
+    ]
+    assert {0, 40, 60} <= set(verticals)

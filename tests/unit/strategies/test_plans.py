@@ -1,0 +1,48 @@
+from typing import get_args
+
+import pytest
+
+from hf_transfer.config import Strategy
+from hf_transfer.strategies import STRATEGIES, defaults
+from hf_transfer.strategies.plan import Schedule
+
+SCHEDULE = Schedule(epochs=12, lora_rank=4)
+
+
+def test_every_strategy_that_can_be_asked_for_is_there() -> None:
+    assert set(STRATEGIES) == set(get_args(Strategy))
+
+
+def test_head_trains_the_head_alone() -> None:
+    (phase,) = STRATEGIES["head"](SCHEDULE)
+    assert (phase.trainable, phase.epochs) == (("head",), 12)
+
+
+def test_head_then_full_first_trains_the_head_at_a_higher_rate() -> None:
+    head, full = STRATEGIES["head_then_full"](SCHEDULE)
+    assert (head.trainable, full.trainable) == (("head",), ("head", "body"))
+    assert head.lr_scale["head"] > full.lr_scale["head"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_phases_share_the_epochs_that_were_asked_for(name: str) -> None:
+    assert sum(phase.epochs for phase in STRATEGIES[name](SCHEDULE)) == pytest.approx(12)
+
+
+def test_lora_carries_its_rank() -> None:
+    (phase,) = STRATEGIES["lora"](SCHEDULE)
+    assert (phase.adapter, phase.adapter_rank) == ("lora", 4)
+
+
+def test_smaller_networks_learn_at_higher_rates_within_bounds() -> None:
+    rates = [defaults.default_learning_rate("full", parameters) for parameters in (3e5, 2.2e7, 1.1e8, 7e9)]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == pytest.approx(1e-3, rel=0.1)
+    assert rates[2] == pytest.approx(5e-5)
+    assert rates[3] == 1e-5
+
+
+@pytest.mark.parametrize(("examples", "most"), [(10, 200), (100, 200), (1000, 50), (100_000, 3)])
+def test_few_examples_are_seen_often_and_many_a_few_times(examples: int, most: int) -> None:
+    epochs = defaults.default_epochs(examples, defaults.default_batch_size(examples))
+    assert 3 <= epochs <= most

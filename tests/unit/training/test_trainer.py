@@ -1,0 +1,121 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hf_transfer.config import DataConfig, TransferConfig, parse_config
+from hf_transfer.data.sources import load_data
+from hf_transfer.models.checkpoint import load_checkpoint
+from hf_transfer.strategies import choose_plan
+from hf_transfer.tasks import find_task
+from hf_transfer.training.engine import run_plan
+from hf_transfer.training.trainer import BestStep, PhaseTrainer, phase_arguments, weighted_loss
+
+
+def _control() -> SimpleNamespace:
+    return SimpleNamespace(should_training_stop=False)
+
+
+def _state(step: int) -> SimpleNamespace:
+    return SimpleNamespace(global_step=step)
+
+
+@pytest.mark.parametrize("name", ["tiny_vit", "tiny_resnet"])
+def test_the_best_step_is_restored_whole(name: str, request: pytest.FixtureRequest) -> None:
+    # The control: a Trainer restores 8 of 40 tensors of a ViT (transformers issue 43701).
+    folder: Path = request.getfixturevalue(name)
+    model = load_checkpoint(str(folder), find_task("image-classification"), ("a", "b")).model
+    best = BestStep(model, "loss", patience=None)
+    best.on_evaluate(None, _state(1), _control(), {"eval_loss": 0.5})
+    expected = {n: t.clone() for n, t in model.state_dict().items()}
+    with torch.no_grad():
+        for tensor in model.state_dict().values():
+            tensor.add_(1)
+    best.on_evaluate(None, _state(2), _control(), {"eval_loss": 0.7})
+    best.on_train_end(None, _state(2), _control())
+    assert len(expected) > 20
+    assert all(torch.equal(tensor, expected[n]) for n, tensor in model.state_dict().items())
+
+
+def test_training_stops_after_as_many_worse_evaluations_as_patience_has() -> None:
+    best, control = BestStep(torch.nn.Linear(1, 1), "accuracy", patience=2), _control()
+    stops = []
+    for step, value in enumerate([0.5, 0.6, 0.6, 0.4]):
+        best.on_evaluate(None, _state(step), control, {"eval_accuracy": value})
+        stops.append(control.should_training_stop)
+    assert stops == [False, False, False, True]
+    assert best.best_step == 1
+
+
+def test_rare_classes_weigh_more_and_balanced_ones_all_the_same() -> None:
+    logits, labels = torch.randn(8, 2), torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])
+    plain = F.cross_entropy(logits, labels)
+    assert torch.isclose(weighted_loss([0, 1] * 10, 2, 0.0)({"logits": logits}, labels), plain)
+    skewed = weighted_loss([0] * 30 + [1] * 10, 2, 0.0)
+    rare = skewed({"logits": logits[:1]}, torch.tensor([1])) / F.cross_entropy(logits[:1], torch.tensor([1]))
+    assert float(rare) == pytest.approx(40 / (2 * 10))
+
+
+def test_head_and_body_learn_at_their_own_rates(tiny_vit: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(str(tiny_vit), find_task("image-classification"), ("a", "b"))
+    config = _config(tmp_path)
+    arguments = phase_arguments(
+        config.training,
+        tmp_path,
+        learning_rate=1e-3,
+        num_train_epochs=1,
+        per_device_train_batch_size=4,
+        weight_decay=0.1,
+        eval_strategy="no",
+        train_sampling_strategy="random",
+    )
+    trainer = PhaseTrainer(
+        model=checkpoint.model,
+        args=arguments,
+        head=checkpoint.new_parameters,
+        lr_scale={"head": 10.0, "body": 0.5},
+    )
+    groups = trainer.create_optimizer().param_groups
+    rates = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    named = dict(checkpoint.model.named_parameters())
+    assert len(rates) == len(named)
+    assert rates[id(named["classifier.weight"])] == (pytest.approx(1e-2), 0.1)
+    assert rates[id(named["classifier.bias"])] == (pytest.approx(1e-2), 0.0)
+    assert rates[id(named["vit.embeddings.patch_embeddings.projection.weight"])] == (pytest.approx(5e-4), 0.1)
+
+
+@pytest.mark.parametrize("strategy", ["head", "full", "head_then_full", "lora", "scratch"])
+def test_each_strategy_changes_what_its_plan_says(strategy: str, tiny_vit: Path, tmp_path: Path) -> None:
+    config = _config(tmp_path, "--strategy", strategy, "--max_steps", "6")
+    task = find_task("image-classification")
+    data = load_data(DataConfig("builtin:digits", examples_per_class=2), task, seed=0)
+    checkpoint = load_checkpoint(str(tiny_vit), task, data.labels)
+    before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
+    trained = run_plan(
+        choose_plan(config.transfer, checkpoint, data, config.training), checkpoint, data, config.training
+    )
+    after = trained.model.state_dict()
+    assert set(after) == set(before)
+    body_changed = any(not torch.equal(after[n], before[n]) for n in before if not n.startswith("classifier"))
+    assert body_changed == (strategy != "head")
+    assert sum(phase["steps"] for phase in trained.phases) == 6
+    assert not torch.equal(after["classifier.weight"], before["classifier.weight"])
+
+
+def test_the_same_seed_gives_the_same_weights(tiny_resnet: Path, tmp_path: Path) -> None:
+    config = _config(tmp_path, "--max_steps", "4")
+    task = find_task("image-classification")
+    data = load_data(DataConfig("builtin:digits", examples_per_class=2), task, seed=0)
+    runs = []
+    for _ in range(2):
+        checkpoint = load_checkpoint(str(tiny_resnet), task, data.labels, seed=0)
+        plan = choose_plan(TransferConfig(), checkpoint, data, config.training)
+        runs.append(run_plan(plan, checkpoint, data, config.training).model.state_dict())
+    assert all(torch.equal(tensor, runs[1][name]) for name, tensor in runs[0].items())
+
+
+def _config(tmp_path: Path, *flags: str) -> object:
+    given = ["--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    return parse_config(argv=[*given, *flags])
