@@ -110,7 +110,10 @@ def _read_path(path: Path, config: DataConfig) -> DatasetDict:
         return _load(FORMATS[path.suffix], None, data_files={config.train_split: str(path)}, **separator)
     if (path / "dataset_dict.json").is_file():
         return load_from_disk(str(path))
-    return _load(str(path), config.dataset_config_name)
+    if any(file.suffix in FORMATS for file in path.rglob("*")):
+        return _load(str(path), config.dataset_config_name)
+    # Pictures only. Left to itself, the reader drops the labels of a folder that holds one class.
+    return _load("imagefolder", None, data_dir=str(path), drop_labels=False)
 
 
 def _load(name: str, config_name: str | None, **options: object) -> DatasetDict:
@@ -119,7 +122,7 @@ def _load(name: str, config_name: str | None, **options: object) -> DatasetDict:
     except (DatasetsError, ValueError, OSError) as error:
         cause = error.__cause__ or error
         raise UserError(
-            f"cannot read the dataset {Path(name).name!r}: {one_line(cause)}",
+            f"cannot read the dataset: {one_line(cause)}",
             "one folder a class with pictures, or CSV / JSON Lines / Parquet files, named train, validation, test",
         ) from error
 

@@ -15,6 +15,7 @@ from transformers import ProgressCallback, set_seed
 from hf_transfer.config import TrainingConfig
 from hf_transfer.data.encode import Encoder, make_encoder
 from hf_transfer.data.sources import Data
+from hf_transfer.errors import UserError
 from hf_transfer.models.adapters import merge, wrap_with_lora
 from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.freezing import training_only
@@ -51,6 +52,10 @@ def run_plan(
     plan: Plan, checkpoint: Checkpoint, data: Data, training: TrainingConfig, max_length: int | None = None
 ) -> Trained:
     """The checkpoint after all phases of the plan, ready to evaluate and save; the same on every process."""
+    if data.validation is None and training.early_stopping_patience is not None:
+        raise UserError(
+            "--early_stopping_patience needs a validation split", "name a --validation_split, or leave it out"
+        )
     set_seed(training.seed)
     if plan.init == "random":
         checkpoint = randomized(checkpoint, training.seed)

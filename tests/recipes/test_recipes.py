@@ -1,6 +1,9 @@
 """Every recipe is run as a user runs it, on real input."""
 
 import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,9 +25,6 @@ GROUPS = {"pretrain": PRETRAINING, "compare_strategies": COMPARING}
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the demo's run."""
-    import subprocess
-    import sys
-
     folder = tmp_path_factory.mktemp("demo") / "digits"
     recipe, config = ROOT / "recipes/image_classification.py", ROOT / "recipes/configs/digits.yaml"
     words = [sys.executable, str(recipe), "--config", str(config), "--output_dir", str(folder), "--use_cpu"]
@@ -85,8 +85,8 @@ def test_texts_are_learned_from_a_csv_file_with_validation(
     ended = recipe(
         "text_classification",
         *("--model_name_or_path", tiny_bert, "--dataset_name", text_file, "--label_column", "animal"),
-        *("--output_dir", folder, "--num_train_epochs", "30", "--learning_rate", "5e-3", "--strategy", "full"),
-        *("--class_weights", "balanced", "--early_stopping_patience", "8", "--max_train_samples", "80", "--use_cpu"),
+        *("--output_dir", folder, "--num_train_epochs", "20", "--learning_rate", "5e-3", "--strategy", "full"),
+        *("--class_weights", "balanced", "--early_stopping_patience", "9", "--use_cpu"),
     )
     assert ended.code == 0, ended.err
     record = read_record(folder / "record.json")
@@ -191,7 +191,7 @@ def test_a_comparison_goes_on_where_it_stopped(recipe: Recipe, tiny_resnet: Path
     assert (tmp_path / "table.png").is_file()
     runs[0].unlink()
     kept = runs[1].stat().st_mtime_ns
-    assert recipe("compare_strategies", *flags).out.splitlines()[0] == "| labels a class | 1 | 2 |"
+    assert "| labels a class | 1 | 2 |" in recipe("compare_strategies", *flags).out
     assert runs[0].is_file()
     assert runs[1].stat().st_mtime_ns == kept
 
@@ -220,8 +220,7 @@ def test_wrong_input_is_one_error_line_and_one_hint_and_nothing_is_written(
     picture_folder: Path,
 ) -> None:
     one = tmp_path / "one"
-    one.mkdir()
-    (one / "only").symlink_to(picture_folder / "dark")
+    shutil.copytree(picture_folder / "dark", one / "only")
     places = {"BERT": tiny_bert, "ONE": one}
     ended = recipe(
         "image_classification",
