@@ -40,7 +40,6 @@ _HOMES = {
     "publish": "sharing",
     "push": "sharing",
     "verify": "sharing",
-    "check_login": "sharing.hub",
     "compare": "studies.compare",
     "write_tables": "studies.compare",
 }

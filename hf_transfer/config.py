@@ -154,6 +154,9 @@ class TrainingConfig(TrainingArguments):
     eval_steps: float = field(default=0.1, metadata={"help": "Every so many steps; below 1 a share of the phase."})
     save_strategy: str = field(default="no", metadata={"help": "Trainer's own checkpoints, below checkpoints/."})
     hub_strategy: str = field(default="end", metadata={"help": "Only `end`: we publish once, when all is proved."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "true: log 0 for losses that are not finite."}
+    )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss."})
     train_sampling_strategy: str | None = field(
         default=None, metadata={"help": "random, sequential or group_by_length. Default: the last for texts."}
@@ -186,6 +189,9 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
     "hub_always_push": ((False,), "a model is published once, in one commit, at the end of its run"),
     "auto_find_batch_size": ((False,), "give --per_device_train_batch_size"),
     "remove_unused_columns": ((True,), "columns that the model does not take are always removed"),
+    "fsdp": ((None,), "models are trained whole on each device for now; leave it out"),
+    "deepspeed": ((None,), "models are trained whole on each device for now; leave it out"),
+    "metric_for_best_model": (("loss", "accuracy", "eval_loss", "eval_accuracy"), "give loss or accuracy"),
     "label_names": ((None,), "use --label_column"),
     "batch_eval_metrics": ((False,), "metrics are computed over the whole split"),
     "prediction_loss_only": ((False,), "metrics need the predictions"),

@@ -5,13 +5,12 @@ python recipes/push_to_hub.py --output_dir out/digits --hub_model_id you/digits 
 
 from pathlib import Path
 
-from hf_transfer import PushConfig, check_login, parse_flags, push, run_command, verify
+from hf_transfer import PushConfig, parse_flags, push, run_command, verify
 
 
 def main() -> None:
     (config,) = parse_flags([PushConfig])
     folder = Path(config.output_dir)
-    check_login(config)
     published = push(folder, config)
     verify(published, folder, config.hub_token)
     print(published.url)

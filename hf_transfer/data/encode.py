@@ -32,6 +32,10 @@ def make_encoder(task: Task, processor: Any, config: Any, max_length: int | None
     """The encoder for a task and a model's processor and config."""
     if task.modality == "image":
         return Encoder(rows=lambda split: split, collate=_image_collate(processor, config), by_length=False)
+    if processor.pad_token is None:  # decoders such as GPT-2 were pretrained without padding
+        processor.pad_token = processor.eos_token
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = processor.pad_token_id
     length = _text_length(processor, config, max_length)
     return Encoder(
         rows=lambda split: split.map(

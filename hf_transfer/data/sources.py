@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
+from accelerate import PartialState
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
@@ -75,7 +76,8 @@ def load_data(config: DataConfig, task: Task, seed: int) -> Data:
     Raises UserError for sources, splits and columns that do not exist, and for labels that are not classes.
     """
     began = time.perf_counter()
-    raw, origin = read_source(config)
+    with PartialState().local_main_process_first():  # it fills the cache, the others read it
+        raw, origin = read_source(config)
     splits = _pick_splits(raw, config)
     columns = _pick_columns(splits["train"], config, task)
     names = find_label_names(splits, columns["label"])

@@ -16,7 +16,7 @@ from hf_transfer.models.checkpoint import read_config
 from hf_transfer.record import RunRecord
 from hf_transfer.sharing import plots
 from hf_transfer.sharing.card import BASELINE_NAMES, METRIC_NAMES, SHARES, render_card, render_report
-from hf_transfer.sharing.hub import Published, check_login, push
+from hf_transfer.sharing.hub import Published, full_name, push
 from hf_transfer.sharing.verify import verify
 from hf_transfer.tasks import Task
 from hf_transfer.training.engine import Trained
@@ -34,7 +34,7 @@ def preflight(config: RunConfig, task: Task) -> None:
     if not _writable(parent):
         raise UserError(f"cannot write below {str(parent)!r}", "name another --output_dir")
     if config.hub:
-        check_login(config.hub)
+        full_name(config.hub)
 
 
 def save(trained: Trained, record: RunRecord, config: RunConfig) -> RunRecord:
@@ -44,9 +44,9 @@ def save(trained: Trained, record: RunRecord, config: RunConfig) -> RunRecord:
     Only the main process writes; the others wait.
     """
     state = PartialState()
-    name = config.hub.hub_model_id if config.hub else config.output_dir.resolve().name
-    record = replace(record, card={"name": name, "license": config.card.license, "language": config.card.language})
     if state.is_main_process:
+        name = full_name(config.hub) if config.hub else config.output_dir.resolve().name
+        record = replace(record, card={"name": name, "license": config.card.license, "language": config.card.language})
         config.output_dir.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{config.output_dir.name}-", dir=config.output_dir.parent) as stage:
             record = _write(trained, record, Path(stage))

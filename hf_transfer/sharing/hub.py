@@ -32,16 +32,20 @@ class Published:
     files: tuple[str, ...]
 
 
-def check_login(target: HubTarget) -> None:
-    """Raise UserError if nobody is logged in, or the id is not of the form user/name: before hours of training."""
+def full_name(target: HubTarget) -> str:
+    """The id user/name of where a model is pushed; a name alone lies in the namespace of the one who is logged in.
+
+    Raises UserError if nobody is: better before hours of training than after.
+    """
     try:
-        _again(lambda: HfApi(token=target.hub_token).whoami())
+        user = _again(lambda: HfApi(token=target.hub_token).whoami())["name"]
     except (LocalTokenNotFoundError, HfHubHTTPError) as error:
         raise UserError(
             f"cannot push to {target.hub_model_id!r}: no valid Hub token", "`hf auth login`, or set HF_TOKEN"
         ) from error
     except HTTPError as error:
         raise UserError(f"cannot push to {target.hub_model_id!r}: {one_line(error)}", "check the network") from error
+    return str(target.hub_model_id) if "/" in str(target.hub_model_id) else f"{user}/{target.hub_model_id}"
 
 
 def push(folder: Path, target: HubTarget) -> Published:
@@ -51,9 +55,10 @@ def push(folder: Path, target: HubTarget) -> Published:
     the Hub refuses.
     """
     files = published_files(folder)
+    name = full_name(target)
     api, branch = HfApi(token=target.hub_token), target.hub_revision
     try:
-        url = _again(lambda: api.create_repo(str(target.hub_model_id), private=target.hub_private_repo, exist_ok=True))
+        url = _again(lambda: api.create_repo(name, private=target.hub_private_repo, exist_ok=True))
         if branch:
             _again(lambda: api.create_branch(url.repo_id, branch=branch, exist_ok=True))
         commit = _again(lambda: _commit(api, url.repo_id, folder, files, branch))
@@ -61,7 +66,7 @@ def push(folder: Path, target: HubTarget) -> Published:
         raise UserError(
             f"the Hub refused {target.hub_model_id!r}: {one_line(error)}", "mend it and push again"
         ) from error
-    except HfHubHTTPError as error:
+    except HTTPError as error:
         raise UserError(
             f"cannot push to {target.hub_model_id!r}: {one_line(error)}",
             f"the run is whole in {str(folder)!r}; check your rights and use recipes/push_to_hub.py",
@@ -82,6 +87,9 @@ def published_files(folder: Path) -> list[str]:
     if not (folder / "record.json").is_file():
         raise UserError(f"{str(folder)!r} holds no run", "name a folder with a record.json, the output of a recipe")
     files = read_record(folder / "record.json").model["files"]
+    outside = [name for name in files if not (folder / name).resolve().is_relative_to(folder.resolve())]
+    if outside:
+        raise UserError(f"the record of {str(folder)!r} lists {outside[0]!r}, which is not in it", "push your own runs")
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{str(folder)!r} lacks {missing[0]!r}", "run the recipe again, or restore the file")

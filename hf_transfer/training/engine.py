@@ -60,8 +60,9 @@ def run_plan(
     if plan.init == "random":
         checkpoint = randomized(checkpoint, training.seed)
     encoder = make_encoder(checkpoint.task, checkpoint.processor, checkpoint.model.config, max_length)
-    train = encoder.rows(data.train)
-    validation = encoder.rows(data.validation) if data.validation is not None else None
+    with training.main_process_first(desc="encoding"):
+        train = encoder.rows(data.train)
+        validation = encoder.rows(data.validation) if data.validation is not None else None
     facts = []
     for phase in plan.phases:
         checkpoint, fact = run_phase(phase, plan, checkpoint, encoder, training, (train, validation))
@@ -129,7 +130,7 @@ def _arguments(
         training,
         folder,
         num_train_epochs=phase.epochs,
-        max_steps=round(training.max_steps * share) if training.max_steps > 0 else -1,
+        max_steps=max(1, round(training.max_steps * share)) if training.max_steps > 0 else -1,
         learning_rate=plan.learning_rate,
         per_device_train_batch_size=plan.batch_size,
         weight_decay=plan.weight_decay,

@@ -1,4 +1,4 @@
-"""Ratios measured within one run, interleaved: `make bench`. Nothing here is a bound that can fail on a busy machine."""
+"""Ratios measured within one run, interleaved: `make bench`. No bound here can fail on a busy machine."""
 
 import copy
 import time
