@@ -76,8 +76,7 @@ def load_checkpoint(
     model, report = _load_model(location, config, task, provenance)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]}
     renew(model, output_layer)
-    parameters = {name for name, _ in model.named_parameters()}
-    new = (set(report["missing_keys"]) | mismatched | output_layer) & parameters
+    new = set(report["missing_keys"]) | mismatched | output_layer
     require_only_head_new(model, new, provenance.id)
     dropped = set(report["unexpected_keys"]) | mismatched | output_layer
     log.info("%s: %d new parameters of the head, %d tensors of the checkpoint dropped",

@@ -35,15 +35,15 @@ def renew(model: Any, names: Iterable[str]) -> None:
 
 
 def require_only_head_new(model: Any, new: set[str], source: str) -> None:
-    """Raise UserError if a parameter is new that is not the head's.
+    """Raise UserError if a parameter or buffer is new that is not the head's.
 
     The head lies outside the base model, or is a whole part at its end (a pooler). A part of which some parameters
     were loaded and others not, or which others that were loaded come after, is damage.
     """
     prefix = f"{model.base_model_prefix}."
-    inside = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
+    inside = [name for name in model.state_dict() if name.startswith(prefix)]
     if not inside:
-        prefix, inside = "", [name for name, _ in model.named_parameters()]
+        prefix, inside = "", list(model.state_dict())
     parts = list(dict.fromkeys(_part(name, prefix) for name in inside))
     loaded = {_part(name, prefix) for name in inside if name not in new}
     last = max((parts.index(part) for part in loaded), default=len(parts))
@@ -51,7 +51,7 @@ def require_only_head_new(model: Any, new: set[str], source: str) -> None:
     if damaged:
         shown = ", ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
         raise UserError(
-            f"the checkpoint {source!r} lacks {len(damaged)} of the parameters below the head: {shown}",
+            f"the checkpoint {source!r} lacks {len(damaged)} of the tensors below the head: {shown}",
             "its weights do not fit its config.json; take another revision or download it again",
         )
 

@@ -75,6 +75,15 @@ def test_a_missing_layer_is_an_error_that_names_its_parameters(tiny_bert: Path, 
         load_checkpoint(str(folder), TEXTS, LABELS)
 
 
+def test_missing_statistics_of_a_batch_norm_are_an_error(tiny_resnet: Path, tmp_path: Path) -> None:
+    folder = _copy(tiny_resnet, tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    lost = next(name for name in weights if "running_mean" in name)
+    save_file({n: t for n, t in weights.items() if n != lost}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="running_mean"):
+        load_checkpoint(str(folder), IMAGES, LABELS)
+
+
 def test_a_truncated_file_is_an_error_in_one_line(tiny_bert: Path, tmp_path: Path) -> None:
     folder = _copy(tiny_bert, tmp_path)
     content = (folder / "model.safetensors").read_bytes()
