@@ -189,6 +189,8 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
     "hub_always_push": ((False,), "a model is published once, in one commit, at the end of its run"),
     "auto_find_batch_size": ((False,), "give --per_device_train_batch_size"),
     "remove_unused_columns": ((True,), "columns that the model does not take are always removed"),
+    "bf16_full_eval": ((False,), "it would cast the weights that are saved; --bf16 is enough"),
+    "fp16_full_eval": ((False,), "it would cast the weights that are saved; --fp16 is enough"),
     "fsdp": ((None,), "models are trained whole on each device for now; leave it out"),
     "deepspeed": ((None,), "models are trained whole on each device for now; leave it out"),
     "metric_for_best_model": (("loss", "accuracy", "eval_loss", "eval_accuracy"), "give loss or accuracy"),
@@ -258,7 +260,7 @@ GROUPS: dict[str, type] = {
 }
 FINE_TUNING = ("model", "data", "transfer", "evaluation", "card", "training")
 PRETRAINING = ("source_model", "task", "data", "evaluation", "card", "training")
-COMPARING = ("model", "task", "data", "transfer", "evaluation", "study", "training")
+COMPARING = ("model", "task", "data", "evaluation", "study", "training")
 NEEDED = ("model_name_or_path", "model_type", "dataset_name", "output_dir", "hub_model_id")
 
 
@@ -280,7 +282,9 @@ def parse_config(groups: tuple[str, ...] = FINE_TUNING, argv: list[str] | None =
     """
     config = RunConfig(**dict(zip(groups, parse_flags([GROUPS[group] for group in groups], argv), strict=True)))
     _check(config)
-    if "study" not in groups:  # a study goes on where it stopped
+    if "study" in groups:
+        _check_study(config)
+    else:
         _check_output(config)
     return config
 
@@ -298,6 +302,10 @@ def parse_flags(groups: list[type], argv: list[str] | None = None) -> list[Any]:
         )
     except (ValueError, ImportError) as error:  # TrainingArguments' own checks: bf16 with no device for it, ...
         raise UserError(one_line(error), "see --help for what each flag takes") from error
+    stray = next((word for word in extra if not word.startswith("--")), None)
+    if extra and extra[0] == stray:
+        flag = next((w for w in reversed(words[: words.index(stray)]) if w.startswith("--")), "the command")
+        raise UserError(f"{flag} takes one value, {stray!r} is one too many", "see --help for what each flag takes")
     if extra:
         raise unknown("flag", next((w for w in extra if w.startswith("--")), extra[0]), [f"--{name}" for name in names])
     for name in NEEDED:
@@ -325,7 +333,7 @@ def _read_yaml(path: Path, names: list[str]) -> dict[str, Any]:
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {one_line(error)}", "one `flag: value` a line") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no flags", "one `flag: value` a line")
@@ -357,9 +365,32 @@ def _check(config: RunConfig) -> None:
             raise UserError(f"--{name} {given[name]} is not offered", reason)
     if not 0 < config.evaluation.confidence < 1:
         raise UserError(f"--confidence {config.evaluation.confidence} is no level", "a number between 0 and 1, as 0.95")
-    for name in ("lora_rank", "examples_per_class", "max_train_samples", "max_length", "draws"):
+    for name in ("learning_rate", "num_train_epochs"):
+        if given[name] is not None and given[name] <= 0:
+            raise UserError(f"--{name} {given[name]} is too small", "give more than 0")
+    for name in (
+        "per_device_train_batch_size",
+        "lora_rank",
+        "examples_per_class",
+        "max_train_samples",
+        "max_length",
+        "draws",
+    ):
         if given[name] is not None and given[name] < 1:
             raise UserError(f"--{name} {given[name]} is too small", "give 1 or more")
+    training = config.training
+    watched = training.load_best_model_at_end and training.eval_strategy != "no"
+    if training.early_stopping_patience is not None and not watched:
+        raise UserError("--early_stopping_patience needs evaluations", "give --eval_strategy, --load_best_model_at_end")
+
+
+def _check_study(config: RunConfig) -> None:
+    if config.training.push_to_hub:
+        raise UserError("--push_to_hub does not belong to a comparison", "push a run of the strategy that you choose")
+    if "accuracy" not in config.evaluation.metrics:
+        raise UserError("a comparison needs the metric accuracy", "add it to --metrics")
+    if min(config.study.budgets) < 1:
+        raise UserError(f"--budgets {min(config.study.budgets)} is too small", "give 1 or more labels a class")
 
 
 def _check_output(config: RunConfig) -> None:

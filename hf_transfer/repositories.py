@@ -53,6 +53,8 @@ def find_repository(repo_id: str, kind: Kind, revision: str | None = None) -> Re
         flag = "--model_revision" if kind == "model" else "--dataset_revision"
         raise UserError(f"the {kind} {repo_id!r} has no revision {revision!r}", f"check {flag}") from error
     except HfHubHTTPError as error:
+        if error.response.status_code >= 500:
+            return _cached(repo_id, kind, revision or "main", one_line(error))
         raise UserError(
             f"the Hub refused {repo_id!r}: {one_line(error)}", "check your token: `hf auth whoami`"
         ) from error

@@ -9,9 +9,9 @@ from hf_transfer import COMPARING, compare, find_task, parse_config, preflight, 
 def main() -> None:
     config = parse_config(COMPARING)
     task = find_task(config.task.task)
-    preflight(config, task)
+    config = preflight(config, task)
     records = compare(config, task)
-    print(write_tables(records, config.output_dir, config.evaluation.confidence))
+    write_tables(records, config.output_dir, config.evaluation.confidence)
 
 
 if __name__ == "__main__":

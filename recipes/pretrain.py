@@ -24,7 +24,7 @@ from hf_transfer import (
 def main() -> None:
     config = parse_config(PRETRAINING)
     task, seed = find_task(config.task.task), config.training.seed
-    preflight(config, task)
+    config = preflight(config, task)
 
     data = load_data(config.data, task, seed)
     checkpoint = build_checkpoint(config.source_model, task, data.labels, seed)

@@ -22,7 +22,7 @@ from hf_transfer import (
 def main() -> None:
     config = parse_config()
     task, seed = find_task("text-classification"), config.training.seed
-    preflight(config, task)
+    config = preflight(config, task)
 
     data = load_data(config.data, task, seed)
     checkpoint = load_checkpoint(

@@ -96,4 +96,4 @@ def _tokenize(processor: Any, batch: dict[str, Any], length: int) -> dict[str, A
 def _text_length(processor: Any, config: Any, asked: int | None) -> int:
     """Tokens a text may have: what was asked, but never more than tokenizer and position embeddings take."""
     limits = [processor.model_max_length, getattr(config, "max_position_embeddings", None) or UNLIMITED]
-    return min(asked or LONGEST, *(int(limit) for limit in limits))
+    return min(asked or LONGEST, *(int(limit) for limit in limits if limit > 0))  # XLNet says -1

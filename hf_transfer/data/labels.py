@@ -22,7 +22,7 @@ def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]
     if not re.fullmatch(r"string|large_string|bool|u?int\d+", str(kind)):
         raise UserError(
             f"the label column {column!r} holds {kind} values",
-            "a classification needs one class a row: text or numbers",
+            "a classification needs one class a row: text or whole numbers, no empty cell",
         )
     values = {value for split in splits.values() for value in split.unique(column) if value is not None}
     return _distinct([str(value) for value in sorted(values, key=_natural)])

@@ -5,13 +5,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import xxhash
 from accelerate import PartialState
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from hf_transfer.config import DataConfig
 from hf_transfer.data.builtin import load_builtin
+from hf_transfer.data.checks import fingerprint, require_usable
 from hf_transfer.data.labels import encode_labels, find_label_names, require_classes
 from hf_transfer.data.splits import examples_per_class, stratified_holdout, stratified_sample
 from hf_transfer.errors import UserError, one_line, unknown
@@ -50,6 +50,7 @@ class Data:
     labels: tuple[str, ...]
     origin: Origin
     fingerprint: str
+    cut: tuple[str, ...] = ()  # splits that the source lacks and we cut from the training rows
     seconds: float = 0.0  # that loading took
 
     @property
@@ -82,10 +83,13 @@ def load_data(config: DataConfig, task: Task, seed: int) -> Data:
     columns = _pick_columns(splits["train"], config, task)
     names = find_label_names(splits, columns["label"])
     rows = {split: _canonical(rows, split, columns, names) for split, rows in splits.items()}
+    given = set(rows)
     rows = _cut_missing(rows, config)
     rows["train"] = _limit(rows["train"], config, seed)
     require_classes(rows["train"].unique("label"), names)
-    return Data(rows, names, origin, _fingerprint(rows), time.perf_counter() - began)
+    require_usable(rows, task)
+    cut = tuple(sorted(set(rows) - given))
+    return Data(rows, names, origin, fingerprint(rows), cut, time.perf_counter() - began)
 
 
 def read_source(config: DataConfig) -> tuple[DatasetDict, Origin]:
@@ -165,6 +169,8 @@ def _pick_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, s
             raise UserError(error.message, f"check {flag}; {error.hint}")
         if ours != "label" and not _fits(train.features[theirs], task):
             raise UserError(f"the column {theirs!r} holds no {task.modality}", f"check {flag}; columns: {listed}")
+    if len(set(columns.values())) < len(columns):
+        raise UserError(f"one column is named twice: {', '.join(map(str, columns.values()))}", "inputs are not labels")
     return {ours: str(theirs) for ours, theirs in columns.items()}
 
 
@@ -179,6 +185,9 @@ def _canonical(rows: Dataset, split: str, columns: dict[str, str], names: tuple[
     missing = [theirs for theirs in columns.values() if theirs not in rows.features]
     if missing:
         raise UserError(f"the split {split!r} has no column {missing[0]!r}", "all splits need the same columns")
+    coded = rows.features[columns["label"]]
+    if isinstance(coded, ClassLabel) and tuple(coded.names) != names:
+        raise UserError(f"the split {split!r} numbers its labels in another order", "all splits need the same labels")
     labels = encode_labels(rows, columns["label"], names)
     inputs = {theirs: ours for ours, theirs in columns.items() if ours != "label"}
     rows = rows.select_columns(list(inputs)).rename_columns(inputs)
@@ -210,18 +219,3 @@ def _limit(train: Dataset, config: DataConfig, seed: int) -> Dataset:
     if config.max_train_samples is not None:
         train = train.select(stratified_sample(train["label"][:], config.max_train_samples, seed))
     return train
-
-
-def _fingerprint(splits: dict[str, Dataset]) -> str:
-    """A digest of every row's content, inputs and labels, in order: the same wherever the data lie."""
-    digest = xxhash.xxh3_128()
-    for name, rows in sorted(splits.items()):
-        digest.update(name.encode())
-        for table in rows.with_format("arrow").iter(1000):  # as stored: pictures are not decoded
-            for row in table.to_pylist():
-                for column, value in sorted(row.items()):
-                    if isinstance(value, dict):
-                        value = value["bytes"] or Path(value["path"]).read_bytes()
-                    digest.update(f"\0{column}\0".encode())
-                    digest.update(value if isinstance(value, bytes) else str(value).encode())
-    return digest.hexdigest()

@@ -49,6 +49,7 @@ def predict(trained: Trained, split: Dataset) -> Predictions:
                 per_device_train_batch_size=trained.plan.batch_size,
                 num_train_epochs=1,
                 max_steps=-1,
+                train_sampling_strategy="random",  # Trainer would reorder the rows to predict by it too
                 eval_strategy="no",
                 save_strategy="no",
             ),

@@ -78,7 +78,7 @@ def load_checkpoint(
     renew(model, output_layer)
     new = set(report["missing_keys"]) | mismatched | output_layer
     require_only_head_new(model, new, provenance.id)
-    dropped = set(report["unexpected_keys"]) | mismatched | output_layer
+    dropped = set(report["unexpected_keys"]) | mismatched | (output_layer - set(report["missing_keys"]))
     log.info("%s: %d new parameters of the head, %d tensors of the checkpoint dropped",
              provenance.id, len(new), len(dropped))  # fmt: skip
     ordered = tuple(name for name, _ in model.named_parameters() if name in new)

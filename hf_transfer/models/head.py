@@ -37,27 +37,24 @@ def renew(model: Any, names: Iterable[str]) -> None:
 def require_only_head_new(model: Any, new: set[str], source: str) -> None:
     """Raise UserError if a parameter or buffer is new that is not the head's.
 
-    The head lies outside the base model, or is a whole part at its end (a pooler). A part of which some parameters
-    were loaded and others not, or which others that were loaded come after, is damage.
+    The head lies outside the base model. Of the base model, one linear layer at its very end may be new too: the
+    pooler, which encoders that were pretrained without one lack. All else that is missing is damage.
     """
     prefix = f"{model.base_model_prefix}."
     inside = [name for name in model.state_dict() if name.startswith(prefix)]
     if not inside:
         prefix, inside = "", list(model.state_dict())
-    parts = list(dict.fromkeys(_part(name, prefix) for name in inside))
-    loaded = {_part(name, prefix) for name in inside if name not in new}
-    last = max((parts.index(part) for part in loaded), default=len(parts))
-    damaged = [name for name in inside if name in new and parts.index(_part(name, prefix)) <= last]
+    last_part = inside[-1].removeprefix(prefix).split(".")[0]
+    end = {name for name in inside if name.removeprefix(prefix).split(".")[0] == last_part}
+    linear = all(isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear) for name in end)
+    allowed = end if not prefix or (linear and len(end) <= 2) else set()
+    damaged = [name for name in inside if name in new and name not in allowed]
     if damaged:
         shown = ", ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
         raise UserError(
             f"the checkpoint {source!r} lacks {len(damaged)} of the tensors below the head: {shown}",
             "its weights do not fit its config.json; take another revision or download it again",
         )
-
-
-def _part(name: str, prefix: str) -> str:
-    return name.removeprefix(prefix).split(".")[0]
 
 
 def parameter_count(module: nn.Module) -> int:

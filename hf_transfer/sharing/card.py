@@ -2,6 +2,7 @@
 
 import base64
 import re
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -62,10 +63,12 @@ def card_metadata(record: RunRecord) -> ModelCardData:
         )
         for name, estimate in record.metrics.items()
     ]
-    on_hub = {"base_model": base["id"], "base_model_relation": "finetune"} if base["revision"] else {}
+    transferred = record.strategy["used"] != "scratch"
+    linked = transferred and base["revision"]
+    on_hub = {"base_model": base["id"], "base_model_relation": "finetune"} if linked else {}
     return ModelCardData(
         model_name=record.card["name"].split("/")[-1],
-        license=record.card["license"] or base["license"] or "unknown",
+        license=record.card["license"] or (transferred and base["license"]) or "unknown",
         library_name="transformers",
         pipeline_tag=record.task,
         language=record.card["language"],
@@ -83,9 +86,8 @@ def require_complete(text: str) -> None:
     gaps = [key for key in REQUIRED if not metadata.get(key)]
     if gaps:
         raise ValueError(f"the card lacks {', '.join(gaps)}")
-    found = re.search(
-        r"more information needed|(?<![\w.:/])/(?:home|root|tmp|Users|var|work|mnt)/\S*|[A-Z]:\\\S+", text, re.I
-    )
+    here = [str(path) for path in (Path.cwd(), Path.home(), shipped_folder("model_cards")) if len(str(path)) > 5]
+    found = re.search("more information needed|" + "|".join(map(re.escape, here)), text, re.IGNORECASE)
     if found:
         raise ValueError(f"the card holds {found[0]!r}")
 
@@ -96,7 +98,8 @@ def _environment(autoescape: bool) -> Environment:
 
 
 def _facts(record: RunRecord) -> dict[str, Any]:
-    labels, per_class = record.dataset["labels"], record.evaluation["per_class"]
+    labels = [_in_table(label) for label in record.dataset["labels"]]
+    per_class = [{**row, "label": _in_table(row["label"])} for row in record.evaluation["per_class"]]
     seen = [row for row in per_class if row["n"]]
     metrics = record.metrics
     return {
@@ -126,6 +129,11 @@ def _link(origin: dict[str, Any], prefix: str) -> str:
     source, _, name = origin["id"].rpartition(":")
     kinds = {"builtin": " (shipped with hf-transfer-learning)", "local": " (not published)"}
     return f"`{name}`{kinds.get(source, '')}"
+
+
+def _in_table(label: str) -> str:
+    """A label that does not end the cell or the line of a Markdown table."""
+    return label.replace("|", "\\|").replace("\n", " ")
 
 
 def _listed(labels: list[str]) -> str:

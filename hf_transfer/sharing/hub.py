@@ -3,16 +3,25 @@
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
-from huggingface_hub.errors import BadRequestError, HfHubHTTPError, HTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import (
+    BadRequestError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
+from huggingface_hub.utils import validate_repo_id
 
 from hf_transfer.config import HubTarget
 from hf_transfer.errors import UserError, one_line
 from hf_transfer.record import read_record
+from hf_transfer.sharing.documents import write_documents
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -38,12 +47,15 @@ def full_name(target: HubTarget) -> str:
     Raises UserError if nobody is: better before hours of training than after.
     """
     try:
+        validate_repo_id(str(target.hub_model_id))
         user = _again(lambda: HfApi(token=target.hub_token).whoami())["name"]
+    except HFValidationError as error:
+        raise UserError(f"{target.hub_model_id!r} is no Hub id", "letters, digits, . _ - only, as user/name") from error
     except (LocalTokenNotFoundError, HfHubHTTPError) as error:
         raise UserError(
             f"cannot push to {target.hub_model_id!r}: no valid Hub token", "`hf auth login`, or set HF_TOKEN"
         ) from error
-    except HTTPError as error:
+    except (HTTPError, OfflineModeIsEnabled) as error:
         raise UserError(f"cannot push to {target.hub_model_id!r}: {one_line(error)}", "check the network") from error
     return str(target.hub_model_id) if "/" in str(target.hub_model_id) else f"{user}/{target.hub_model_id}"
 
@@ -56,6 +68,9 @@ def push(folder: Path, target: HubTarget) -> Published:
     """
     files = published_files(folder)
     name = full_name(target)
+    record = read_record(folder / "record.json")
+    if record.card["name"] != name:  # the card says how to load the model, by the name that it has on the Hub
+        write_documents(replace(record, card={**record.card, "name": name}), folder)
     api, branch = HfApi(token=target.hub_token), target.hub_revision
     try:
         url = _again(lambda: api.create_repo(name, private=target.hub_private_repo, exist_ok=True))
@@ -66,7 +81,7 @@ def push(folder: Path, target: HubTarget) -> Published:
         raise UserError(
             f"the Hub refused {target.hub_model_id!r}: {one_line(error)}", "mend it and push again"
         ) from error
-    except HTTPError as error:
+    except (HTTPError, RuntimeError) as error:  # the client turns a refused upload into a RuntimeError
         raise UserError(
             f"cannot push to {target.hub_model_id!r}: {one_line(error)}",
             f"the run is whole in {str(folder)!r}; check your rights and use recipes/push_to_hub.py",
@@ -82,8 +97,11 @@ def _commit(api: HfApi, repo_id: str, folder: Path, files: list[str], branch: st
     return api.create_commit(repo_id, operations, commit_message="Publish model, record and card", revision=branch)
 
 
-def published_files(folder: Path) -> list[str]:
-    """The paths below `folder` that belong to the run there, README.md last. Raises UserError if there is no run."""
+def published_files(folder: Path, whole: bool = True) -> list[str]:
+    """The paths below `folder` that belong to the run there, README.md last.
+
+    Raises UserError if there is no run, its record lists what is not its own, or, with `whole`, a file is missing.
+    """
     if not (folder / "record.json").is_file():
         raise UserError(f"{str(folder)!r} holds no run", "name a folder with a record.json, the output of a recipe")
     files = read_record(folder / "record.json").model["files"]
@@ -91,7 +109,7 @@ def published_files(folder: Path) -> list[str]:
     if outside:
         raise UserError(f"the record of {str(folder)!r} lists {outside[0]!r}, which is not in it", "push your own runs")
     missing = [name for name in files if not (folder / name).is_file()]
-    if missing:
+    if whole and missing:
         raise UserError(f"{str(folder)!r} lacks {missing[0]!r}", "run the recipe again, or restore the file")
     pickles = [name for name in files if name.endswith(NEVER_PUBLISHED)]
     if pickles:

@@ -11,9 +11,9 @@ def default_batch_size(examples: int) -> int:
     return 16 if examples < 1000 else 32
 
 
-def default_epochs(examples: int, batch_size: int) -> float:
+def default_epochs(examples: int, examples_a_step: int) -> float:
     """Epochs until about FEWEST_STEPS steps are made, within bounds."""
-    steps_an_epoch = math.ceil(examples / batch_size)
+    steps_an_epoch = math.ceil(examples / examples_a_step)
     return float(min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps_an_epoch))))
 
 

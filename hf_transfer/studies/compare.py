@@ -1,24 +1,30 @@
 """Strategies x label budgets x draws: a run each, one table and one picture from their records."""
 
 import copy
+import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from accelerate import PartialState
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 from tqdm.auto import tqdm
 
 from hf_transfer.config import RunConfig, Strategy
 from hf_transfer.data.sources import load_data
-from hf_transfer.evaluation import evaluate
+from hf_transfer.errors import UserError
+from hf_transfer.evaluation.evaluate import evaluate
 from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.record import Estimate, RunRecord, read_record
 from hf_transfer.strategies import choose_plan
 from hf_transfer.tasks import Task
 from hf_transfer.training.engine import run_plan
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,20 +44,44 @@ class Cell:
 def compare(config: RunConfig, task: Task) -> dict[Cell, RunRecord]:
     """The records of all cells; those that an earlier call left in the output folder are read, not run again.
 
-    The draws are paired: within a draw all strategies learn from the same labels, nested over the budgets.
+    The draws are paired: within a draw all strategies learn from the same labels, nested over the budgets. Raises
+    UserError if the folder holds a study of something else.
     """
-    folder = config.output_dir / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
+    state, folder = PartialState(), config.output_dir / "runs"
+    if state.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        _require_same_study(config, config.output_dir / "study.json")
+    state.wait_for_everyone()
     records = {}
-    for cell in tqdm(list(_cells(config)), desc="runs"):
+    for cell in tqdm(list(_cells(config)), desc="runs", disable=not state.is_main_process):
         path = folder / f"{cell.name}.json"
         if not path.exists():
             record = _run(cell, config, task)
-            partial = path.with_suffix(".partial")
-            partial.write_text(record.to_json(), encoding="utf-8")
-            partial.replace(path)
+            if state.is_main_process:
+                _write_whole(path, record.to_json())
+            state.wait_for_everyone()
         records[cell] = read_record(path)
     return records
+
+
+def _require_same_study(config: RunConfig, path: Path) -> None:
+    """Raise UserError, naming the differences, if the folder's runs were asked for with other settings."""
+    ignored = {"output_dir", "logging_dir", "disable_tqdm", "overwrite_output_dir", "hub_token"}
+    settings = {**asdict(config.model), **asdict(config.data), **asdict(config.evaluation), **asdict(config.task)}
+    settings |= {name: value for name, value in config.training.to_dict().items() if name not in ignored}
+    now = json.loads(json.dumps(settings, default=str))
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
+        if changed:
+            raise UserError(f"{path.parent} holds a study with other {', '.join(changed)}", "name another --output_dir")
+    _write_whole(path, json.dumps(now, indent=2))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def mean_over_draws(values: Sequence[float], level: float) -> Estimate:
@@ -112,11 +142,13 @@ def as_picture(table: dict[str, dict[int, Estimate]]) -> Figure:
 
 
 def write_tables(records: dict[Cell, RunRecord], folder: Path, level: float) -> str:
-    """The table as Markdown; it and the picture are written into `folder`."""
+    """The table as Markdown; the main process writes it and the picture into `folder`."""
     table = summarize(records, level)
     text = as_markdown(table)
-    (folder / "table.md").write_text(text + "\n", encoding="utf-8")
-    as_picture(table).savefig(folder / "table.png", dpi=110)
+    if PartialState().is_main_process:
+        _write_whole(folder / "table.md", text + "\n")
+        as_picture(table).savefig(folder / "table.png", dpi=110)
+        log.info("%s", text)
     return text
 
 

@@ -1,6 +1,7 @@
 """Run a plan."""
 
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,11 +23,13 @@ from hf_transfer.models.freezing import training_only
 from hf_transfer.strategies.plan import Phase, Plan
 from hf_transfer.training.trainer import (
     BestStep,
+    LossFunction,
     PhaseTrainer,
     QuietProgress,
     accuracy_of,
+    balanced_weights,
+    mean_cross_entropy,
     phase_arguments,
-    weighted_loss,
 )
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,11 @@ def run_plan(
     plan: Plan, checkpoint: Checkpoint, data: Data, training: TrainingConfig, max_length: int | None = None
 ) -> Trained:
     """The checkpoint after all phases of the plan, ready to evaluate and save; the same on every process."""
+    if 0 < training.max_steps < len(plan.phases):
+        raise UserError(
+            f"--max_steps {training.max_steps} is too small for the {len(plan.phases)} phases of {plan.strategy}",
+            f"give {len(plan.phases)} or more",
+        )
     if data.validation is None and training.early_stopping_patience is not None:
         raise UserError(
             "--early_stopping_patience needs a validation split", "name a --validation_split, or leave it out"
@@ -105,9 +113,9 @@ def run_phase(
         best = _watch(trainer, model, training, validation)
         trainable_count = sum(p.numel() for p in model.parameters() if p.requires_grad)
         trainer.train()
+        trainer.share_buffers()
     if phase.adapter:
         checkpoint = replace(checkpoint, model=merge(model))
-    history = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
     return checkpoint, {
         "name": phase.name,
         "trainable_parameters": trainable_count,
@@ -118,19 +126,22 @@ def run_phase(
         "frozen_passes": 0,
         "cache": "off",
         "cached_bytes": 0,
-        "history": history,
+        "history": _history(trainer),
     }
 
 
 def _arguments(
     phase: Phase, plan: Plan, training: TrainingConfig, encoder: Encoder, folder: Path, validation: Dataset | None
 ) -> TrainingConfig:
-    share = phase.epochs / sum(p.epochs for p in plan.phases)
+    total = sum(p.epochs for p in plan.phases)
+    before = sum(p.epochs for p in plan.phases[: plan.phases.index(phase)])
+    # Rounded at the borders of the phases, so that the steps of all phases add up to what was asked.
+    borders = [round(training.max_steps * epochs / total) for epochs in (before, before + phase.epochs)]
     return phase_arguments(
         training,
         folder,
         num_train_epochs=phase.epochs,
-        max_steps=max(1, round(training.max_steps * share)) if training.max_steps > 0 else -1,
+        max_steps=borders[1] - borders[0] if training.max_steps > 0 else -1,
         learning_rate=plan.learning_rate,
         per_device_train_batch_size=plan.batch_size,
         weight_decay=plan.weight_decay,
@@ -140,10 +151,24 @@ def _arguments(
     )
 
 
-def _loss(training: TrainingConfig, train: Dataset, checkpoint: Checkpoint) -> Any:
-    if training.class_weights == "none":
-        return None
-    return weighted_loss(train["label"][:], len(checkpoint.labels), training.label_smoothing_factor)
+def _loss(training: TrainingConfig, train: Dataset, checkpoint: Checkpoint) -> LossFunction:
+    balanced = training.class_weights == "balanced"
+    weights = balanced_weights(train["label"][:], len(checkpoint.labels)) if balanced else None
+    return mean_cross_entropy(weights, training.label_smoothing_factor)
+
+
+def _history(trainer: PhaseTrainer) -> list[dict[str, float]]:
+    """What was logged, by step. Raises UserError if a loss is not finite: the weights are worth nothing then."""
+    kept = ("step", "epoch", "loss", "learning_rate", "eval_loss", "eval_accuracy")
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
+    for entry in entries:
+        for key in ("loss", "eval_loss"):
+            if not math.isfinite(entry.get(key, 0.0)):
+                raise UserError(
+                    f"the {key} is {entry[key]} at step {entry['step']}",
+                    "give a smaller --learning_rate, or check the data",
+                )
+    return [{key: entry[key] for key in kept if key in entry} for entry in entries]
 
 
 def _watch(trainer: PhaseTrainer, model: Any, training: TrainingConfig, validation: Dataset | None) -> BestStep | None:
@@ -160,7 +185,7 @@ def _watch(trainer: PhaseTrainer, model: Any, training: TrainingConfig, validati
 @contextmanager
 def _training_folder(training: TrainingConfig, phase: Phase) -> Iterator[Path]:
     """Where Trainer writes: below the output folder if checkpoints were asked for, else nowhere that stays."""
-    if training.save_strategy != "no":
+    if training.save_strategy != "no" or training.report_to:
         yield Path(str(training.output_dir)) / "checkpoints" / phase.name
         return
     with tempfile.TemporaryDirectory() as folder:

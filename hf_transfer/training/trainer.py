@@ -21,7 +21,7 @@ LossFunction = Callable[..., torch.Tensor]
 
 
 class PhaseTrainer(Trainer):
-    """Trainer with a rate of its own for the head."""
+    """Trainer with a rate of its own for the head, and one model in all processes."""
 
     def __init__(self, *args: Any, head: Collection[str] = (), lr_scale: Mapping[Stage, float], **options: Any) -> None:
         self.head = set(head)
@@ -40,6 +40,17 @@ class PhaseTrainer(Trainer):
             optimizer.add_param_group({**group, "params": apart, "lr": rate * self.lr_scale["head"]})
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return optimizer
+
+    def evaluation_loop(self, *args: Any, **options: Any) -> Any:
+        """Trainer's, on the same model in every process."""
+        self.share_buffers()
+        return super().evaluation_loop(*args, **options)
+
+    def share_buffers(self) -> None:
+        """Give all processes the buffers of the first: each has its own BatchNorm statistics, one model is saved."""
+        if self.args.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
 
 
 class BestStep(TrainerCallback):
@@ -91,16 +102,23 @@ def accuracy_of(prediction: Any) -> dict[str, float]:
     return {"accuracy": float(np.mean(logits.argmax(-1) == prediction.label_ids))}
 
 
-def weighted_loss(labels: list[int], classes: int, smoothing: float) -> LossFunction:
-    """A cross entropy in which every class weighs the same in total: examples / (classes x examples of the class)."""
+def balanced_weights(labels: list[int], classes: int) -> torch.Tensor:
+    """Weights (classes,) with which every class counts the same: examples / (classes x examples of the class)."""
     counts = np.bincount(labels, minlength=classes)
-    weights = torch.tensor(len(labels) / (classes * np.maximum(counts, 1)), dtype=torch.float32)
+    return torch.tensor(len(labels) / (classes * np.maximum(counts, 1)), dtype=torch.float32)
+
+
+def mean_cross_entropy(weights: torch.Tensor | None, smoothing: float) -> LossFunction:
+    """The mean loss over all examples of a step, whatever the number of processes and of accumulated batches.
+
+    Left to itself, Trainer takes every model whose forward has **kwargs for one that divides by `num_items_in_batch`;
+    BERT and ResNet do not, and their loss and gradient come out multiplied by processes and accumulated batches.
+    """
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
         logits = outputs["logits"].float()
-        total = F.cross_entropy(
-            logits, labels, weight=weights.to(logits.device), reduction="sum", label_smoothing=smoothing
-        )
+        weight = None if weights is None else weights.to(logits.device)
+        total = F.cross_entropy(logits, labels, weight=weight, reduction="sum", label_smoothing=smoothing)
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
     return loss
@@ -112,6 +130,7 @@ def phase_arguments(training: TrainingConfig, folder: Path, **changes: Any) -> T
     ours = {
         "output_dir": str(folder),
         "push_to_hub": False,
+        "hub_token": None,  # Trainer pickles its arguments into every checkpoint
         "load_best_model_at_end": False,
         "remove_unused_columns": False,
         **changes,

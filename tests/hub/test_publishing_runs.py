@@ -93,6 +93,7 @@ def test_a_folder_is_pushed_later_and_a_second_push_changes_nothing(
     for _ in range(2):
         hub_python(RUN, recipe=_recipe("push_to_hub"), flags=push)
     assert len(hub.commits("model", repo_id)) == 2  # the Hub's own first one, and ours
+    assert f'model="{repo_id}"' in hub.files("model", repo_id)["README.md"].decode()
 
 
 @pytest.mark.parametrize(

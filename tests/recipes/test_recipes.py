@@ -187,13 +187,38 @@ def test_a_comparison_goes_on_where_it_stopped(recipe: Recipe, tiny_resnet: Path
     assert ended.code == 0, ended.err
     runs = sorted((tmp_path / "runs").glob("*.json"))
     assert len(runs) == 8
-    assert "| raw_inputs |" in ended.out
+    assert "| raw_inputs |" in ended.err
     assert (tmp_path / "table.png").is_file()
     runs[0].unlink()
     kept = runs[1].stat().st_mtime_ns
-    assert "| labels a class | 1 | 2 |" in recipe("compare_strategies", *flags).out
+    assert "| labels a class | 1 | 2 |" in recipe("compare_strategies", *flags).err
     assert runs[0].is_file()
     assert runs[1].stat().st_mtime_ns == kept
+
+
+def test_a_comparison_of_something_else_is_refused(recipe: Recipe, tiny_resnet: Path, tmp_path: Path) -> None:
+    flags = (
+        *("--model_name_or_path", tiny_resnet, "--dataset_name", "builtin:digits", "--output_dir", tmp_path),
+        *("--strategies", "head", "--budgets", "1", "--draws", "1", "--max_steps", "2", "--disable_tqdm", "true"),
+    )
+    assert recipe("compare_strategies", *flags, "--use_cpu").code == 0
+    ended = recipe("compare_strategies", *flags, "--use_cpu", "--learning_rate", "0.5")
+    assert ended.code == 2
+    assert "holds a study with other learning_rate" in ended.err
+
+
+def test_overwriting_replaces_the_old_run_and_keeps_what_else_is_there(
+    recipe: Recipe, tiny_vit: Path, tmp_path: Path
+) -> None:
+    flags = ("--dataset_name", "builtin:digits", "--examples_per_class", "1", "--max_steps", "2", "--strategy", "head")
+    words = ("--model_name_or_path", tiny_vit, *flags, "--output_dir", tmp_path / "run", "--use_cpu")
+    assert recipe("image_classification", *words).code == 0
+    for mine in ("mine.safetensors", "plots/mine.txt"):
+        (tmp_path / "run" / mine).write_text("mine")
+    assert recipe("image_classification", *words, "--overwrite_output_dir", "--seed", "7").code == 0
+    assert read_record(tmp_path / "run" / "record.json").seed == 7
+    assert (tmp_path / "run" / "mine.safetensors").read_text() == "mine"
+    assert (tmp_path / "run" / "plots" / "mine.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -66,21 +67,28 @@ def test_a_pooler_that_the_checkpoint_lacks_is_part_of_the_head(tiny_bert: Path,
     assert any("pooler" in name for name in load_checkpoint(str(folder), TEXTS, LABELS).new_parameters)
 
 
-@pytest.mark.parametrize("lost", ["encoder.layer.1.", "embeddings."])
+@pytest.mark.parametrize("lost", ["encoder.layer.1.", "embeddings.", "encoder."])
 def test_a_missing_layer_is_an_error_that_names_its_parameters(tiny_bert: Path, tmp_path: Path, lost: str) -> None:
     folder = _copy(tiny_bert, tmp_path)
     weights = load_file(folder / "model.safetensors")
     save_file({n: t for n, t in weights.items() if lost not in n}, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=lost):
+    with pytest.raises(UserError, match=re.escape(lost)):
         load_checkpoint(str(folder), TEXTS, LABELS)
 
 
-def test_missing_statistics_of_a_batch_norm_are_an_error(tiny_resnet: Path, tmp_path: Path) -> None:
-    folder = _copy(tiny_resnet, tmp_path)
+@pytest.mark.parametrize(
+    ("model", "lost"),
+    [("tiny_resnet", "running_mean"), ("tiny_resnet", "encoder"), ("tiny_vit", "vit.layernorm"), ("tiny_vit", "layer")],
+)
+def test_whatever_else_of_the_body_is_missing_is_an_error(
+    model: str, lost: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = _copy(request.getfixturevalue(model), tmp_path)
     weights = load_file(folder / "model.safetensors")
-    lost = next(name for name in weights if "running_mean" in name)
-    save_file({n: t for n, t in weights.items() if n != lost}, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match="running_mean"):
+    kept = {n: t for n, t in weights.items() if lost not in n}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="lacks .* of the tensors below the head"):
         load_checkpoint(str(folder), IMAGES, LABELS)
 
 

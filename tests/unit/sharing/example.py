@@ -48,6 +48,7 @@ def example_record(**changes: Any) -> RunRecord:
             "labels": ["ant", "bee", "cow"],
             "splits": {"train": 1000, "validation": 100, "test": 200},
             "dropped": [],
+            "cut": ["test"],
         },
         strategy={"requested": "head_then_full", "used": "head_then_full", "reasons": ["it was asked for by name"]},
         phases=[

@@ -7,11 +7,18 @@ from torch.nn import functional as F
 
 from hf_transfer.config import DataConfig, TransferConfig, parse_config
 from hf_transfer.data.sources import load_data
+from hf_transfer.errors import UserError
 from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.strategies import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import run_plan
-from hf_transfer.training.trainer import BestStep, PhaseTrainer, phase_arguments, weighted_loss
+from hf_transfer.training.trainer import (
+    BestStep,
+    PhaseTrainer,
+    balanced_weights,
+    mean_cross_entropy,
+    phase_arguments,
+)
 
 
 def _control() -> SimpleNamespace:
@@ -50,12 +57,45 @@ def test_training_stops_after_as_many_worse_evaluations_as_patience_has() -> Non
 
 
 def test_rare_classes_weigh_more_and_balanced_ones_all_the_same() -> None:
-    logits, labels = torch.randn(8, 2), torch.tensor([0, 1, 0, 1, 0, 1, 0, 1])
-    plain = F.cross_entropy(logits, labels)
-    assert torch.isclose(weighted_loss([0, 1] * 10, 2, 0.0)({"logits": logits}, labels), plain)
-    skewed = weighted_loss([0] * 30 + [1] * 10, 2, 0.0)
-    rare = skewed({"logits": logits[:1]}, torch.tensor([1])) / F.cross_entropy(logits[:1], torch.tensor([1]))
-    assert float(rare) == pytest.approx(40 / (2 * 10))
+    assert balanced_weights([0, 1] * 10, 2).tolist() == [1.0, 1.0]
+    assert balanced_weights([0] * 30 + [1] * 10, 2).tolist() == pytest.approx([40 / 60, 40 / 20])
+    logits = torch.randn(3, 2)
+    skewed = mean_cross_entropy(torch.tensor([1.0, 2.0]), 0.0)({"logits": logits}, torch.tensor([1, 1, 1]))
+    assert torch.isclose(skewed, 2 * F.cross_entropy(logits, torch.tensor([1, 1, 1])))
+
+
+@pytest.mark.parametrize(("name", "task"), [("tiny_bert", "text"), ("tiny_resnet", "image"), ("tiny_vit", "image")])
+def test_accumulated_batches_give_the_loss_of_one_large_batch(
+    name: str, task: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder: Path = request.getfixturevalue(name)
+    source = {"text": "builtin:docstrings", "image": "builtin:digits"}[task]
+    losses = []
+    for batch, accumulated in ((16, 1), (4, 4)):
+        config = _config(
+            tmp_path,
+            *("--strategy", "head", "--max_steps", "2", "--logging_strategy", "steps", "--logging_steps", "1"),
+            *("--per_device_train_batch_size", str(batch), "--gradient_accumulation_steps", str(accumulated)),
+            *("--train_sampling_strategy", "sequential", "--disable_tqdm", "true"),
+        )
+        rows = find_task(f"{task}-classification")
+        data = load_data(DataConfig(source, examples_per_class=4), rows, seed=0)
+        checkpoint = load_checkpoint(str(folder), rows, data.labels)
+        plan = choose_plan(config.transfer, checkpoint, data, config.training)
+        trained = run_plan(plan, checkpoint, data, config.training)
+        losses.append([entry["loss"] for entry in trained.phases[0]["history"]])
+    assert len(losses[0]) == 2
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tiny_vit: Path, tmp_path: Path) -> None:
+    config = _config(tmp_path, "--strategy", "full", "--max_steps", "4", "--learning_rate", "1e30")
+    task = find_task("image-classification")
+    data = load_data(DataConfig("builtin:digits", examples_per_class=2), task, seed=0)
+    checkpoint = load_checkpoint(str(tiny_vit), task, data.labels)
+    plan = choose_plan(config.transfer, checkpoint, data, config.training)
+    with pytest.raises(UserError, match="the loss is nan at step"):
+        run_plan(plan, checkpoint, data, config.training)
 
 
 def test_head_and_body_learn_at_their_own_rates(tiny_vit: Path, tmp_path: Path) -> None:

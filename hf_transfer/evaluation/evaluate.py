@@ -1,0 +1,150 @@
+"""Metrics with intervals and baselines, as a record."""
+
+import platform
+import resource
+import sys
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_transfer.config import EvaluationConfig
+from hf_transfer.data.sources import Data
+from hf_transfer.evaluation.baselines import BASELINES
+from hf_transfer.evaluation.metrics import confusion_matrix, load_metric
+from hf_transfer.evaluation.predict import predict
+from hf_transfer.evaluation.uncertainty import bootstrap_interval, f1_interval, share_interval
+from hf_transfer.models.head import parameter_count
+from hf_transfer.record import Estimate, RunRecord
+from hf_transfer.training.engine import Trained
+
+PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub")
+
+
+def evaluate(trained: Trained, data: Data, config: EvaluationConfig) -> RunRecord:
+    """The record of a run, its metrics measured once, on the test split."""
+    began = time.perf_counter()
+    predictions = predict(trained, data.test)
+    matrix = confusion_matrix(predictions.labels, predictions.answers, len(data.labels))
+    evaluation = {
+        "split": "test",
+        "n": len(data.test),
+        "metrics": _measure(config, predictions.labels, predictions.probabilities),
+        "per_class": _per_class(matrix, data.labels, config.confidence),
+        "confusion": [[int(r), int(c), int(matrix[r, c])] for r, c in zip(*np.nonzero(matrix), strict=True)],
+        "baselines": {
+            name: _measure(config, predictions.labels, BASELINES[name](trained.checkpoint.task, data))
+            for name in config.baselines
+        },
+    }
+    return _record(trained, data, evaluation, time.perf_counter() - began)
+
+
+def estimate(name: str, labels: np.ndarray, probabilities: np.ndarray, level: float) -> Estimate:
+    """One metric with its interval: Wilson's for accuracy, the bootstrap's for all others."""
+    if name == "accuracy":
+        return share_interval(int((probabilities.argmax(-1) == labels).sum()), len(labels), level)
+    return bootstrap_interval(load_metric(name), labels, probabilities, level)
+
+
+def _measure(config: EvaluationConfig, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, dict[str, Any]]:
+    return {name: asdict(estimate(name, labels, probabilities, config.confidence)) for name in config.metrics}
+
+
+def _per_class(matrix: np.ndarray, names: tuple[str, ...], level: float) -> list[dict[str, Any]]:
+    rows = []
+    for label, name in enumerate(names):
+        right, answered, present = (int(matrix[label, label]), int(matrix[:, label].sum()), int(matrix[label].sum()))
+        rows.append(
+            {
+                "label": name,
+                "n": present,
+                "precision": asdict(share_interval(right, answered, level)),
+                "recall": asdict(share_interval(right, present, level)),
+                "f1": asdict(f1_interval(right, answered + present, level)),
+            }
+        )
+    return rows
+
+
+def _record(trained: Trained, data: Data, evaluation: dict[str, Any], evaluate_s: float) -> RunRecord:
+    checkpoint, plan = trained.checkpoint, trained.plan
+    base = checkpoint.provenance
+    load_s, train_s = data.seconds + checkpoint.seconds, sum(phase["seconds"] for phase in trained.phases)
+    return RunRecord(
+        task=checkpoint.task.name,
+        problem_type=str(checkpoint.model.config.problem_type),
+        seed=trained.training.seed,
+        base_model={"id": base.id, "revision": base.revision, "license": base.license},
+        dataset={
+            "id": data.origin.id,
+            "revision": data.origin.revision,
+            "license": data.origin.license,
+            "description": data.origin.description,
+            "fingerprint": data.fingerprint,
+            "labels": list(data.labels),
+            "splits": {name: len(data.splits.get(name, ())) for name in ("train", "validation", "test")},
+            "dropped": [],
+            "cut": list(data.cut),
+        },
+        strategy={"requested": plan.strategy, "used": plan.strategy, "reasons": list(plan.reasons)},
+        phases=list(trained.phases),
+        evaluation=evaluation,
+        timings={
+            "load_s": load_s,
+            "frozen_s": 0.0,
+            "train_s": train_s,
+            "evaluate_s": evaluate_s,
+            "total_s": load_s + train_s + evaluate_s,
+        },
+        peak_memory_bytes=_peak_memory(),
+        environment=_environment(trained),
+        model={
+            "class": type(checkpoint.model).__name__,
+            "architecture": checkpoint.model.config.model_type,
+            "parameters": parameter_count(checkpoint.model),
+            "new_parameters": list(checkpoint.new_parameters) if plan.init == "pretrained" else ["all"],
+            "hyperparameters": _hyperparameters(trained),
+        },
+    )
+
+
+def _hyperparameters(trained: Trained) -> dict[str, Any]:
+    plan, arguments = trained.plan, trained.training
+    return {
+        "learning_rate": plan.learning_rate,
+        "rates": {phase.name: dict(phase.lr_scale) for phase in plan.phases},
+        "batch_size": plan.batch_size * arguments.world_size * arguments.gradient_accumulation_steps,
+        "optimizer": str(arguments.optim.value),
+        "weight_decay": plan.weight_decay,
+        "lr_scheduler": str(arguments.lr_scheduler_type.value),
+        "warmup": arguments.warmup_steps,
+        "max_grad_norm": arguments.max_grad_norm,
+        "label_smoothing": arguments.label_smoothing_factor,
+        "class_weights": arguments.class_weights,
+        "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32",
+    }
+
+
+def _environment(trained: Trained) -> dict[str, Any]:
+    device = trained.training.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    versions = {package: version(package) for package in PACKAGES}
+    return {
+        "hf_transfer": version("hf-transfer-learning"),
+        **versions,
+        "python": platform.python_version(),
+        "device": f"{device.type} ({name})",
+        "processes": trained.training.world_size,
+    }
+
+
+def _peak_memory() -> int:
+    """Bytes: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

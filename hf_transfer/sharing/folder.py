@@ -1,0 +1,141 @@
+"""The folder of a run: written whole or not at all, then published if asked."""
+
+import copy
+import json
+import logging
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import PartialState
+
+from hf_transfer.config import RunConfig
+from hf_transfer.errors import UserError
+from hf_transfer.evaluation.metrics import load_metric
+from hf_transfer.models.checkpoint import read_config
+from hf_transfer.record import RunRecord
+from hf_transfer.sharing.card import BASELINE_NAMES, METRIC_NAMES, SHARES
+from hf_transfer.sharing.documents import DOCUMENTS, write_documents
+from hf_transfer.sharing.hub import Published, full_name, published_files, push
+from hf_transfer.sharing.verify import verify
+from hf_transfer.tasks import Task
+from hf_transfer.training.engine import Trained
+
+log = logging.getLogger(__name__)
+
+
+def preflight(config: RunConfig, task: Task) -> RunConfig:
+    """The config with the full id of where to push, after trying what would otherwise fail late.
+
+    That is the checkpoint's kind, the names of metrics, the right to write and to push. Raises UserError.
+    """
+    if config.model.model_name_or_path is not None:
+        read_config(config.model.model_name_or_path, task, config.model.model_revision, config.model.trust_remote_code)
+    for name in config.evaluation.metrics:
+        load_metric(name)
+    output = config.output_dir.absolute()
+    for place in (output.parent, output):
+        existing = next(folder for folder in (place, *place.parents) if folder.exists())
+        if not _writable(existing):
+            raise UserError(f"cannot write into {str(existing)!r}", "name another --output_dir")
+    if not config.hub:
+        return config
+    training = copy.copy(config.training)
+    training.hub_model_id = full_name(config.hub)
+    return replace(config, training=training)
+
+
+def save(trained: Trained, record: RunRecord, config: RunConfig) -> RunRecord:
+    """The record as it was saved; the folder holds weights, processor, record.json, report.html, plots and card.
+
+    Everything is written under a temporary name beside the folder first and moved in at the end, record.json last.
+    Only the main process writes; the others wait.
+    """
+    state = PartialState()
+    if state.is_main_process:
+        name = str(config.hub.hub_model_id) if config.hub else config.output_dir.resolve().name
+        record = replace(record, card={"name": name, "license": config.card.license, "language": config.card.language})
+        config.output_dir.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{config.output_dir.name}-", dir=config.output_dir.parent) as stage:
+            record = _write(trained, record, Path(stage))
+            _move_in(Path(stage), config.output_dir)
+    state.wait_for_everyone()
+    return record
+
+
+def publish(config: RunConfig) -> Published | None:
+    """Push the run and prove it, if asked; on the main process only."""
+    if config.hub is None or not PartialState().is_main_process:
+        return None
+    published = push(config.output_dir, config.hub)
+    verify(published, config.output_dir, config.hub.hub_token)
+    return published
+
+
+def announce(record: RunRecord, config: RunConfig) -> None:
+    """Say what a person wants to know at the end of a run, and what to type next."""
+    rows = [_summary_row(name, record) for name in record.metrics]
+    folder, splits = config.output_dir, record.dataset["splits"]
+    log.info(
+        "\n%s\n\n  %d labels, strategy %s, %d test examples, %.0f s\n\n"
+        "  look at it   %s\n  use it       hf-transfer predict %s FILE\n  share it     %s\n",
+        "\n".join(rows),
+        splits["train"],
+        record.strategy["used"],
+        record.evaluation["n"],
+        record.timings["total_s"],
+        folder / "report.html",
+        folder,
+        f"hf-transfer run push_to_hub --output_dir {folder} --hub_model_id YOU/{folder.name}",
+    )
+
+
+def _summary_row(name: str, record: RunRecord) -> str:
+    e = record.metrics[name]
+    unit, factor, digits = (" %", 100, 1) if name in SHARES else ("  ", 1, 3)
+    value, low, high = (f"{factor * x:.{digits}f}" for x in (e.value, e.low, e.high))
+    others = [
+        f"{BASELINE_NAMES[baseline]} {factor * values[name].value:.{digits}f}"
+        for baseline, values in record.baselines.items()
+    ]
+    return f"  {METRIC_NAMES.get(name, name):<18}{value:>7}{unit}   {low} to {high}   ({', '.join(others)})"
+
+
+def _write(trained: Trained, record: RunRecord, folder: Path) -> RunRecord:
+    trained.model.save_pretrained(folder)
+    trained.checkpoint.processor.save_pretrained(folder)
+    _forget_paths(folder)
+    written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    record = replace(record, model={**record.model, "files": sorted(written | set(DOCUMENTS))})
+    write_documents(record, folder)
+    return record
+
+
+def _forget_paths(folder: Path) -> None:
+    """Take out of the saved configs the path or id that they were loaded from; it may be a path of this machine."""
+    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+        if path.is_file():
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            kept = {key: value for key, value in settings.items() if key not in ("_name_or_path", "name_or_path")}
+            path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _move_in(stage: Path, folder: Path) -> None:
+    """Move a finished run into its folder, record.json last. The files of the run before it go; all others stay."""
+    folder.mkdir(exist_ok=True)
+    if (folder / "record.json").is_file():
+        for name in published_files(folder, whole=False):
+            (folder / name).unlink(missing_ok=True)
+    files = [path for path in stage.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == "record.json"):
+        target = folder / path.relative_to(stage)
+        target.parent.mkdir(exist_ok=True)
+        path.replace(target)
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
