@@ -98,8 +98,8 @@ def test_labels_are_no_inputs(text_file: Path) -> None:
         (DataConfig("builtin:digits", image_column="img"), "unknown column 'img'", "choices: image, label"),
         (
             DataConfig("builtin:digits", image_column="image", label_column="image"),
-            "holds PIL.Image.Image values",
-            "one class a row",
+            "one column is named twice",
+            "inputs are not labels",
         ),
         (DataConfig("builtin:digits", test_split="dev"), "unknown split 'dev'", "train, test"),
         (DataConfig("builtin:docstrings"), "which column holds the image is not clear", "--image_column"),
