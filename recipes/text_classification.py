@@ -25,14 +25,7 @@ def main() -> None:
     config = preflight(config, task)
 
     data = load_data(config.data, task, seed)
-    checkpoint = load_checkpoint(
-        config.model.model_name_or_path,
-        task,
-        data.labels,
-        revision=config.model.model_revision,
-        trust_remote_code=config.model.trust_remote_code,
-        seed=seed,
-    )
+    checkpoint = load_checkpoint(**config.model.source, task=task, labels=data.labels, seed=seed)
     plan = choose_plan(config.transfer, checkpoint, data, config.training)
     trained = run_plan(plan, checkpoint, data, config.training, config.data.max_length)
     record = evaluate(trained, data, config.evaluation)

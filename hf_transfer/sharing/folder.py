@@ -30,7 +30,7 @@ def preflight(config: RunConfig, task: Task) -> RunConfig:
     That is the checkpoint's kind, the names of metrics, the right to write and to push. Raises UserError.
     """
     if config.model.model_name_or_path is not None:
-        read_config(config.model.model_name_or_path, task, config.model.model_revision, config.model.trust_remote_code)
+        read_config(**config.model.source, task=task)
     for name in config.evaluation.metrics:
         load_metric(name)
     output = config.output_dir.absolute()

@@ -161,14 +161,7 @@ def _cells(config: RunConfig) -> Iterator[Cell]:
 
 def _run(cell: Cell, config: RunConfig, task: Task) -> RunRecord:
     data = load_data(replace(config.data, examples_per_class=cell.budget), task, cell.seed)
-    checkpoint = load_checkpoint(
-        str(config.model.model_name_or_path),
-        task,
-        data.labels,
-        revision=config.model.model_revision,
-        trust_remote_code=config.model.trust_remote_code,
-        seed=cell.seed,
-    )
+    checkpoint = load_checkpoint(**config.model.source, task=task, labels=data.labels, seed=cell.seed)
     training = copy.copy(config.training)
     training.seed = cell.seed
     plan = choose_plan(replace(config.transfer, strategy=cast(Strategy, cell.strategy)), checkpoint, data, training)

@@ -9,9 +9,10 @@ from statistics import median
 import pytest
 from transformers import Trainer
 
-from hf_transfer.config import DataConfig, parse_config
+from hf_transfer.config import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import load_data
+from hf_transfer.flags import parse_config
 from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.tasks import find_task
 from hf_transfer.training.trainer import PhaseTrainer, phase_arguments

@@ -1,6 +1,8 @@
 """From the Hub to the Hub: checkpoint and dataset by id, a run, a push, and what comes back."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,6 +84,18 @@ def test_a_run_starts_from_the_hub_and_is_published_private_in_one_commit(
     ).splitlines()
     assert answers[-2] == "['bird', 'cat', 'dog']"
     assert answers[-1] in ("bird", "cat", "dog")
+
+
+def test_two_processes_push_once(
+    hub: LoopbackHub, hub_env: dict[str, str], source: tuple[str, str], repo_id: str, tmp_path: Path
+) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    settings = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    words = [*launch, *settings, _recipe("text_classification"), *_flags(source, repo_id)]
+    done = subprocess.run(words, env=hub_env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(hub.commits("model", repo_id)) == 2  # the Hub's own first one, and ours
+    assert json.loads(hub.files("model", repo_id)["record.json"])["environment"]["processes"] == 2
 
 
 def test_a_folder_is_pushed_later_and_a_second_push_changes_nothing(

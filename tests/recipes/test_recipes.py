@@ -12,8 +12,9 @@ import yaml
 from datasets import load_dataset
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, pipeline
 
-from hf_transfer.config import COMPARING, FINE_TUNING, PRETRAINING, parse_config
+from hf_transfer.config import COMPARING, FINE_TUNING, PRETRAINING
 from hf_transfer.data.builtin import load_builtin
+from hf_transfer.flags import parse_config
 from hf_transfer.record import read_record
 from hf_transfer.sharing.hub import published_files
 from tests.conftest import ROOT, Outcome

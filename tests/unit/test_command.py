@@ -57,9 +57,10 @@ def test_the_namesake_on_pypi_is_refused_in_one_line(
     assert "hf_transfer 0.1.9" in capsys.readouterr().err
 
 
-def test_help_and_the_package_itself_load_no_heavy_library() -> None:
+def test_help_and_what_only_reads_records_load_no_heavy_library() -> None:
     source = (
         "import sys, hf_transfer, hf_transfer.cli, hf_transfer.record, hf_transfer.tasks\n"
+        "import hf_transfer.sharing.card, hf_transfer.sharing.plots, hf_transfer.sharing.documents\n"
         "sys.argv = ['hf-transfer', '--help']\n"
         "try:\n    hf_transfer.cli.main()\nexcept SystemExit:\n    pass\n"
         "print('heavy:', sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from hf_transfer.config import COMPARING, NOT_OFFERED, PRETRAINING, parse_config
+from hf_transfer.config import COMPARING, PRETRAINING
 from hf_transfer.errors import UserError
+from hf_transfer.flags import NOT_OFFERED, parse_config
 
 GIVEN = ["--model_name_or_path", "x", "--dataset_name", "y", "--use_cpu", "--output_dir"]
 

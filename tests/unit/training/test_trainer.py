@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_transfer.config import DataConfig, TransferConfig, parse_config
+from hf_transfer.config import DataConfig, TransferConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
+from hf_transfer.flags import parse_config
 from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.strategies import choose_plan
 from hf_transfer.tasks import find_task
