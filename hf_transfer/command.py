@@ -27,7 +27,7 @@ def run_command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         if debug:
             raise
-        _say("\nstopped; the output folder is as it was, the same command starts again\n")
+        _say("\nstopped; run the same command again\n")
         sys.exit(EXIT_STOPPED)
 
 

@@ -87,6 +87,9 @@ def load_data(config: DataConfig, task: Task, seed: int) -> Data:
     rows = _cut_missing(rows, config)
     rows["train"] = _limit(rows["train"], config, seed)
     require_classes(rows["train"].unique("label"), names)
+    unseen = [names[label] for label in set(rows["test"].unique("label")) - set(rows["train"].unique("label"))]
+    if unseen:
+        log.warning("classes without a training example, never learned: %s", ", ".join(unseen))
     require_usable(rows, task)
     cut = tuple(sorted(set(rows) - given))
     return Data(rows, names, origin, fingerprint(rows), cut, time.perf_counter() - began)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_transfer.config import EvaluationConfig
+from hf_transfer.config import EvaluationConfig, TrainingConfig
 from hf_transfer.data.sources import Data
 from hf_transfer.evaluation.baselines import BASELINES
 from hf_transfer.evaluation.metrics import confusion_matrix, load_metric
@@ -125,8 +125,14 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
         "max_grad_norm": arguments.max_grad_norm,
         "label_smoothing": arguments.label_smoothing_factor,
         "class_weights": arguments.class_weights,
-        "precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "fp32",
+        "precision": _precision(arguments),
     }
+
+
+def _precision(arguments: TrainingConfig) -> str:
+    """As asked by --bf16 and --fp16, or by the launcher's --mixed_precision."""
+    asked = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else getattr(arguments, "mixed_precision", "no")
+    return "fp32" if asked == "no" else str(asked)
 
 
 def _environment(trained: Trained) -> dict[str, Any]:

@@ -1,9 +1,7 @@
-"""Metrics as evaluate.Metric modules that need no network; others come from evaluate's own collection."""
+"""Metrics that need no network, as pure functions; others come from evaluate's collection on the Hub."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
-import datasets
 import evaluate
 import numpy as np
 
@@ -63,27 +61,6 @@ def balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 SCORES: dict[str, Score] = {
     score.__name__: score for score in (accuracy, balanced_accuracy, f1_macro, f1_weighted, log_loss)
 }
-
-
-class ClassificationMetric(evaluate.Metric):
-    """A score as an evaluate.Metric: references are label ids, predictions are probabilities a class."""
-
-    def __init__(self, config_name: str, **options: Any) -> None:
-        self.score = SCORES[config_name]
-        super().__init__(config_name=config_name, keep_in_memory=True, **options)
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=str(self.score.__doc__),
-            citation="",
-            inputs_description="predictions: probabilities (n, classes); references: label ids (n,)",
-            features=datasets.Features(
-                {"predictions": datasets.Sequence(datasets.Value("float64")), "references": datasets.Value("int64")}
-            ),
-        )
-
-    def _compute(self, predictions: Sequence[Sequence[float]], references: Sequence[int]) -> dict[str, float]:
-        return {self.config_name: self.score(np.asarray(references), np.asarray(predictions))}
 
 
 def load_metric(name: str) -> Score:

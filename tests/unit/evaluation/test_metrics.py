@@ -3,7 +3,7 @@ import pytest
 from sklearn import metrics as sk
 
 from hf_transfer.errors import UserError
-from hf_transfer.evaluation.metrics import SCORES, ClassificationMetric, load_metric
+from hf_transfer.evaluation.metrics import SCORES, load_metric
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 4, 300)
@@ -23,13 +23,6 @@ ANSWERS = PROBABILITIES.argmax(-1)
 )
 def test_scores_agree_with_scikit_learn(name: str, expected: float) -> None:
     assert SCORES[name](LABELS, PROBABILITIES) == pytest.approx(expected, abs=1e-9)
-
-
-def test_a_score_is_an_evaluate_metric_that_needs_no_network() -> None:
-    metric = ClassificationMetric("accuracy")
-    assert metric.compute(predictions=PROBABILITIES, references=LABELS) == {
-        "accuracy": pytest.approx(sk.accuracy_score(LABELS, ANSWERS))
-    }
 
 
 def test_an_unknown_metric_is_refused_with_those_that_there_are() -> None:
