@@ -185,3 +185,38 @@ def finished_run(tmp_path: Path, tiny_bert: Path, recipe: Callable[..., object],
         *("--output_dir", folder, "--max_steps", "2", "--strategy", "head", "--use_cpu", "--disable_tqdm", "true"),
     )
     return folder
+
+
+def test_a_metric_that_is_not_ours_comes_from_the_hub(hub: LoopbackHub, hub_python: Program) -> None:
+    hub.add_user("evaluate-metric", token="hf_metrics")
+    publisher = HfApi(endpoint=hub.url, token="hf_metrics")
+    publisher.create_repo("evaluate-metric/share_right", repo_type="space", space_sdk="gradio")
+    publisher.upload_file(
+        repo_id="evaluate-metric/share_right",
+        repo_type="space",
+        path_in_repo="share_right.py",
+        path_or_fileobj=METRIC.encode(),
+    )
+    said = hub_python(
+        """
+        import numpy as np
+        from hf_transfer.evaluation.metrics import load_metric
+        print(load_metric("share_right")(np.array([0, 1, 1, 0]), np.eye(2)[[0, 1, 0, 0]]))
+        """
+    )
+    assert said.splitlines()[-1] == "0.75"
+
+
+METRIC = """
+import datasets
+import evaluate
+
+
+class ShareRight(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+        return evaluate.MetricInfo(description="", citation="", inputs_description="", features=features)
+
+    def _compute(self, predictions, references):
+        return {"share_right": sum(p == r for p, r in zip(predictions, references)) / len(references)}
+"""
