@@ -20,6 +20,15 @@ def test_a_folder_of_pictures_by_class_is_read(picture_folder: Path) -> None:
     assert data.origin.id == f"local:{picture_folder.name}"
 
 
+def test_folders_named_after_splits_hold_their_own_classes(picture_folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(picture_folder, tmp_path / "pets" / split)
+    data = load_data(DataConfig(str(tmp_path / "pets")), IMAGES, seed=0)
+    assert data.labels == ("bright", "dark")
+    assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 80, "test": 80}
+    assert data.cut == ()
+
+
 def test_a_csv_file_is_read_and_its_columns_are_named(text_file: Path) -> None:
     data = load_data(DataConfig(str(text_file), label_column="animal"), TEXTS, seed=0)
     assert data.labels == ("bird", "cat", "dog")
