@@ -174,9 +174,7 @@ def _load_processor(location: dict[str, Any], task: Task, provenance: Provenance
     with _quiet():
         try:
             return task.processor_class.from_pretrained(**location)
-        except (
-            ImportError
-        ) as error:  # older versions of transformers, 5.17 for one, read pictures with torchvision only
+        except ImportError as error:  # transformers 5.17 reads pictures with torchvision only
             raise UserError(one_line(error), "install it, or the versions of our constraints.txt") from error
         except (OSError, ValueError) as error:
             raise UserError(
