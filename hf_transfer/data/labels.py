@@ -17,7 +17,7 @@ def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]
     """
     feature = next(iter(splits.values())).features[column]
     if isinstance(feature, ClassLabel):
-        return _distinct(feature.names)
+        return tuple(feature.names)
     kind = getattr(feature, "dtype", type(feature).__name__)
     if not re.fullmatch(r"string|large_string|bool|u?int\d+", str(kind)):
         raise UserError(
@@ -25,7 +25,7 @@ def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]
             "a classification needs one class a row: text or whole numbers, no empty cell",
         )
     values = {value for split in splits.values() for value in split.unique(column) if value is not None}
-    return _distinct([str(value) for value in sorted(values, key=_natural)])
+    return tuple(str(value) for value in sorted(values, key=_natural))
 
 
 def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[int]:
@@ -51,15 +51,6 @@ def require_classes(labels: Iterable[int], names: tuple[str, ...]) -> None:
             f"the training split has one class only: {', '.join(map(repr, present)) or 'none'}",
             "a classifier needs examples of two classes or more",
         )
-
-
-def _distinct(names: list[str]) -> tuple[str, ...]:
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-    if repeated:
-        raise UserError(
-            f"duplicate label names: {', '.join(map(repr, repeated))}", "give every class a name of its own"
-        )
-    return tuple(names)
 
 
 def _natural(value: Any) -> list[tuple[int, int, str]]:

@@ -133,10 +133,15 @@ def _build_processor(task: Task, config: SourceModelConfig, settings: dict[str, 
     if task.modality == "text":
         if config.tokenizer_name is None:
             raise UserError("--tokenizer_name is missing", "a text model needs a tokenizer: a Hub id or a folder")
-        return task.processor_class.from_pretrained(config.tokenizer_name)
+        location = {"pretrained_model_name_or_path": config.tokenizer_name}
+        return _load_processor(location, task, Provenance(config.tokenizer_name))
     side = overrides.get("image_size", 224)
     settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": side, "width": side}, **settings}
     kind = settings.pop("image_processor_type")
+    if not hasattr(transformers, kind):
+        raise UserError(
+            f"transformers has no image processor {kind!r}", "as ViTImageProcessor, in --processor_overrides"
+        )
     with _quiet():
         return getattr(transformers, kind)(**settings)
 

@@ -1,6 +1,5 @@
 """Run a plan."""
 
-import logging
 import math
 import tempfile
 import time
@@ -31,8 +30,6 @@ from hf_transfer.training.trainer import (
     mean_cross_entropy,
     phase_arguments,
 )
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """transformers' Trainer with the few overrides that a plan needs, each with its reason."""
 
 import copy
-import logging
 import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -14,8 +13,6 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 
 from hf_transfer.config import TrainingConfig
 from hf_transfer.strategies.plan import Stage
-
-log = logging.getLogger(__name__)
 
 LossFunction = Callable[..., torch.Tensor]
 

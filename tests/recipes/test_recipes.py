@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from datasets import load_dataset
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, pipeline
 
 from hf_transfer.config import COMPARING, FINE_TUNING, PRETRAINING
@@ -271,8 +270,3 @@ def test_every_config_is_whole_and_says_its_command() -> None:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
         config = parse_config(groups, ["--config", str(path), "--overwrite_output_dir", "--use_cpu"])
         assert config.output_dir == Path(given["output_dir"])
-
-
-def test_a_dataset_that_load_dataset_reads_is_read_the_same(picture_folder: Path) -> None:
-    rows = load_dataset(str(picture_folder), split="train")
-    assert rows.features["label"].names == ["bright", "dark"]

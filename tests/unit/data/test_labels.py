@@ -51,10 +51,3 @@ def test_the_minus_ones_of_unlabelled_test_splits_are_no_labels() -> None:
 def test_one_class_alone_is_refused() -> None:
     with pytest.raises(UserError, match="one class only: 'b'"):
         require_classes([1, 1], ("a", "b"))
-
-
-def test_duplicate_names_are_refused() -> None:
-    rows = Dataset.from_dict({"y": [1, "1"] if False else ["1", "1 "]})
-    assert find_label_names({"train": rows}, "y") == ("1", "1 ")
-    with pytest.raises(ValueError, match="duplicate"):
-        ClassLabel(names=["a", "a"])

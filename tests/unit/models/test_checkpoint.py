@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 from hf_transfer.config import SourceModelConfig
 from hf_transfer.errors import UserError
 from hf_transfer.models.checkpoint import build_checkpoint, load_checkpoint, randomized
-from hf_transfer.tasks import find_task
+from hf_transfer.tasks import Task, find_task
 
 IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
 LABELS = ("x", "y", "z")
@@ -142,6 +142,26 @@ def test_a_source_model_is_built_from_its_config() -> None:
     checkpoint = build_checkpoint(config, IMAGES, LABELS, seed=0)
     assert checkpoint.model.config.num_labels == 3
     assert checkpoint.processor.size["height"] == 24
+
+
+@pytest.mark.parametrize(
+    ("config", "task", "message"),
+    [
+        (SourceModelConfig(model_type="bert", tokenizer_name="./nowhere"), TEXTS, "'./nowhere' has no processor"),
+        (SourceModelConfig(model_type="bert"), TEXTS, "--tokenizer_name is missing"),
+        (
+            SourceModelConfig(model_type="vit", processor_overrides='{"image_processor_type": "Nothing"}'),
+            IMAGES,
+            "no image processor 'Nothing'",
+        ),
+        (SourceModelConfig(model_type="vit", config_overrides="depth=2"), IMAGES, "is not a JSON object"),
+    ],
+)
+def test_a_source_model_that_cannot_be_built_is_said_in_one_line(
+    config: SourceModelConfig, task: Task, message: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        build_checkpoint(config, task, LABELS, seed=0)
 
 
 def test_an_unknown_model_type_is_refused_with_the_nearest() -> None:
