@@ -1,9 +1,11 @@
 """TASKS: what the toolkit can learn, a row a task. With data/encode.py the only place that branches on modality."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from hf_transfer.errors import unknown
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]  # transformers' names
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from hf_transfer.config import SourceModelConfig
 from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.models.head import find_output_layer, renew, require_only_head_new
 from hf_transfer.repositories import card_license, find_repository
-from hf_transfer.tasks import TASKS, Task
+from hf_transfer.tasks import TASKS, ProblemType, Task
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ def load_checkpoint(
     revision: str = "main",
     trust_remote_code: bool = False,
     seed: int = 0,
+    problem_type: ProblemType = "single_label_classification",
 ) -> Checkpoint:
     """The checkpoint `name` (Hub id, folder, builtin:NAME) with a new head for `labels`, in 32 bits.
 
@@ -71,7 +72,7 @@ def load_checkpoint(
     began = time.perf_counter()
     provenance, location, config = read_config(name, task, revision, trust_remote_code)
     output_layer = find_output_layer(config, task.model_class) if config.num_labels == len(labels) else set()
-    _set_labels(config, labels)
+    _set_labels(config, labels, problem_type)
     set_seed(seed)
     model, report = _load_model(location, config, task, provenance)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]}
@@ -121,7 +122,7 @@ def build_checkpoint(config: SourceModelConfig, task: Task, labels: Sequence[str
         overrides.setdefault("pad_token_id", processor.pad_token_id)
     model_config = AutoConfig.for_model(config.model_type, **overrides)
     _require_modality(model_config, task, Provenance(str(config.model_type)))
-    _set_labels(model_config, labels)
+    _set_labels(model_config, labels, "single_label_classification")
     set_seed(seed)
     model = task.model_class.from_config(model_config)
     everything = tuple(name for name, _ in model.named_parameters())
@@ -215,11 +216,11 @@ def _require_modality(config: Any, task: Task, provenance: Provenance) -> None:
     )
 
 
-def _set_labels(config: Any, labels: Sequence[str]) -> None:
+def _set_labels(config: Any, labels: Sequence[str], problem_type: ProblemType) -> None:
     config.num_labels = len(labels)
     config.id2label = dict(enumerate(labels))
     config.label2id = {name: number for number, name in enumerate(labels)}
-    config.problem_type = "single_label_classification"
+    config.problem_type = problem_type
 
 
 def _load_model(location: dict[str, Any], config: Any, task: Task, provenance: Provenance) -> tuple[Any, dict]:
