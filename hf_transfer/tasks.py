@@ -17,7 +17,7 @@ class Task:
     auto_class: str
     auto_processor: str
     mapping: str  # transformers' table of config class -> model class
-    column_names: tuple[str, ...]  # what people call the input column, most usual first
+    column_names: tuple[str, ...]  # what people call the input column, most usual first; none: no recipe reads it yet
     foreign_flags: tuple[str, ...]  # of other tasks, refused here
 
     @property
@@ -41,10 +41,12 @@ class Task:
         return type(config) in getattr(transformers, self.mapping)
 
     def model_class_name(self, config: Any) -> str:
-        """The name of the class that the AutoModel class would pick for a model config that the task covers."""
+        """The name of the class for a model config that the task covers: the one that it names, or the first."""
         import transformers
 
-        return getattr(transformers, self.mapping)[type(config)].__name__
+        classes = getattr(transformers, self.mapping)[type(config)]
+        names = [kind.__name__ for kind in (classes if isinstance(classes, tuple) else (classes,))]
+        return next((name for name in config.architectures or () if name in names), names[0])
 
 
 TASKS: dict[str, Task] = {
@@ -68,6 +70,24 @@ TASKS: dict[str, Task] = {
             column_names=("text", "sentence", "content", "review", "question", "document"),
             foreign_flags=("image_column",),
         ),
+        Task(
+            name="token-classification",
+            modality="text",
+            auto_class="AutoModelForTokenClassification",
+            auto_processor="AutoTokenizer",
+            mapping="MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
+            column_names=(),
+            foreign_flags=(),
+        ),
+        Task(
+            name="audio-classification",
+            modality="audio",
+            auto_class="AutoModelForAudioClassification",
+            auto_processor="AutoFeatureExtractor",
+            mapping="MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING",
+            column_names=(),
+            foreign_flags=(),
+        ),
     )
 }
 
@@ -77,3 +97,11 @@ def find_task(name: str) -> Task:
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     return TASKS[name]
+
+
+def model_kinds(config: Any) -> list[str]:
+    """The AutoModelFor* classes, sorted, that have a model class for a model config."""
+    from transformers.models.auto import modeling_auto
+
+    autos = {name: kind for name, kind in vars(modeling_auto).items() if name.startswith("AutoModelFor")}
+    return sorted(name for name, kind in autos.items() if type(config) in kind._model_mapping)

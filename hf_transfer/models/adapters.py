@@ -9,7 +9,7 @@ from torch import nn
 from hf_transfer.errors import UserError
 
 
-def wrap_with_lora(model: Any, new_parameters: Sequence[str], rank: int) -> PeftModel:
+def wrap_with_adapter(model: Any, new_parameters: Sequence[str], method: str, rank: int) -> PeftModel:
     """The model with an adapter of `rank` at every linear and convolutional layer below the head.
 
     The head is named by `new_parameters`, never guessed: PEFT keeps it only if told (modules_to_save). Scaling is

@@ -4,7 +4,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -18,9 +18,10 @@ from transformers import AutoConfig, set_seed
 import hf_transfer
 from hf_transfer.config import SourceModelConfig
 from hf_transfer.errors import UserError, one_line, unknown
-from hf_transfer.models.head import find_output_layer, renew, require_only_head_new
+from hf_transfer.models.head import find_output_layer, renew, require_labels, require_only_head_new, set_labels
+from hf_transfer.models.layers import find_head
 from hf_transfer.repositories import card_license, find_repository
-from hf_transfer.tasks import TASKS, ProblemType, Task
+from hf_transfer.tasks import TASKS, ProblemType, Task, model_kinds
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +39,16 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model for a task, its processor, where it comes from, and the names of exactly its new parameters."""
+    """A model for a task, its processor, where it comes from, and what of it is new.
+
+    `new_parameters` names exactly the parameters that the checkpoint could not give, `dropped_parameters` the tensors
+    of the checkpoint that the model has no place for, and `head` what learns when the head alone learns.
+    """
 
     model: Any
     task: Task
     labels: tuple[str, ...]
+    head: tuple[str, ...]
     new_parameters: tuple[str, ...]
     dropped_parameters: tuple[str, ...]
     provenance: Provenance
@@ -63,29 +69,38 @@ def load_checkpoint(
     trust_remote_code: bool = False,
     seed: int = 0,
     problem_type: ProblemType = "single_label_classification",
+    keep_head: bool = False,
 ) -> Checkpoint:
     """The checkpoint `name` (Hub id, folder, builtin:NAME) with a new head for `labels`, in 32 bits.
 
-    The head is new even where the checkpoint's has the same size: another task's weights are no start. Raises
-    UserError if it cannot be had, is of another modality, or lacks parameters other than the head's.
+    The head is new even where the checkpoint's has the same size: another task's weights are no start. With
+    `keep_head` it is kept, if its label names are the same in the same order. Raises UserError if the checkpoint
+    cannot be had, is of another modality, or lacks parameters other than the head's.
     """
     began = time.perf_counter()
+    require_labels(labels, problem_type)
     provenance, location, config = read_config(name, task, revision, trust_remote_code)
-    output_layer = find_output_layer(config, task.model_class) if config.num_labels == len(labels) else set()
-    _set_labels(config, labels, problem_type)
+    output_layer: set[str] = set()
+    if keep_head:
+        _require_same_labels(config, labels, provenance)
+    elif config.num_labels == len(labels):
+        output_layer = find_output_layer(config, task.model_class)
+    set_labels(config, labels)
+    config.problem_type = problem_type
     set_seed(seed)
     model, report = _load_model(location, config, task, provenance)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]}
     renew(model, output_layer)
     new = set(report["missing_keys"]) | mismatched | output_layer
     require_only_head_new(model, new, provenance.id)
+    _require_head(model, new, keep_head, provenance)
     dropped = set(report["unexpected_keys"]) | mismatched | (output_layer - set(report["missing_keys"]))
-    log.info("%s: %d new parameters of the head, %d tensors of the checkpoint dropped",
-             provenance.id, len(new), len(dropped))  # fmt: skip
+    log.info("%s: %s; %s", provenance.id, _summary("new", new), _summary("dropped", dropped))
     ordered = tuple(name for name, _ in model.named_parameters() if name in new)
+    head = ordered or tuple(sorted(find_output_layer(model.config, type(model))))
     processor = cache(lambda: _load_processor(location, task, provenance))
     seconds = time.perf_counter() - began
-    return Checkpoint(model, task, tuple(labels), ordered, tuple(sorted(dropped)), provenance, processor, seconds)
+    return Checkpoint(model, task, tuple(labels), head, ordered, tuple(sorted(dropped)), provenance, processor, seconds)
 
 
 def read_config(
@@ -98,7 +113,7 @@ def read_config(
     provenance, location = _locate(name, revision)
     location["trust_remote_code"] = trust_remote_code
     config = _load_config(location, provenance)
-    _require_modality(config, task, provenance)
+    _require_modality(config, task, provenance, trust_remote_code)
     return provenance, location, config
 
 
@@ -121,13 +136,16 @@ def build_checkpoint(config: SourceModelConfig, task: Task, labels: Sequence[str
         overrides.setdefault("vocab_size", len(processor))
         overrides.setdefault("pad_token_id", processor.pad_token_id)
     model_config = AutoConfig.for_model(config.model_type, **overrides)
-    _require_modality(model_config, task, Provenance(str(config.model_type)))
-    _set_labels(model_config, labels, "single_label_classification")
+    _require_modality(model_config, task, Provenance(str(config.model_type)), trust_remote_code=False)
+    model_config.architectures = [task.model_class_name(model_config)]
+    set_labels(model_config, labels)
+    model_config.problem_type = "single_label_classification"
     set_seed(seed)
     model = task.model_class.from_config(model_config)
     everything = tuple(name for name, _ in model.named_parameters())
     origin = Provenance(f"none ({config.model_type} from its config)")
-    return Checkpoint(model, task, tuple(labels), everything, (), origin, lambda: processor)
+    head = tuple(name for name in everything if name in find_head(model))
+    return Checkpoint(model, task, tuple(labels), head, everything, (), origin, lambda: processor)
 
 
 def _build_processor(task: Task, config: SourceModelConfig, settings: dict[str, Any], overrides: dict[str, Any]) -> Any:
@@ -199,28 +217,54 @@ def _load_config(location: dict[str, Any], provenance: Provenance) -> Any:
         ) from error
 
 
-def _require_modality(config: Any, task: Task, provenance: Provenance) -> None:
+def _require_modality(config: Any, task: Task, provenance: Provenance, trust_remote_code: bool) -> None:
     """Raise UserError before any weight is read if the network is not of the task's kind."""
-    if task.covers(config) or getattr(config, "auto_map", None):
+    brings = getattr(config, "auto_map", None) or {}
+    if task.covers(config) or (trust_remote_code and task.auto_class in brings):
         return
-    kinds = {other.modality: other.name for other in TASKS.values() if other.covers(config)}
-    if kinds:
-        modality, name = next(iter(kinds.items()))
+    whose = f"{provenance.id!r} ({config.model_type})"
+    others = [other for other in TASKS.values() if other.covers(config)]
+    modalities = sorted({other.modality for other in others})
+    if others and task.modality not in modalities:
         raise UserError(
-            f"{provenance.id!r} ({config.model_type}) was pretrained on {modality}, {task.name} needs {task.modality}",
-            f"start from a checkpoint of the same kind of input, or use the {name} recipe",
+            f"{whose} was pretrained on {' and '.join(modalities)}, {task.name} needs {task.modality}",
+            f"start from a checkpoint of the same kind of input, or use {' or '.join(other.name for other in others)}",
         )
+    kinds = model_kinds(config)
     raise UserError(
-        f"{provenance.id!r} ({config.model_type}) has no class for {task.name}",
-        f"start from a {task.modality} checkpoint that {task.auto_class} supports",
+        f"{whose} has no class for {task.name}, it has {', '.join(kinds) if kinds else 'none for any task'}",
+        f"start from {task.modality} that {task.auto_class} supports",
     )
 
 
-def _set_labels(config: Any, labels: Sequence[str], problem_type: ProblemType) -> None:
-    config.num_labels = len(labels)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {name: number for number, name in enumerate(labels)}
-    config.problem_type = problem_type
+def _require_same_labels(config: Any, labels: Sequence[str], provenance: Provenance) -> None:
+    old = [config.id2label[number] for number in range(config.num_labels)]
+    if old != list(labels):
+        differs = next((f"{a!r} in place of {b!r}" for a, b in zip(old, labels, strict=False) if a != b), None)
+        raise UserError(
+            f"--keep_head: the labels of {provenance.id!r} are not the dataset's: "
+            + (differs or f"{len(old)} in place of {len(labels)}"),
+            "leave out --keep_head to start with a new head",
+        )
+
+
+def _require_head(model: Any, new: set[str], keep_head: bool, provenance: Provenance) -> None:
+    if keep_head and new:
+        raise UserError(
+            f"--keep_head: {provenance.id!r} brings no head, {_summary('new', new)}", "leave out --keep_head"
+        )
+    if not keep_head and not new:
+        raise UserError(
+            f"{provenance.id!r} ({type(model).__name__}) has no output layer whose size follows the labels",
+            "start from another architecture",
+        )
+
+
+def _summary(kind: str, names: Collection[str]) -> str:
+    """What is new or dropped in one line, modules named once."""
+    modules = sorted({name.rpartition(".")[0] or name for name in names})
+    shown = ", ".join(modules[:4]) + (f" and {len(modules) - 4} more" if len(modules) > 4 else "")
+    return f"{kind}: {shown}" if modules else f"nothing {kind}"
 
 
 def _load_model(location: dict[str, Any], config: Any, task: Task, provenance: Provenance) -> tuple[Any, dict]:

@@ -1,27 +1,52 @@
 """The head: what the load report says is new, and nothing else."""
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from hf_transfer.errors import UserError
+from hf_transfer.models.layers import find_head
+from hf_transfer.tasks import ProblemType
 
 
 def find_output_layer(config: Any, model_class: Any) -> set[str]:
     """The names of the parameters whose shape depends on the number of labels.
 
     Two models are built without memory for their weights, one with a label more; where their shapes differ is the
-    output layer, in any architecture.
+    output layer, in any architecture. `model_class` is an AutoModel class or a model class.
     """
+    build = getattr(model_class, "from_config", None) or model_class._from_config
     shapes = []
-    for labels in (config.num_labels, config.num_labels + 1):
-        variant = type(config).from_dict({**config.to_dict(), "id2label": {i: str(i) for i in range(labels)}})
+    for count in (config.num_labels, config.num_labels + 1):
+        variant = copy.deepcopy(config)
+        set_labels(variant, [str(label) for label in range(count)])
         with torch.device("meta"):
-            model = model_class.from_config(variant)
+            model = build(variant)
         shapes.append({name: parameter.shape for name, parameter in model.named_parameters()})
     return {name for name, shape in shapes[0].items() if shapes[1][name] != shape}
+
+
+def require_labels(labels: Sequence[str], problem_type: ProblemType) -> None:
+    """Raise UserError unless every name stands for one output and there are enough of them."""
+    twice = next((name for name in labels if list(labels).count(name) > 1), None)
+    if twice is not None:
+        raise UserError(f"the label {twice!r} is named twice", "every label needs a name of its own")
+    if not labels or (len(labels) == 1 and problem_type == "single_label_classification"):
+        raise UserError(
+            f"one label only: {', '.join(map(repr, labels)) or 'none'}", "a classifier needs two classes or more"
+        )
+    if problem_type == "regression" and len(labels) > 1:
+        raise UserError(f"a regression has one output, not {len(labels)}", "give one number a row")
+
+
+def set_labels(config: Any, labels: Sequence[str]) -> None:
+    """Write label names into a model config, numbered in their order."""
+    config.num_labels = len(labels)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: number for number, name in enumerate(labels)}
 
 
 def renew(model: Any, names: Iterable[str]) -> None:
@@ -37,18 +62,13 @@ def renew(model: Any, names: Iterable[str]) -> None:
 def require_only_head_new(model: Any, new: set[str], source: str) -> None:
     """Raise UserError if a parameter or buffer is new that is not the head's.
 
-    The head lies outside the base model. Of the base model, one linear layer at its very end may be new too: the
-    pooler, which encoders that were pretrained without one lack. All else that is missing is damage.
+    A pooler of the base model may be new with it: encoders that were pretrained without one lack it. All else that
+    is missing is damage, or the checkpoint of another architecture.
     """
-    prefix = f"{model.base_model_prefix}."
-    inside = [name for name in model.state_dict() if name.startswith(prefix)]
-    if not inside:
-        prefix, inside = "", list(model.state_dict())
-    last_part = inside[-1].removeprefix(prefix).split(".")[0]
-    end = {name for name in inside if name.removeprefix(prefix).split(".")[0] == last_part}
-    linear = all(isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear) for name in end)
-    allowed = end if not prefix or (linear and len(end) <= 2) else set()
-    damaged = [name for name in inside if name in new and name not in allowed]
+    pooler = f"{model.base_model_prefix}.pooler."
+    body = {name for name, _ in model.named_parameters()} - find_head(model)
+    buffers = {name for name, _ in model.named_buffers()}
+    damaged = [name for name in sorted(new & (body | buffers)) if not name.startswith(pooler)]
     if damaged:
         shown = ", ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
         raise UserError(
@@ -60,3 +80,8 @@ def require_only_head_new(model: Any, new: set[str], source: str) -> None:
 def parameter_count(module: nn.Module) -> int:
     """The number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def read_logits(outputs: Any) -> torch.Tensor:
+    """The logits of a classification model's outputs; PP-LCNet gives them another name, as its first output."""
+    return outputs["logits"] if "logits" in outputs else outputs[0]

@@ -1,0 +1,115 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import set_seed
+
+from hf_transfer.models.adapters import merge, wrap_with_adapter
+from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.freezing import training_only
+from hf_transfer.models.head import read_logits
+from hf_transfer.models.layers import layer_map
+from hf_transfer.tasks import TASKS
+from tests.architectures.conftest import LEFT_OUT, OLD_LABELS, Subject, architectures
+from tests.architectures.first_use import FirstUse
+
+LABELS = ("x", "y", "z")
+
+
+def _load(subject: Subject) -> Checkpoint:
+    return load_checkpoint(str(subject.folder), subject.task, LABELS)
+
+
+def _logits(model: torch.nn.Module, subject: Subject) -> torch.Tensor:
+    model.eval()
+    set_seed(0)  # Reformer and Yoso hash at random
+    with torch.no_grad():
+        return read_logits(model(**subject.inputs))
+
+
+def _step(model: torch.nn.Module, subject: Subject, steps: int = 1) -> None:
+    """Train what requires gradients for some steps, with weight decay."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.1)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        logits = read_logits(model(**subject.inputs)).flatten(0, -2)
+        F.cross_entropy(logits, torch.arange(len(logits)) % len(LABELS)).backward()
+        optimizer.step()
+
+
+def test_all_other_tensors_equal_the_checkpoints(subject: Subject) -> None:
+    checkpoint = _load(subject)
+    source = subject.task.model_class.from_pretrained(subject.folder)
+    old, new = source.state_dict(), checkpoint.model.state_dict()
+    assert checkpoint.new_parameters
+    assert {name for name in new if new[name].shape != old[name].shape} == set(checkpoint.new_parameters)
+    for name, tensor in new.items():
+        assert name in checkpoint.new_parameters or torch.equal(tensor, old[name]), name
+
+
+def test_stages_cover_every_parameter_in_the_order_of_execution(subject: Subject) -> None:
+    checkpoint = _load(subject)
+    model = checkpoint.model.eval()
+    stages = layer_map(model, checkpoint.head)
+    names = Counter(name for name, _ in model.named_parameters())
+    assert set(names) == set(stages.depths)
+    assert {stages.depth_of(name) for name in checkpoint.head} == {len(stages.stages) - 1}
+    assert len(stages.stages) > 2
+    twice = {name for name, p in model.named_parameters() if _uses(model, p) > 1}
+    with torch.no_grad(), FirstUse(model) as run:
+        model(**subject.inputs)
+    depths = [stages.depth_of(name) for name in run.order if name not in twice]
+    assert depths == sorted(depths)
+    assert len(depths) > 3
+
+
+def _uses(model: torch.nn.Module, parameter: torch.nn.Parameter) -> int:
+    return sum(p is parameter for _, p in model.named_parameters(remove_duplicate=False))
+
+
+def test_with_the_body_frozen_a_step_changes_the_head_and_nothing_else(subject: Subject) -> None:
+    checkpoint = _load(subject)
+    model = checkpoint.model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with training_only(model, checkpoint.head):
+        _step(model, subject)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == set(checkpoint.head)
+
+
+def test_saved_and_loaded_again_it_gives_the_same_logits(subject: Subject, tmp_path: Path) -> None:
+    checkpoint = _load(subject)
+    checkpoint.model.save_pretrained(tmp_path)
+    loaded = subject.task.model_class.from_pretrained(tmp_path)
+    assert list(loaded.config.id2label.values()) == list(LABELS)
+    assert torch.equal(_logits(loaded, subject), _logits(checkpoint.model, subject))
+
+
+def test_a_merged_adapter_loads_as_a_plain_model_with_the_same_logits(subject: Subject, tmp_path: Path) -> None:
+    checkpoint = _load(subject)
+    fresh = _logits(checkpoint.model, subject)
+    wrapped = wrap_with_adapter(checkpoint.model, checkpoint.head, "lora", rank=4)
+    _step(wrapped, subject, steps=2)  # lora_B starts at zero: lora_A learns from the second step on
+    expected = _logits(wrapped, subject)
+    merge(wrapped).save_pretrained(tmp_path)
+    loaded = subject.task.model_class.from_pretrained(tmp_path)
+    assert not torch.allclose(expected, fresh, atol=1e-4)
+    assert torch.allclose(_logits(loaded, subject), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "least"),
+    [
+        ("image-classification", 36),
+        ("text-classification", 115),
+        ("token-classification", 90),
+        ("audio-classification", 10),
+    ],
+)
+def test_few_architectures_are_left_out(task: str, least: int) -> None:
+    tried = [each for each in architectures(TASKS[task]) if each.model_type not in LEFT_OUT]
+    assert len(tried) >= least
+    assert len(OLD_LABELS) != len(LABELS)
