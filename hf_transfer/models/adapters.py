@@ -1,26 +1,87 @@
-"""LoRA adapters through PEFT, the new head always trained and kept."""
+"""Adapters through PEFT: small additions to the body learn, the new head is always trained and kept."""
 
-from collections.abc import Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
-from peft import LoraConfig, PeftModel, get_peft_model
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.lora import Conv2d as LoraConv2d
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
-from hf_transfer.errors import UserError
+from hf_transfer.errors import UserError, one_line, unknown
+
+log = logging.getLogger(__name__)
+
+# Methods of PEFT that a run of ours cannot use, and why.
+NOT_OFFERED = {
+    "adalora": "wants the number of steps in advance",
+    "lily": "cannot be merged",
+    "ln_tuning": "trains norms, which are no layers of these kinds",
+    "poly": "wants the number of a task with every batch",
+    "shadow": "wants to read the inside of a language model",
+}
+
+# The kinds of layers that are adapted, a layer to try a method on, wide enough for the blocks of all, and its input.
+PROBES: dict[type[nn.Module], tuple[Callable[[], nn.Module], torch.Tensor]] = {
+    nn.Linear: (lambda: nn.Linear(1024, 1024), torch.ones(1, 1024)),
+    nn.Conv2d: (lambda: nn.Conv2d(64, 64, 3), torch.ones(1, 64, 8, 8)),
+    Conv1D: (lambda: Conv1D(1024, 1024), torch.ones(1, 1024)),
+}
 
 
-def wrap_with_adapter(model: Any, new_parameters: Sequence[str], method: str, rank: int) -> PeftModel:
-    """The model with an adapter of `rank` at every linear and convolutional layer below the head.
+def peft_methods() -> list[str]:
+    """The methods of PEFT that add to the layers of a network and can be merged into them."""
+    needed = {"target_modules", "modules_to_save"}
+    kinds = {kind.value.lower(): settings for kind, settings in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    return [
+        name for name, kind in kinds.items() if needed <= {f.name for f in fields(kind)} and name not in NOT_OFFERED
+    ]
 
-    The head is named by `new_parameters`, never guessed: PEFT keeps it only if told (modules_to_save). Scaling is
-    2 x rank, after Hu et al. 2021 (arXiv 2106.09685) and PEFT's examples.
+
+def wrap_with_adapter(model: Any, head: Sequence[str], method: str, rank: int) -> PeftModel:
+    """The model with an adapter of a PEFT method at every linear and convolutional layer below the head.
+
+    `head` names the parameters that learn whole, PEFT keeps only what it is told to (modules_to_save); `rank` goes to
+    methods that have one. LoRA's scaling is 2 x rank, after Hu et al. 2021 (arXiv 2106.09685) and PEFT's examples.
+    Raises UserError for an unknown method, and for one that does not fit the network.
     """
-    head = sorted({name.rpartition(".")[0] for name in new_parameters})
-    targets = [name for name, module in model.named_modules() if _takes_adapter(module) and not _within(name, head)]
-    if not targets:
-        raise UserError("the model has no layer below its head that LoRA fits", "use --strategy head or full")
-    settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, modules_to_save=head)
-    return get_peft_model(model, settings)
+    if method not in peft_methods():
+        raise unknown("value of --peft_method", method, peft_methods())
+    learns_whole = sorted({name.rpartition(".")[0] for name in head})
+    targets = _targets(model, learns_whole)
+    settings = _settings(method, rank)
+    settings.modules_to_save = learns_whole
+    if method == "lora":
+        settings._register_custom_module(
+            {type(module): _WeightLora for module in targets.values() if _is_own_make(module)}
+        )
+        if not targets:  # I-BERT has linear layers of its own make
+            settings.target_parameters = _matrices(model, learns_whole)
+    else:
+        fitting = [kind for kind in PROBES if _fits(method, rank, kind)]
+        targets = {name: module for name, module in targets.items() if type(module) in fitting}
+        if not targets:
+            raise UserError(
+                f"--peft_method {method} fits no layer of {type(model).__name__}", "lora fits most networks"
+            )
+        log.info("%s adapts %d layers (%s)", method, len(targets), ", ".join(kind.__name__ for kind in fitting))
+    settings.target_modules = list(targets)
+    try:
+        wrapped = get_peft_model(model, settings)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UserError(
+            f"--peft_method {method} does not fit {type(model).__name__}: {one_line(error)}", "lora fits most networks"
+        ) from error
+    _answer_for_wrapped_layers(wrapped)
+    return wrapped
 
 
 def merge(wrapped: PeftModel) -> Any:
@@ -28,11 +89,102 @@ def merge(wrapped: PeftModel) -> Any:
     return wrapped.merge_and_unload()
 
 
+def _settings(method: str, rank: int) -> PeftConfig:
+    kind = next(settings for name, settings in PEFT_TYPE_TO_CONFIG_MAPPING.items() if name.value.lower() == method)
+    known = {f.name for f in fields(kind)}
+    wanted = {"r": rank, "lora_alpha": 2 * rank, "alpha": 2 * rank, "oft_block_size": 0, "feedforward_modules": []}
+    return kind(**{name: value for name, value in wanted.items() if name in known})
+
+
+def _fits(method: str, rank: int, kind: type[nn.Module]) -> bool:
+    """Whether a method takes layers of a kind, and merges them right.
+
+    Tried on one layer, since a failure within the model would leave it torn. PEFT's OFT merges no convolution right.
+    """
+    settings = _settings(method, rank)
+    settings.target_modules = ["0"]
+    layer, inputs = PROBES[kind]
+    generator = torch.Generator().manual_seed(0)
+    try:
+        wrapped = get_peft_model(nn.Sequential(layer()), settings)
+        with torch.no_grad():
+            for parameter in wrapped.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.01 * torch.randn(parameter.shape, generator=generator))
+            expected = wrapped.eval()(inputs)
+            return torch.allclose(wrapped.merge_and_unload()(inputs), expected, atol=1e-3)
+    except (ValueError, TypeError, NotImplementedError, KeyError):
+        return False
+
+
+class _WeightLora(LoraConv2d):
+    """LoRA of a convolution that changes its weight before it uses it: added to the weight, not to the output."""
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The convolution's own forward, with the adapted weight in place of its own."""
+        layer = self.get_base_layer()
+        if self.disable_adapters or self.merged:
+            return layer(x)
+        added = sum(self.get_delta_weight(adapter) for adapter in self.active_adapters)
+        return functional_call(layer, {"weight": layer.weight + added}, (x,))
+
+
+def _targets(model: nn.Module, learns_whole: Sequence[str]) -> dict[str, nn.Module]:
+    """The layers that take an adapter, by name: those whose weight is theirs alone.
+
+    One that PEFT would mix up with the head (pre_classifier ends with classifier) learns whole with it.
+    """
+    shared = _shared_parameters(model)
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if not any(name.endswith(whole) or name.startswith(f"{whole}.") for whole in learns_whole)
+        and _takes_adapter(module)
+        and id(module.weight) not in shared
+    }
+
+
+def _matrices(model: nn.Module, learns_whole: Sequence[str]) -> list[str]:
+    """The two-dimensional parameters below the head that are no embeddings."""
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim == 2
+        and "embed" not in name
+        and not any(name.startswith(f"{whole}.") for whole in learns_whole)
+    ]
+
+
+def _shared_parameters(model: nn.Module) -> set[int]:
+    """Parameters with two names: merging one layer's adapter would change the other layer."""
+    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    return {identity for identity, count in uses.items() if count > 1}
+
+
 def _takes_adapter(module: nn.Module) -> bool:
     if isinstance(module, nn.Conv2d):
         return module.groups == 1
-    return isinstance(module, nn.Linear)
+    return isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and _is_linear(module))
 
 
-def _within(name: str, heads: Sequence[str]) -> bool:
-    return any(name == head or name.startswith(f"{head}.") for head in heads)
+def _is_linear(module: nn.Linear) -> bool:
+    """Whether a layer does what its class says; the router of a mixture of experts is a Linear that answers more."""
+    if type(module) is nn.Linear:
+        return True
+    inputs = torch.ones(1, module.in_features, device=module.weight.device, dtype=module.weight.dtype)
+    with torch.no_grad():
+        outputs = module(inputs)
+    return isinstance(outputs, torch.Tensor) and torch.equal(outputs, F.linear(inputs, module.weight, module.bias))
+
+
+def _is_own_make(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and type(module).forward is not nn.Conv2d.forward
+
+
+def _answer_for_wrapped_layers(wrapped: PeftModel) -> None:
+    """Give every wrapper the plain attributes of its layer: MobileNet asks a convolution for its stride."""
+    for module in wrapped.modules():
+        if isinstance(module, BaseTunerLayer):
+            for name, value in vars(module.get_base_layer()).items():
+                if not name.startswith("_") and not hasattr(module, name):
+                    setattr(module, name, value)

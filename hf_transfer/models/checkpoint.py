@@ -92,7 +92,7 @@ def load_checkpoint(
     mismatched = {key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]}
     renew(model, output_layer)
     new = set(report["missing_keys"]) | mismatched | output_layer
-    require_only_head_new(model, new, provenance.id)
+    require_only_head_new(model, new, find_head(model), provenance.id)
     _require_head(model, new, keep_head, provenance)
     dropped = set(report["unexpected_keys"]) | mismatched | (output_layer - set(report["missing_keys"]))
     log.info("%s: %s; %s", provenance.id, _summary("new", new), _summary("dropped", dropped))

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from hf_transfer.errors import UserError
-from hf_transfer.models.layers import find_head
 from hf_transfer.tasks import ProblemType
 
 
@@ -59,14 +58,14 @@ def renew(model: Any, names: Iterable[str]) -> None:
             model._init_weights(module)
 
 
-def require_only_head_new(model: Any, new: set[str], source: str) -> None:
-    """Raise UserError if a parameter or buffer is new that is not the head's.
+def require_only_head_new(model: Any, new: set[str], head: set[str], source: str) -> None:
+    """Raise UserError if a parameter or buffer is new that is none of those called `head`.
 
     A pooler of the base model may be new with it: encoders that were pretrained without one lack it. All else that
     is missing is damage, or the checkpoint of another architecture.
     """
     pooler = f"{model.base_model_prefix}.pooler."
-    body = {name for name, _ in model.named_parameters()} - find_head(model)
+    body = {name for name, _ in model.named_parameters()} - head
     buffers = {name for name, _ in model.named_buffers()}
     damaged = [name for name in sorted(new & (body | buffers)) if not name.startswith(pooler)]
     if damaged:

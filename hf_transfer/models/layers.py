@@ -12,8 +12,13 @@ from typing import Any, NamedTuple, TypeGuard
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_transfer.models.head import find_output_layer
+
 # What turns raw input into vectors is the embedding, whatever is inside: its list of convolutions is no list of layers.
 FRONT = re.compile("embed|feature_extractor")
+
+# What transformers calls the raw input of a kind; inner modules have names of their own for what they take.
+RAW_INPUTS = {"input_ids", "pixel_values", "pixel_values_videos", "input_values", "input_features"}
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,19 @@ def layer_map(model: Any, head: Collection[str] | None = None) -> LayerMap:
 
 
 def find_head(model: Any) -> set[str]:
-    """The names of the parameters outside the base model; of a model without one, of what runs behind its layers."""
+    """The names of the parameters outside the base model; of a model without one, of what runs behind its layers.
+
+    Perceiver has its output layer inside the base model: there it is the output layer alone.
+    """
     depths = _depths_of_body(model)
     prefix = f"{model.base_model_prefix}."
     if any(name.startswith(prefix) for name in depths):
-        return {name for name in depths if not name.startswith(prefix)}
-    layers = max(depths.values())
-    in_body = {name.partition(".")[0] for name, depth in depths.items() if depth < layers}
-    return {name for name in depths if name.partition(".")[0] not in in_body}
+        outside = {name for name in depths if not name.startswith(prefix)}
+    else:
+        layers = max(depths.values())
+        in_body = {name.partition(".")[0] for name, depth in depths.items() if depth < layers}
+        outside = {name for name in depths if name.partition(".")[0] not in in_body}
+    return outside or find_output_layer(model.config, type(model))
 
 
 def _depths_of_body(model: Any) -> dict[str, int]:
@@ -95,7 +105,10 @@ def _is_blocks(name: str, modules: nn.ModuleList) -> bool:
 
 def _is_foreign(model: Any, part: nn.Module) -> bool:
     """Whether a part is a tower for another kind of input than the model's: what it sees goes into the embeddings."""
-    return isinstance(part, PreTrainedModel) and part.main_input_name != model.main_input_name
+    if not isinstance(part, PreTrainedModel):
+        return False
+    takes = {part.main_input_name, model.main_input_name}
+    return len(takes) == 2 and takes <= RAW_INPUTS
 
 
 def _paths(name: str) -> Iterator[str]:

@@ -17,6 +17,9 @@ from tests.architectures.first_use import FirstUse
 
 LABELS = ("x", "y", "z")
 
+# In 64 bits the merged MobileNets differ by 4e-14; in 32 bits their 26 and 52 BatchNorms amplify what rounding leaves.
+ROUNDING = {"mobilenet_v1": 5e-5, "mobilenet_v2": 5e-5}
+
 
 def _load(subject: Subject) -> Checkpoint:
     return load_checkpoint(str(subject.folder), subject.task, LABELS)
@@ -85,7 +88,9 @@ def test_saved_and_loaded_again_it_gives_the_same_logits(subject: Subject, tmp_p
     checkpoint.model.save_pretrained(tmp_path)
     loaded = subject.task.model_class.from_pretrained(tmp_path)
     assert list(loaded.config.id2label.values()) == list(LABELS)
-    assert torch.equal(_logits(loaded, subject), _logits(checkpoint.model, subject))
+    saved = checkpoint.model.state_dict()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in loaded.state_dict().items())
+    assert torch.allclose(_logits(loaded, subject), _logits(checkpoint.model, subject), atol=1e-6)
 
 
 def test_a_merged_adapter_loads_as_a_plain_model_with_the_same_logits(subject: Subject, tmp_path: Path) -> None:
@@ -97,7 +102,7 @@ def test_a_merged_adapter_loads_as_a_plain_model_with_the_same_logits(subject: S
     merge(wrapped).save_pretrained(tmp_path)
     loaded = subject.task.model_class.from_pretrained(tmp_path)
     assert not torch.allclose(expected, fresh, atol=1e-4)
-    assert torch.allclose(_logits(loaded, subject), expected, atol=1e-5)
+    assert torch.allclose(_logits(loaded, subject), expected, rtol=0, atol=ROUNDING.get(loaded.config.model_type, 1e-5))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ SIZES: tuple[tuple[str, Any], ...] = (
 )
 SPECIAL_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 TOKEN_ID = re.compile(r".*_token_id$|.*_token_index$")
-LAST_ID, TOKENS = 119, 12
+LAST_ID, TOKENS = 119, 16
 
 # What the size of a field by its name gets wrong, by model type.
 EXCEPTIONS: dict[str, dict[str, Any]] = {

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_transfer.models.adapters import merge, wrap_with_lora
+from hf_transfer.models.adapters import merge, wrap_with_adapter
 from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.tasks import find_task
 
@@ -15,7 +15,7 @@ def test_a_merged_adapter_gives_the_same_logits_in_a_plain_model(
     folder: Path = request.getfixturevalue(name)
     checkpoint = load_checkpoint(str(folder), find_task(f"{task}-classification"), ("a", "b"))
     plain_class = type(checkpoint.model)
-    wrapped = wrap_with_lora(checkpoint.model, checkpoint.new_parameters, rank=4)
+    wrapped = wrap_with_adapter(checkpoint.model, checkpoint.head, "lora", rank=4)
     inputs = (
         {"input_ids": torch.randint(5, 17, (6, 7))} if task == "text" else {"pixel_values": torch.randn(6, 3, 16, 16)}
     )
