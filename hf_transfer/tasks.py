@@ -1,11 +1,9 @@
 """TASKS: what the toolkit can learn, a row a task. With data/encode.py the only place that branches on modality."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from hf_transfer.errors import unknown
-
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]  # transformers' names
 
 
 @dataclass(frozen=True)
@@ -16,6 +14,7 @@ class Task:
     modality: str
     auto_class: str
     auto_processor: str
+    processor_argument: str  # of transformers.pipeline
     mapping: str  # transformers' table of config class -> model class
     column_names: tuple[str, ...]  # what people call the input column, most usual first; none: no recipe reads it yet
     foreign_flags: tuple[str, ...]  # of other tasks, refused here
@@ -57,6 +56,7 @@ TASKS: dict[str, Task] = {
             modality="image",
             auto_class="AutoModelForImageClassification",
             auto_processor="AutoImageProcessor",
+            processor_argument="image_processor",
             mapping="MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
             column_names=("image", "img", "picture", "photo"),
             foreign_flags=("text_column", "text_pair_column", "max_length"),
@@ -66,6 +66,7 @@ TASKS: dict[str, Task] = {
             modality="text",
             auto_class="AutoModelForSequenceClassification",
             auto_processor="AutoTokenizer",
+            processor_argument="tokenizer",
             mapping="MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
             column_names=("text", "sentence", "content", "review", "question", "document"),
             foreign_flags=("image_column",),
@@ -75,6 +76,7 @@ TASKS: dict[str, Task] = {
             modality="text",
             auto_class="AutoModelForTokenClassification",
             auto_processor="AutoTokenizer",
+            processor_argument="tokenizer",
             mapping="MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
             column_names=(),
             foreign_flags=(),
@@ -84,6 +86,7 @@ TASKS: dict[str, Task] = {
             modality="audio",
             auto_class="AutoModelForAudioClassification",
             auto_processor="AutoFeatureExtractor",
+            processor_argument="feature_extractor",
             mapping="MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING",
             column_names=(),
             foreign_flags=(),

@@ -1,16 +1,19 @@
 """Adapters through PEFT: small additions to the body learn, the new head is always trained and kept."""
 
+import copy
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lora import Conv2d as LoraConv2d
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -46,6 +49,24 @@ def peft_methods() -> list[str]:
     ]
 
 
+def require_method(method: str) -> None:
+    """Raise UserError if there is no such method, or a run of ours cannot use it."""
+    if method in NOT_OFFERED:
+        raise UserError(f"--peft_method {method} is not offered: it {NOT_OFFERED[method]}", "lora fits most networks")
+    if method not in peft_methods():
+        raise unknown("value of --peft_method", method, peft_methods())
+
+
+def require_loadable(model: nn.Module) -> None:
+    """Raise UserError if PEFT alone could not load an adapter of this network again."""
+    own = next((type(module).__name__ for module in model.modules() if _is_own_make(module)), None)
+    if own:
+        raise UserError(
+            f"--keep_adapter does not fit {type(model).__name__}: PEFT cannot load the adapter of its {own}",
+            "leave out --keep_adapter: the merged model is a plain checkpoint",
+        )
+
+
 def wrap_with_adapter(model: Any, head: Sequence[str], method: str, rank: int) -> PeftModel:
     """The model with an adapter of a PEFT method at every linear and convolutional layer below the head.
 
@@ -53,8 +74,7 @@ def wrap_with_adapter(model: Any, head: Sequence[str], method: str, rank: int) -
     methods that have one. LoRA's scaling is 2 x rank, after Hu et al. 2021 (arXiv 2106.09685) and PEFT's examples.
     Raises UserError for an unknown method, and for one that does not fit the network.
     """
-    if method not in peft_methods():
-        raise unknown("value of --peft_method", method, peft_methods())
+    require_method(method)
     learns_whole = sorted({name.rpartition(".")[0] for name in head})
     targets = _targets(model, learns_whole)
     settings = _settings(method, rank)
@@ -82,6 +102,37 @@ def wrap_with_adapter(model: Any, head: Sequence[str], method: str, rank: int) -
         ) from error
     _answer_for_wrapped_layers(wrapped)
     return wrapped
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What was learned beside the weights of a base model, the head included: PEFT's settings and tensors by name."""
+
+    settings: PeftConfig
+    weights: dict[str, torch.Tensor]
+
+
+def read_adapter(wrapped: PeftModel) -> Adapter:
+    """A copy of what a wrapped model has learned so far."""
+    weights = get_peft_model_state_dict(wrapped)
+    return Adapter(wrapped.peft_config["default"], {name: t.detach().cpu().clone() for name, t in weights.items()})
+
+
+def save_adapter(
+    adapter: Adapter, head: dict[str, torch.Tensor], base_model: tuple[str, str | None], folder: Path
+) -> None:
+    """Write an adapter as PEFT does: adapter_config.json and adapter_model.safetensors.
+
+    `head` is the head as it is now, by name of its parameters; `base_model` a Hub id and its revision, or a folder and
+    None. AutoModelFor*.from_pretrained(folder, id2label=..., label2id=...,
+    ignore_mismatched_sizes=True) loads base model, adapter and head together.
+    """
+    settings = copy.copy(adapter.settings)
+    settings.base_model_name_or_path, settings.revision = base_model
+    settings.inference_mode = True
+    settings.save_pretrained(str(folder))
+    current = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in head.items()}
+    save_file(adapter.weights | current, folder / "adapter_model.safetensors", {"format": "pt"})
 
 
 def merge(wrapped: PeftModel) -> Any:

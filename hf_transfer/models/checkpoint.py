@@ -16,12 +16,13 @@ import transformers
 from transformers import AutoConfig, set_seed
 
 import hf_transfer
-from hf_transfer.config import SourceModelConfig
+from hf_transfer.config import ProblemType, SourceModelConfig
 from hf_transfer.errors import UserError, one_line, unknown
+from hf_transfer.models.adapters import Adapter
 from hf_transfer.models.head import find_output_layer, renew, require_labels, require_only_head_new, set_labels
 from hf_transfer.models.layers import find_head
 from hf_transfer.repositories import card_license, find_repository
-from hf_transfer.tasks import TASKS, ProblemType, Task, model_kinds
+from hf_transfer.tasks import TASKS, Task, model_kinds
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +31,15 @@ ASSETS = Path(hf_transfer.__file__).parent / "assets"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a checkpoint comes from: `revision` is a commit for a Hub id, None otherwise."""
+    """Where a checkpoint comes from: `revision` is a commit for a Hub id, None otherwise.
+
+    `location` is what from_pretrained takes: a Hub id, or a path, which is in no record.
+    """
 
     id: str
     revision: str | None = None
     license: str | None = None
+    location: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Checkpoint:
     provenance: Provenance
     read_processor: Callable[[], Any]
     seconds: float = 0.0  # that loading took
+    adapter: Adapter | None = None  # that the model has learned with, and has been merged into it
 
     @property
     def processor(self) -> Any:
@@ -115,6 +121,11 @@ def read_config(
     config = _load_config(location, provenance)
     _require_modality(config, task, provenance, trust_remote_code)
     return provenance, location, config
+
+
+def is_local(name: str) -> bool:
+    """Whether a checkpoint's name is that of a folder or of one that we ship, not of one of the Hub."""
+    return name.startswith("builtin:") or Path(name).expanduser().is_dir()
 
 
 def randomized(checkpoint: Checkpoint, seed: int) -> Checkpoint:
@@ -180,17 +191,18 @@ def _locate(name: str, revision: str) -> tuple[Provenance, dict[str, Any]]:
         if short not in shipped:
             raise unknown("builtin checkpoint", short, shipped)
         folder = ASSETS / short
-        return Provenance(name, None, card_license(folder)), {"pretrained_model_name_or_path": str(folder)}
+        origin = Provenance(name, None, card_license(folder), str(folder))
+        return origin, {"pretrained_model_name_or_path": str(folder)}
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"the folder {name!r} has no config.json", "name a folder written by save_pretrained")
-        origin = Provenance(f"local:{path.resolve().name}", None, card_license(path))
+        origin = Provenance(f"local:{path.resolve().name}", None, card_license(path), str(path.resolve()))
         return origin, {"pretrained_model_name_or_path": str(path)}
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UserError(f"no checkpoint folder {name!r}", "check --model_name_or_path; a Hub id looks like user/name")
     found = find_repository(name, "model", revision)
-    origin = Provenance(found.id, found.revision, found.license)
+    origin = Provenance(found.id, found.revision, found.license, found.id)
     return origin, {"pretrained_model_name_or_path": found.id, "revision": found.revision}
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_transfer.config import ProblemType
 from hf_transfer.errors import UserError
-from hf_transfer.tasks import ProblemType
 
 
 def find_output_layer(config: Any, model_class: Any) -> set[str]:

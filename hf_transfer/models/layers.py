@@ -95,7 +95,7 @@ def _parts(model: Any, module: nn.Module, path: str) -> Iterator[tuple[str, bool
             yield from _parts(model, child, f"{path}{name}.")
 
 
-def _is_list(module: nn.Module) -> bool:
+def _is_list(module: nn.Module) -> TypeGuard[nn.ModuleList]:
     return isinstance(module, nn.ModuleList) and any(True for _ in module.parameters())
 
 
@@ -123,7 +123,8 @@ def _in_order(module: nn.Module) -> list[str]:
     Modules are often registered in another order than they run: a classifier before its encoder, a norm of the
     embeddings after all layers. What forward does not mention stays behind what is registered before it.
     """
-    uses = _uses(type(module))
+    kind: Any = type(module)
+    uses = _uses(kind)
     called = [use.name for use in uses if use.is_call]
     order = {use.name: rank for rank, use in reversed(list(enumerate(uses))) if use.is_call or use.name not in called}
     rank, ranks = -1, {}
@@ -140,7 +141,7 @@ class _Use(NamedTuple):
 
 
 @cache
-def _uses(kind: type[nn.Module], method: str = "forward", callers: frozenset[str] = frozenset()) -> tuple[_Use, ...]:
+def _uses(kind: Any, method: str = "forward", callers: frozenset[str] = frozenset()) -> tuple[_Use, ...]:
     """The uses of attributes of `self` in the order of evaluation, methods that are called followed.
 
     Nothing if there is no source to read: torch's own containers run in the order in which they are registered.

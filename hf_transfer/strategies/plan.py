@@ -11,14 +11,14 @@ Stage = Literal["head", "body"]
 class Phase:
     """A stretch of training: which stages learn, at which multiple of the plan's rate, for how many epochs.
 
-    With an `adapter` the body's own weights stay and low-rank additions of `adapter_rank` learn in its place.
+    With an `adapter` (a method of PEFT) the body's own weights stay and additions of `adapter_rank` learn in its place.
     """
 
     name: str
     trainable: tuple[Stage, ...]
     epochs: float
     lr_scale: Mapping[Stage, float] = field(default_factory=lambda: {"head": 1.0, "body": 1.0})
-    adapter: Literal["lora"] | None = None
+    adapter: str | None = None
     adapter_rank: int = 0
 
 
@@ -40,10 +40,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a strategy divides among its phases: epochs of all together, and the rank of adapters."""
+    """What a strategy divides among its phases: epochs of all together; and the method of adapters and their rank."""
 
     epochs: float
-    lora_rank: int
+    peft_method: str = "lora"
+    lora_rank: int = 8
 
 
 PhasesOf = Callable[[Schedule], tuple[Phase, ...]]
