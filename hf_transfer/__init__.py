@@ -34,6 +34,7 @@ _HOMES = {
     "Predictions": "evaluation.predict",
     "evaluate": "evaluation.evaluate",
     "predict": "evaluation.predict",
+    "require_metrics": "evaluation.metrics",
     "preflight": "sharing.folder",
     "save": "sharing.folder",
     "announce": "sharing.folder",

@@ -27,7 +27,9 @@ def _dispatch() -> None:
     use.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="pictures, folders of pictures, or texts; - reads lines"
     )
-    use.add_argument("--top_k", type=int, default=1, help="answers an input (default: 1)")
+    use.add_argument(
+        "--top_k", type=int, help="answers an input (default: 1; of several labels a row all above one half)"
+    )
     asked = parser.parse_args()
     if asked.door == "run":
         run_recipe(asked.recipe, asked.flags)
@@ -49,17 +51,16 @@ def run_recipe(name: str, flags: list[str]) -> None:
     runpy.run_path(str(path), run_name="__main__")
 
 
-def predict_inputs(model: str, inputs: list[str], top_k: int) -> None:
-    """Print a line an input and answer: input, label, probability, separated by tabs."""
-    from hf_transfer.evaluation.serve import load_pipeline
+def predict_inputs(model: str, inputs: list[str], top_k: int | None) -> None:
+    """Print a line an input and answer: input, label, probability (of a regression the number), separated by tabs."""
+    from hf_transfer.evaluation.serve import ask, load_pipeline
 
-    if top_k < 1:
+    if top_k is not None and top_k < 1:
         raise UserError(f"--top_k {top_k} is too small", "give 1 or more")
     classify, modality = load_pipeline(model)
     rows = csv.writer(sys.stdout, delimiter="\t", lineterminator="\n")
     for name, value in _read_inputs(inputs, modality):
-        for answer in classify(value, top_k=top_k):
-            rows.writerow([name, answer["label"], f"{answer['score']:.4f}"])
+        rows.writerows([name, label, figure] for label, figure in ask(classify, value, top_k))
 
 
 def _read_inputs(inputs: list[str], modality: str) -> list[tuple[str, object]]:

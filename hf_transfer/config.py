@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from transformers import TrainingArguments
 
 Strategy = Literal["head", "full", "head_then_full", "lora", "scratch"]
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]  # transformers' names
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class DataConfig:
     text_column: str | None = field(default=None, metadata={"help": "Column of the texts. Default: found."})
     text_pair_column: str | None = field(default=None, metadata={"help": "Column of the second text of a pair."})
     label_column: str | None = field(default=None, metadata={"help": "Column of the labels. Default: label, labels."})
+    problem_type: ProblemType | None = field(
+        default=None,
+        metadata={
+            "help": "One class a row, any number of labels a row, or a number (regression must be asked for). "
+            "Default: lists are several labels, all else is one."
+        },
+    )
     max_length: int | None = field(
         default=None, metadata={"help": "Longest text in tokens; the rest is cut. Default: what the model takes."}
     )
@@ -99,13 +107,20 @@ class EvaluationConfig:
 
     _argument_group_name = "evaluation"
 
-    metrics: list[str] = field(
-        default_factory=lambda: ["accuracy", "f1_macro", "log_loss"],
-        metadata={"help": "accuracy, balanced_accuracy, f1_macro, f1_weighted, log_loss, or a metric of evaluate."},
+    metrics: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "One class a row: accuracy, f1_macro, log_loss (default), balanced_accuracy, f1_weighted, or a "
+            "metric of evaluate. Several labels: f1_micro, f1_macro, exact_match, log_loss (default). "
+            "Regression: rmse, mae, r2 (default), pearson, spearman."
+        },
     )
     baselines: list[str] = field(
         default_factory=lambda: ["majority"],
-        metadata={"help": "majority: the most frequent class; raw_inputs: logistic regression on pixels or words."},
+        metadata={
+            "help": "majority: the most frequent class (regression: the mean); "
+            "raw_inputs: a linear model of pixels or words."
+        },
     )
     confidence: float = field(default=0.95, metadata={"help": "Level of the intervals, between 0 and 1."})
 
@@ -163,7 +178,9 @@ class TrainingConfig(TrainingArguments):
     load_best_model_at_end: bool = field(
         default=True, metadata={"help": "Keep the step that is best on validation, where there is such a split."}
     )
-    metric_for_best_model: str = field(default="loss", metadata={"help": "loss or accuracy, on validation."})
+    metric_for_best_model: str = field(
+        default="loss", metadata={"help": "loss, or accuracy of one class a row; on validation."}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop a phase after so many evaluations without improvement."}
     )

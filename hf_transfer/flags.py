@@ -158,7 +158,12 @@ def _check(config: RunConfig) -> None:
 def _check_study(config: RunConfig) -> None:
     if config.training.push_to_hub:
         raise UserError("--push_to_hub does not belong to a comparison", "push a run of the strategy that you choose")
-    if "accuracy" not in config.evaluation.metrics:
+    if config.data.problem_type not in (None, "single_label_classification"):
+        raise UserError(
+            f"a comparison needs one class a row, not --problem_type {config.data.problem_type}",
+            "it is over labels a class, by accuracy; run the recipe of the task once a strategy",
+        )
+    if config.evaluation.metrics is not None and "accuracy" not in config.evaluation.metrics:
         raise UserError("a comparison needs the metric accuracy", "add it to --metrics")
     if min(config.study.budgets) < 1:
         raise UserError(f"--budgets {min(config.study.budgets)} is too small", "give 1 or more labels a class")

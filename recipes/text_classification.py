@@ -13,6 +13,7 @@ from hf_transfer import (
     parse_config,
     preflight,
     publish,
+    require_metrics,
     run_command,
     run_plan,
     save,
@@ -25,7 +26,10 @@ def main() -> None:
     config = preflight(config, task)
 
     data = load_data(config.data, task, seed)
-    checkpoint = load_checkpoint(**config.model.source, task=task, labels=data.labels, seed=seed)
+    require_metrics(config.evaluation.metrics, data.problem_type)
+    checkpoint = load_checkpoint(
+        **config.model.source, task=task, labels=data.labels, seed=seed, problem_type=data.problem_type
+    )
     plan = choose_plan(config.transfer, checkpoint, data, config.training)
     trained = run_plan(plan, checkpoint, data, config.training, config.data.max_length)
     record = evaluate(trained, data, config.evaluation)

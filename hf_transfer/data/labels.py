@@ -1,4 +1,4 @@
-"""Label names, and ids in a stable order."""
+"""One class a row: the names of the classes, and ids in a stable order."""
 
 import re
 from collections.abc import Iterable
@@ -13,19 +13,13 @@ def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]
     """The label names in the order of their ids.
 
     A ClassLabel keeps its own names and order. Strings, whole numbers and booleans become names, sorted as people
-    sort: 0, 1, 2, 10. Raises UserError for kinds of labels that are not classes.
+    sort: 0, 1, 2, 10.
     """
     feature = next(iter(splits.values())).features[column]
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
-    kind = getattr(feature, "dtype", type(feature).__name__)
-    if not re.fullmatch(r"string|large_string|bool|u?int\d+", str(kind)):
-        raise UserError(
-            f"the label column {column!r} holds {kind} values",
-            "a classification needs one class a row: text or whole numbers, no empty cell",
-        )
     values = {value for split in splits.values() for value in split.unique(column) if value is not None}
-    return tuple(str(value) for value in sorted(values, key=_natural))
+    return tuple(str(value) for value in sorted(values, key=natural_order))
 
 
 def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[int]:
@@ -34,13 +28,17 @@ def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[i
     coded = isinstance(split.features[column], ClassLabel)
     ids = {name: number for number, name in enumerate(names)}
     found = [-1 if value is None else int(value) if coded else ids.get(str(value), -1) for value in values]
-    missing = [row for row, label in enumerate(found) if label < 0]
+    require_labelled([row for row, label in enumerate(found) if label < 0], len(found), column)
+    return found
+
+
+def require_labelled(missing: list[int], rows: int, column: str) -> None:
+    """Raise UserError if the column lacks a label in the rows numbered `missing`."""
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(found)} rows have no label in column {column!r}, the first is row {missing[0]}",
+            f"{len(missing)} of {rows} rows have no label in column {column!r}, the first is row {missing[0]}",
             "label or remove them; for a test split without labels name another --test_split",
         )
-    return found
 
 
 def require_classes(labels: Iterable[int], names: tuple[str, ...]) -> None:
@@ -53,7 +51,7 @@ def require_classes(labels: Iterable[int], names: tuple[str, ...]) -> None:
         )
 
 
-def _natural(value: Any) -> list[tuple[int, int, str]]:
+def natural_order(value: Any) -> list[tuple[int, int, str]]:
     """A sort key that orders numbers within text by their value."""
     parts = re.split(r"(\d+)", str(value))
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]

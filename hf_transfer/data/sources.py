@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +11,11 @@ from accelerate import PartialState
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from hf_transfer.config import DataConfig
+from hf_transfer.config import DataConfig, ProblemType
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.data.checks import fingerprint, require_usable
-from hf_transfer.data.labels import encode_labels, find_label_names, require_classes
 from hf_transfer.data.splits import examples_per_class, stratified_holdout, stratified_sample
+from hf_transfer.data.targets import TARGETS, Target, find_problem_type
 from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.repositories import find_repository
 from hf_transfer.tasks import Task
@@ -43,13 +45,15 @@ class Origin:
 class Data:
     """Splits "train", "test" and, where there is one, "validation".
 
-    Columns: the task's modality ("image", or "text" and perhaps "text_pair"), "label" (id) and "id" (split/row).
+    Columns: the task's modality ("image", or "text" and perhaps "text_pair"), "label" and "id" (split/row). A label is
+    the id of a class, a row of zeros and ones over `labels`, or a number, by the problem type.
     """
 
     splits: dict[str, Dataset]
     labels: tuple[str, ...]
     origin: Origin
     fingerprint: str
+    problem_type: ProblemType = "single_label_classification"
     cut: tuple[str, ...] = ()  # splits that the source lacks and we cut from the training rows
     seconds: float = 0.0  # that loading took
 
@@ -74,25 +78,28 @@ def load_data(config: DataConfig, task: Task, seed: int) -> Data:
 
     A missing test split is cut from the training rows (a fifth, stratified, the same for every seed), a missing
     validation split too (15 %) unless the examples a class were limited or it would be of under 20 rows.
-    Raises UserError for sources, splits and columns that do not exist, and for labels that are not classes.
+    Raises UserError for sources, splits and columns that do not exist, and for labels that do not fit the problem.
     """
     began = time.perf_counter()
     with PartialState().local_main_process_first():  # it fills the cache, the others read it
         raw, origin = read_source(config)
     splits = _pick_splits(raw, config)
     columns = _pick_columns(splits["train"], config, task)
-    names = find_label_names(splits, columns["label"])
-    rows = {split: _canonical(rows, split, columns, names) for split, rows in splits.items()}
+    problem_type = find_problem_type(splits["train"].features[columns["label"]], columns["label"], config.problem_type)
+    _require_countable(problem_type, config)
+    target = TARGETS[problem_type]
+    names = target.names(splits, columns["label"])
+    rows = {split: _canonical(rows, split, columns, names, target) for split, rows in splits.items()}
     given = set(rows)
-    rows = _cut_missing(rows, config)
-    rows["train"] = _limit(rows["train"], config, seed)
-    require_classes(rows["train"].unique("label"), names)
-    unseen = [names[label] for label in set(rows["test"].unique("label")) - set(rows["train"].unique("label"))]
+    rows = _cut_missing(rows, config, target)
+    rows["train"] = _limit(rows["train"], config, seed, target)
+    target.require(rows["train"]["label"][:], names)
+    unseen = target.present(rows["test"]["label"][:]) - target.present(rows["train"]["label"][:])
     if unseen:
-        log.warning("classes without a training example, never learned: %s", ", ".join(unseen))
+        log.warning("classes without a training example, never learned: %s", ", ".join(names[n] for n in unseen))
     require_usable(rows, task)
     cut = tuple(sorted(set(rows) - given))
-    return Data(rows, names, origin, fingerprint(rows), cut, time.perf_counter() - began)
+    return Data(rows, names, origin, fingerprint(rows), problem_type, cut, time.perf_counter() - began)
 
 
 def read_source(config: DataConfig) -> tuple[DatasetDict, Origin]:
@@ -118,7 +125,8 @@ def _read_path(path: Path, config: DataConfig) -> DatasetDict:
         separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
         return _load(FORMATS[path.suffix], None, data_files={config.train_split: str(path)}, **separator)
     if (path / "dataset_dict.json").is_file():
-        return load_from_disk(str(path))
+        with _readable():
+            return load_from_disk(str(path))
     if any(file.suffix in FORMATS for file in path.rglob("*")):
         return _load(str(path), config.dataset_config_name)
     # Pictures only. Left to itself, the reader drops the labels of a folder that holds one class.
@@ -126,8 +134,15 @@ def _read_path(path: Path, config: DataConfig) -> DatasetDict:
 
 
 def _load(name: str, config_name: str | None, **options: object) -> DatasetDict:
-    try:
+    with _readable():
         return load_dataset(name, config_name, **options)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """What datasets cannot read is said in one line: damaged files, labels named twice, columns that differ."""
+    try:
+        yield
     except (DatasetsError, ValueError, OSError) as error:
         cause = error.__cause__ or error
         raise UserError(
@@ -183,42 +198,57 @@ def _fits(feature: object, task: Task) -> bool:
     return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
 
 
-def _canonical(rows: Dataset, split: str, columns: dict[str, str], names: tuple[str, ...]) -> Dataset:
+def _require_countable(problem_type: ProblemType, config: DataConfig) -> None:
+    """Raise UserError if examples are to be counted by class, and a row may have several or none."""
+    if config.examples_per_class is not None and problem_type != "single_label_classification":
+        raise UserError(
+            f"examples a class can be counted for one class a row, not for {problem_type}",
+            "leave out --examples_per_class; --max_train_samples limits all examples together",
+        )
+
+
+def _canonical(rows: Dataset, split: str, columns: dict[str, str], names: tuple[str, ...], target: Target) -> Dataset:
     """A split in our columns; its other columns are dropped."""
     missing = [theirs for theirs in columns.values() if theirs not in rows.features]
     if missing:
         raise UserError(f"the split {split!r} has no column {missing[0]!r}", "all splits need the same columns")
-    coded = rows.features[columns["label"]]
+    held = rows.features[columns["label"]]
+    if not target.fits(held):
+        raise UserError(
+            f"the split {split!r} has other labels than the training split",
+            f"each needs {target.needs}; for a test split without labels name another --test_split",
+        )
+    coded = getattr(held, "feature", held)
     if isinstance(coded, ClassLabel) and tuple(coded.names) != names:
         raise UserError(f"the split {split!r} numbers its labels in another order", "all splits need the same labels")
-    labels = encode_labels(rows, columns["label"], names)
+    labels = target.encode(rows, columns["label"], names)
     inputs = {theirs: ours for ours, theirs in columns.items() if ours != "label"}
     rows = rows.select_columns(list(inputs)).rename_columns(inputs)
-    rows = rows.add_column("label", labels, feature=ClassLabel(names=list(names)))
+    rows = rows.add_column("label", labels, feature=target.feature(names))
     return rows.add_column("id", [f"{split}/{row}" for row in range(len(rows))])
 
 
-def _cut_missing(rows: dict[str, Dataset], config: DataConfig) -> dict[str, Dataset]:
+def _cut_missing(rows: dict[str, Dataset], config: DataConfig, target: Target) -> dict[str, Dataset]:
     rows = dict(rows)
     if "test" not in rows:
-        rows["train"], rows["test"] = _cut(rows["train"], TEST_SHARE)
+        rows["train"], rows["test"] = _cut(rows["train"], TEST_SHARE, target)
         log.info("no test split: %d of the training rows are held out as one", len(rows["test"]))
     if len(rows["test"]) == 0:
         raise UserError("too few examples to hold any out as a test split", "give more rows, or a test split")
     enough = len(rows["train"]) * VALIDATION_SHARE >= FEWEST_VALIDATION_ROWS
     if "validation" not in rows and enough and config.examples_per_class is None:
-        rows["train"], rows["validation"] = _cut(rows["train"], VALIDATION_SHARE)
+        rows["train"], rows["validation"] = _cut(rows["train"], VALIDATION_SHARE, target)
     return rows
 
 
-def _cut(rows: Dataset, share: float) -> tuple[Dataset, Dataset]:
-    kept, held = stratified_holdout(rows["label"][:], share, SPLIT_SEED)
+def _cut(rows: Dataset, share: float, target: Target) -> tuple[Dataset, Dataset]:
+    kept, held = stratified_holdout(target.strata(rows["label"][:]), share, SPLIT_SEED)
     return rows.select(kept), rows.select(held)
 
 
-def _limit(train: Dataset, config: DataConfig, seed: int) -> Dataset:
+def _limit(train: Dataset, config: DataConfig, seed: int, target: Target) -> Dataset:
     if config.examples_per_class is not None:
         train = train.select(examples_per_class(train["label"][:], config.examples_per_class, seed))
     if config.max_train_samples is not None:
-        train = train.select(stratified_sample(train["label"][:], config.max_train_samples, seed))
+        train = train.select(stratified_sample(target.strata(train["label"][:]), config.max_train_samples, seed))
     return train

@@ -4,6 +4,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
+FEWEST_A_STRATUM = 5  # rows; a fifth of fewer is none
+
+
+def strata_of_sets(rows: Sequence[Sequence[float]]) -> list[int]:
+    """A stratum for each set of labels (rows of zeros and ones); the rare sets together are one."""
+    _, which, counts = np.unique(np.asarray(rows), axis=0, return_inverse=True, return_counts=True)
+    which = which.ravel()
+    return np.where(counts[which] < FEWEST_A_STRATUM, len(counts), which).tolist()
+
+
+def strata_of_numbers(values: Sequence[float]) -> list[int]:
+    """A stratum for each tenth of the values, from small to large; equal values share theirs."""
+    borders = np.quantile(values, np.arange(1, 10) / 10)
+    return np.searchsorted(borders, values, side="right").tolist()
+
 
 def stratified_holdout(labels: Sequence[int], fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Sorted row numbers (kept, held out), about `fraction` of every class held out.

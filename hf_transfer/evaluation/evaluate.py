@@ -14,9 +14,10 @@ import torch
 from hf_transfer.config import EvaluationConfig, TrainingConfig
 from hf_transfer.data.sources import Data
 from hf_transfer.evaluation.baselines import BASELINES
-from hf_transfer.evaluation.metrics import confusion_matrix, load_metric
-from hf_transfer.evaluation.predict import predict
-from hf_transfer.evaluation.uncertainty import bootstrap_interval, f1_interval, share_interval
+from hf_transfer.evaluation.details import describe
+from hf_transfer.evaluation.metrics import COUNTED, READINGS, Score, load_metric
+from hf_transfer.evaluation.predict import Predictions, predict
+from hf_transfer.evaluation.uncertainty import bootstrap_interval, share_interval
 from hf_transfer.models.head import parameter_count
 from hf_transfer.record import Estimate, RunRecord
 from hf_transfer.training.engine import Trained
@@ -28,46 +29,31 @@ def evaluate(trained: Trained, data: Data, config: EvaluationConfig) -> RunRecor
     """The record of a run, its metrics measured once, on the test split."""
     began = time.perf_counter()
     predictions = predict(trained, data.test)
-    matrix = confusion_matrix(predictions.labels, predictions.answers, len(data.labels))
+    answered = {name: BASELINES[name](trained.checkpoint.task, data) for name in config.baselines}
     evaluation = {
         "split": "test",
         "n": len(data.test),
-        "metrics": _measure(config, predictions.labels, predictions.probabilities),
-        "per_class": _per_class(matrix, data.labels, config.confidence),
-        "confusion": [[int(r), int(c), int(matrix[r, c])] for r, c in zip(*np.nonzero(matrix), strict=True)],
-        "baselines": {
-            name: _measure(config, predictions.labels, BASELINES[name](trained.checkpoint.task, data))
-            for name in config.baselines
-        },
+        "metrics": _measure(predictions, predictions.outputs, config),
+        **describe(predictions, data.labels, config.confidence),
+        "baselines": {name: _measure(predictions, outputs, config) for name, outputs in answered.items()},
     }
     return _record(trained, data, evaluation, time.perf_counter() - began)
 
 
-def estimate(name: str, labels: np.ndarray, probabilities: np.ndarray, level: float) -> Estimate:
-    """One metric with its interval: Wilson's for accuracy, the bootstrap's for all others."""
-    if name == "accuracy":
-        return share_interval(int((probabilities.argmax(-1) == labels).sum()), len(labels), level)
-    return bootstrap_interval(load_metric(name), labels, probabilities, level)
+def estimate(score: Score, labels: np.ndarray, outputs: np.ndarray, level: float, counted: bool = False) -> Estimate:
+    """A score with its interval: Wilson's for a counted share of the examples, the bootstrap's for all others."""
+    if counted:
+        return share_interval(round(score(labels, outputs) * len(labels)), len(labels), level)
+    return bootstrap_interval(score, labels, outputs, level)
 
 
-def _measure(config: EvaluationConfig, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, dict[str, Any]]:
-    return {name: asdict(estimate(name, labels, probabilities, config.confidence)) for name in config.metrics}
-
-
-def _per_class(matrix: np.ndarray, names: tuple[str, ...], level: float) -> list[dict[str, Any]]:
-    rows = []
-    for label, name in enumerate(names):
-        right, answered, present = (int(matrix[label, label]), int(matrix[:, label].sum()), int(matrix[label].sum()))
-        rows.append(
-            {
-                "label": name,
-                "n": present,
-                "precision": asdict(share_interval(right, answered, level)),
-                "recall": asdict(share_interval(right, present, level)),
-                "f1": asdict(f1_interval(right, answered + present, level)),
-            }
-        )
-    return rows
+def _measure(predictions: Predictions, outputs: np.ndarray, config: EvaluationConfig) -> dict[str, dict[str, Any]]:
+    """Each metric by name, of the model's outputs or a baseline's."""
+    kind, labels = predictions.problem_type, predictions.labels
+    return {
+        name: asdict(estimate(load_metric(name, kind), labels, outputs, config.confidence, name in COUNTED))
+        for name in config.metrics or READINGS[kind].usual
+    }
 
 
 def _record(trained: Trained, data: Data, evaluation: dict[str, Any], evaluate_s: float) -> RunRecord:

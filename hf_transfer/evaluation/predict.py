@@ -6,30 +6,35 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from datasets import Dataset
-from scipy.special import softmax
 from transformers import ProgressCallback
 
+from hf_transfer.config import ProblemType
+from hf_transfer.evaluation.metrics import READINGS
 from hf_transfer.training.engine import Trained
 from hf_transfer.training.trainer import PhaseTrainer, phase_arguments
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of a split: `ids` (n,), `logits` (n, classes), `labels` (n,), in the split's order."""
+    """What a model says of a split, in the split's order: `ids` (n,), `logits` (n, classes), `labels`.
+
+    `labels` are ids (n,), rows of zeros and ones (n, classes) or numbers (n,), by the problem type.
+    """
 
     ids: tuple[str, ...]
     logits: np.ndarray
     labels: np.ndarray
+    problem_type: ProblemType = "single_label_classification"
 
     @property
-    def probabilities(self) -> np.ndarray:
-        """(n, classes), rows sum to 1."""
-        return softmax(self.logits, axis=-1)
+    def outputs(self) -> np.ndarray:
+        """Probabilities (n, classes): of one class a row they sum to 1; of several each is its own. Numbers (n,)."""
+        return READINGS[self.problem_type].outputs(self.logits)
 
     @property
     def answers(self) -> np.ndarray:
-        """(n,) ids of the most probable classes."""
-        return self.logits.argmax(-1)
+        """(n,) ids of the most probable classes; (n, classes) whether a label applies; (n,) numbers."""
+        return READINGS[self.problem_type].answers(self.outputs)
 
 
 def predict(trained: Trained, split: Dataset) -> Predictions:
@@ -63,4 +68,5 @@ def predict(trained: Trained, split: Dataset) -> Predictions:
     if not np.array_equal(output.label_ids, labels[order]):
         raise RuntimeError(f"{len(output.label_ids)} predictions do not match the {len(labels)} examples of the split")
     back = np.argsort(order)
-    return Predictions(tuple(split["id"][:]), logits[back].astype(np.float64), labels)
+    problem_type = trained.model.config.problem_type
+    return Predictions(tuple(split["id"][:]), logits[back].astype(np.float64), labels, problem_type)

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import AutoConfig, pipeline
 
 from hf_transfer.errors import UserError, one_line
+from hf_transfer.evaluation.metrics import THRESHOLD
 from hf_transfer.tasks import TASKS
 
 
@@ -23,3 +24,20 @@ def load_pipeline(model: str) -> tuple[Any, str]:
         f"{model!r} ({made_for or config.model_type}) is no classifier",
         f"tasks: {', '.join(TASKS)}; train a head first",
     )
+
+
+def ask(classify: Any, value: Any, top_k: int | None = None) -> list[tuple[str, str]]:
+    """Pairs of a label and its figure: the `top_k` best, by default what the model's problem type asks for.
+
+    One class a row: the most probable. Several labels: all above one half, or ("none", ""). Regression: the number.
+    The pipeline itself knows by the model's `problem_type` whether logits become probabilities, and how.
+    """
+    config = classify.model.config
+    answers = classify(value, top_k=config.num_labels)  # best first
+    if config.problem_type == "regression":
+        return [(answer["label"], f"{answer['score']:.6g}") for answer in answers]
+    if top_k is None and config.problem_type == "multi_label_classification":
+        chosen = [answer for answer in answers if answer["score"] > THRESHOLD]
+    else:
+        chosen = answers[: top_k or 1]
+    return [(answer["label"], f"{answer['score']:.4f}") for answer in chosen] or [("none", "")]

@@ -18,10 +18,28 @@ METRIC_NAMES = {
     "f1_macro": "F1 (macro)",
     "f1_weighted": "F1 (weighted)",
     "log_loss": "log loss",
+    "f1_micro": "F1 (micro)",
+    "exact_match": "exact match",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "r2": "R²",
+    "pearson": "Pearson's r",
+    "spearman": "Spearman's rho",
 }
-BASELINE_NAMES = {"majority": "majority class", "raw_inputs": "raw inputs"}
-HUB_METRICS = {"accuracy": "accuracy", "f1_macro": "f1", "f1_weighted": "f1"}  # our name -> the Hub's metric id
-SHARES = ("accuracy", "balanced_accuracy", "f1_macro", "f1_weighted")  # shown in per cent
+BASELINE_NAMES = {
+    "single_label_classification": {"majority": "majority class", "raw_inputs": "raw inputs"},
+    "multi_label_classification": {"majority": "label shares", "raw_inputs": "raw inputs"},
+    "regression": {"majority": "mean", "raw_inputs": "raw inputs"},
+}
+HUB_METRICS = {  # our name -> the Hub's metric id
+    "f1_macro": "f1",
+    "f1_micro": "f1",
+    "f1_weighted": "f1",
+    "r2": "r_squared",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+}
+SHARES = ("accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "f1_weighted", "exact_match")  # shown in per cent
 MOST_LABELS_SHOWN = 60
 REQUIRED = ("license", "library_name", "pipeline_tag", "tags", "metrics", "model-index")
 
@@ -43,8 +61,13 @@ def render_report(record: RunRecord, pictures: dict[str, bytes]) -> str:
     """The page of a run as one HTML file, its pictures (title -> PNG) inside."""
     encoded = {title: base64.b64encode(png).decode() for title, png in pictures.items()}
     return _environment(autoescape=True).get_template("report.html").render(
-        **_facts(record), pictures=encoded, show=lambda m, v: f"{100 * v:.1f} %" if m in SHARES else f"{v:.3f}"
+        **_facts(record), pictures=encoded, show=lambda m, v: f"{100 * v:.1f} %" if m in SHARES else show_plain(v)
     )  # fmt: skip
+
+
+def show_plain(value: float) -> str:
+    """A figure that is no share: three decimals, none where it is large."""
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def card_metadata(record: RunRecord) -> ModelCardData:
@@ -111,7 +134,8 @@ def _facts(record: RunRecord) -> dict[str, Any]:
         "metrics": metrics,
         "baselines": record.baselines,
         "metric_names": METRIC_NAMES,
-        "baseline_names": BASELINE_NAMES,
+        "baseline_names": BASELINE_NAMES[record.problem_type],
+        "plain": show_plain,
         "shares": SHARES,
         "level": next(iter(metrics.values())).level,
         "per_class": per_class,

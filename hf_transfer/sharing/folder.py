@@ -11,11 +11,11 @@ from accelerate import PartialState
 
 from hf_transfer.config import RunConfig
 from hf_transfer.errors import UserError
-from hf_transfer.evaluation.metrics import load_metric
+from hf_transfer.evaluation.metrics import require_metrics
 from hf_transfer.models.checkpoint import read_config
 from hf_transfer.record import RunRecord
-from hf_transfer.sharing.card import BASELINE_NAMES, METRIC_NAMES, SHARES
-from hf_transfer.sharing.documents import DOCUMENTS, write_documents
+from hf_transfer.sharing.card import BASELINE_NAMES, METRIC_NAMES, SHARES, show_plain
+from hf_transfer.sharing.documents import document_names, write_documents
 from hf_transfer.sharing.hub import Published, full_name, published_files, push
 from hf_transfer.sharing.verify import verify
 from hf_transfer.tasks import Task
@@ -31,8 +31,7 @@ def preflight(config: RunConfig, task: Task) -> RunConfig:
     """
     if config.model.model_name_or_path is not None:
         read_config(**config.model.source, task=task)
-    for name in config.evaluation.metrics:
-        load_metric(name)
+    require_metrics(config.evaluation.metrics, config.data.problem_type)
     output = config.output_dir.absolute()
     for place in (output.parent, output):
         existing = next(folder for folder in (place, *place.parents) if folder.exists())
@@ -92,13 +91,11 @@ def announce(record: RunRecord, config: RunConfig) -> None:
 
 def _summary_row(name: str, record: RunRecord) -> str:
     e = record.metrics[name]
-    unit, factor, digits = (" %", 100, 1) if name in SHARES else ("  ", 1, 3)
-    value, low, high = (f"{factor * x:.{digits}f}" for x in (e.value, e.low, e.high))
-    others = [
-        f"{BASELINE_NAMES[baseline]} {factor * values[name].value:.{digits}f}"
-        for baseline, values in record.baselines.items()
-    ]
-    return f"  {METRIC_NAMES.get(name, name):<18}{value:>7}{unit}   {low} to {high}   ({', '.join(others)})"
+    unit, show = (" %", lambda x: f"{100 * x:.1f}") if name in SHARES else ("  ", show_plain)
+    names = BASELINE_NAMES[record.problem_type]
+    others = [f"{names[baseline]} {show(values[name].value)}" for baseline, values in record.baselines.items()]
+    between = f"{show(e.low)} to {show(e.high)}"
+    return f"  {METRIC_NAMES.get(name, name):<18}{show(e.value):>7}{unit}   {between}   ({', '.join(others)})"
 
 
 def _write(trained: Trained, record: RunRecord, folder: Path) -> RunRecord:
@@ -106,7 +103,8 @@ def _write(trained: Trained, record: RunRecord, folder: Path) -> RunRecord:
     trained.checkpoint.processor.save_pretrained(folder)
     _forget_paths(folder)
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    record = replace(record, model={**record.model, "files": sorted(written | set(DOCUMENTS))})
+    files = sorted(written.union(document_names(record.problem_type)))
+    record = replace(record, model={**record.model, "files": files})
     write_documents(record, folder)
     return record
 

@@ -1,6 +1,7 @@
 """Pictures of a run: pure functions of its record."""
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -33,6 +34,20 @@ def confusion_matrix(record: RunRecord) -> Figure:
     return figure
 
 
+def truth_and_answer(record: RunRecord) -> Figure:
+    """The answers of a regression over the truth, a point an example; right answers lie on the line."""
+    truths, answers = zip(*record.evaluation["points"], strict=True)
+    ends = [min(truths + answers), max(truths + answers)]
+    figure = Figure(figsize=(5.5, 5.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(ends, ends, color="#bbb", linewidth=1)
+    axes.scatter(truths, answers, s=12, alpha=0.6, edgecolors="none")
+    shown = f"{len(truths):,} of the " if len(truths) < record.evaluation["n"] else ""
+    label = record.dataset["labels"][0]
+    axes.set(xlabel=f"{label}: truth", ylabel="answer", title=f"test split, {shown}{record.evaluation['n']} examples")
+    return figure
+
+
 def learning_curve(record: RunRecord) -> Figure:
     """Loss on the training and the validation split by step, phase after phase, with the steps that were kept."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -59,6 +74,14 @@ def learning_curve(record: RunRecord) -> Figure:
     axes.set_ylim(bottom=0)
     axes.legend()
     return figure
+
+
+# The pictures of a run by problem type; the title of each names its file too.
+PICTURES: dict[str, dict[str, Callable[[RunRecord], Figure]]] = {
+    "single_label_classification": {"confusion matrix": confusion_matrix, "learning curve": learning_curve},
+    "multi_label_classification": {"learning curve": learning_curve},
+    "regression": {"truth and answer": truth_and_answer, "learning curve": learning_curve},
+}
 
 
 def as_png(figure: Figure) -> bytes:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import Dataset
 from transformers import ProgressCallback, set_seed
 
-from hf_transfer.config import TrainingConfig
+from hf_transfer.config import ProblemType, TrainingConfig
 from hf_transfer.data.encode import Encoder, make_encoder
 from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError
@@ -20,16 +20,9 @@ from hf_transfer.models.adapters import merge, wrap_with_lora
 from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.freezing import training_only
 from hf_transfer.strategies.plan import Phase, Plan
-from hf_transfer.training.trainer import (
-    BestStep,
-    LossFunction,
-    PhaseTrainer,
-    QuietProgress,
-    accuracy_of,
-    balanced_weights,
-    mean_cross_entropy,
-    phase_arguments,
-)
+from hf_transfer.training.losses import LossFunction, choose_loss
+from hf_transfer.training.scaling import find_scale, scale_labels, unscale
+from hf_transfer.training.trainer import BestStep, PhaseTrainer, QuietProgress, accuracy_of, phase_arguments
 
 
 @dataclass(frozen=True)
@@ -61,6 +54,7 @@ def run_plan(
         raise UserError(
             "--early_stopping_patience needs a validation split", "name a --validation_split, or leave it out"
         )
+    _require_same_problem(checkpoint, data)
     set_seed(training.seed)
     if plan.init == "random":
         checkpoint = randomized(checkpoint, training.seed)
@@ -68,10 +62,12 @@ def run_plan(
     with training.main_process_first(desc="encoding"):
         train = encoder.rows(data.train)
         validation = encoder.rows(data.validation) if data.validation is not None else None
-    facts = []
+    scale = find_scale(data, checkpoint)
+    learned, facts = scale_labels(encoder, scale), []
     for phase in plan.phases:
-        checkpoint, fact = run_phase(phase, plan, checkpoint, encoder, training, (train, validation))
+        checkpoint, fact = run_phase(phase, plan, checkpoint, learned, training, (train, validation))
         facts.append(fact)
+    unscale(checkpoint, scale)
     checkpoint.model.eval()
     return Trained(checkpoint, plan, encoder, training, tuple(facts))
 
@@ -104,7 +100,7 @@ def run_phase(
             train_dataset=train,
             eval_dataset=validation,
             data_collator=encoder.collate,
-            compute_metrics=accuracy_of,
+            compute_metrics=accuracy_of if _problem_type(checkpoint) == "single_label_classification" else None,
             compute_loss_func=_loss(training, train, checkpoint),
         )
         best = _watch(trainer, model, training, validation)
@@ -149,9 +145,20 @@ def _arguments(
 
 
 def _loss(training: TrainingConfig, train: Dataset, checkpoint: Checkpoint) -> LossFunction:
-    balanced = training.class_weights == "balanced"
-    weights = balanced_weights(train["label"][:], len(checkpoint.labels)) if balanced else None
-    return mean_cross_entropy(weights, training.label_smoothing_factor)
+    return choose_loss(_problem_type(checkpoint), training, train["label"][:], len(checkpoint.labels))
+
+
+def _problem_type(checkpoint: Checkpoint) -> ProblemType:
+    return cast(ProblemType, checkpoint.model.config.problem_type)
+
+
+def _require_same_problem(checkpoint: Checkpoint, data: Data) -> None:
+    """Raise UserError if the model was set up to answer something else than the labels say."""
+    if _problem_type(checkpoint) != data.problem_type:
+        raise UserError(
+            f"the model is set up for {_problem_type(checkpoint)}, the labels are for {data.problem_type}",
+            "give load_checkpoint problem_type=data.problem_type; pre-training takes one class a row",
+        )
 
 
 def _history(trainer: PhaseTrainer) -> list[dict[str, float]]:

@@ -2,19 +2,16 @@
 
 import copy
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from transformers import ProgressCallback, Trainer, TrainerCallback
 
 from hf_transfer.config import TrainingConfig
 from hf_transfer.strategies.plan import Stage
-
-LossFunction = Callable[..., torch.Tensor]
 
 
 class PhaseTrainer(Trainer):
@@ -97,28 +94,6 @@ def accuracy_of(prediction: Any) -> dict[str, float]:
     """The share of right answers on the validation split, for Trainer's log."""
     logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
     return {"accuracy": float(np.mean(logits.argmax(-1) == prediction.label_ids))}
-
-
-def balanced_weights(labels: list[int], classes: int) -> torch.Tensor:
-    """Weights (classes,) with which every class counts the same: examples / (classes x examples of the class)."""
-    counts = np.bincount(labels, minlength=classes)
-    return torch.tensor(len(labels) / (classes * np.maximum(counts, 1)), dtype=torch.float32)
-
-
-def mean_cross_entropy(weights: torch.Tensor | None, smoothing: float) -> LossFunction:
-    """The mean loss over all examples of a step, whatever the number of processes and of accumulated batches.
-
-    Left to itself, Trainer takes every model whose forward has **kwargs for one that divides by `num_items_in_batch`;
-    BERT and ResNet do not, and their loss and gradient come out multiplied by processes and accumulated batches.
-    """
-
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        logits = outputs["logits"].float()
-        weight = None if weights is None else weights.to(logits.device)
-        total = F.cross_entropy(logits, labels, weight=weight, reduction="sum", label_smoothing=smoothing)
-        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
-
-    return loss
 
 
 def phase_arguments(training: TrainingConfig, folder: Path, **changes: Any) -> TrainingConfig:

@@ -30,11 +30,6 @@ def test_labels_of_all_splits_are_known() -> None:
     assert find_label_names(splits, "y") == ("a", "b", "c")
 
 
-def test_real_numbers_are_no_classes() -> None:
-    with pytest.raises(UserError, match="holds float64 values"):
-        find_label_names({"train": Dataset.from_dict({"y": [0.5, 1.5]})}, "y")
-
-
 def test_rows_without_a_label_are_counted_and_the_first_is_named() -> None:
     rows = Dataset.from_dict({"y": ["a", None, "b", None]})
     with pytest.raises(UserError, match="2 of 4 rows have no label in column 'y', the first is row 1"):

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from hf_transfer.data.splits import examples_per_class, stratified_holdout, stratified_sample
+from hf_transfer.data.splits import (
+    examples_per_class,
+    strata_of_numbers,
+    strata_of_sets,
+    stratified_holdout,
+    stratified_sample,
+)
 
 LABELS = [0] * 50 + [1] * 30 + [2] * 20
 
@@ -42,3 +48,17 @@ def test_a_class_with_too_few_examples_gives_all_of_them() -> None:
 def test_a_sample_keeps_the_proportions_of_the_classes() -> None:
     rows = stratified_sample(LABELS, 20, seed=0)
     assert np.bincount(np.array(LABELS)[rows]).tolist() == [10, 6, 4]
+
+
+def test_sets_of_labels_are_strata_and_the_rare_ones_together() -> None:
+    rows = [[1, 0]] * 10 + [[1, 1]] * 5 + [[0, 1]] * 2 + [[0, 0]]
+    strata = strata_of_sets(rows)
+    assert [len(set(part)) for part in (strata[:10], strata[10:15], strata[15:])] == [1, 1, 1]
+    assert len(set(strata)) == 3
+
+
+def test_tenths_of_numbers_are_strata_and_equal_numbers_stay_together() -> None:
+    numbers = np.random.default_rng(0).normal(size=200)
+    _, held = stratified_holdout(strata_of_numbers(numbers), 0.2, seed=0)
+    assert np.histogram(numbers[held], np.quantile(numbers, np.linspace(0, 1, 11)))[0].tolist() == [4] * 10
+    assert len(set(strata_of_numbers([0.0] * 90 + [1.0] * 10))) == 2

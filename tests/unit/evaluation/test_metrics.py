@@ -1,14 +1,24 @@
+from typing import get_args
+
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics as sk
 
+from hf_transfer.config import ProblemType
 from hf_transfer.errors import UserError
-from hf_transfer.evaluation.metrics import SCORES, load_metric
+from hf_transfer.evaluation.metrics import READINGS, exact_match, load_metric, require_metrics
+from hf_transfer.evaluation.predict import Predictions
+from hf_transfer.sharing.card import METRIC_NAMES
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 4, 300)
 PROBABILITIES = RNG.dirichlet(np.ones(5), 300)  # a fifth class that never occurs
 ANSWERS = PROBABILITIES.argmax(-1)
+SETS = np.hstack([RNG.integers(0, 2, (300, 4)), np.zeros((300, 1))])
+CHANCES = np.hstack([RNG.random((300, 4)), np.full((300, 1), 0.1)])  # a fifth label that never occurs
+NUMBERS = RNG.normal(40, 10, 300)
+ESTIMATES = NUMBERS.round(-1) + RNG.normal(0, 5, 300)
 
 
 @pytest.mark.parametrize(
@@ -22,7 +32,79 @@ ANSWERS = PROBABILITIES.argmax(-1)
     ],
 )
 def test_scores_agree_with_scikit_learn(name: str, expected: float) -> None:
-    assert SCORES[name](LABELS, PROBABILITIES) == pytest.approx(expected, abs=1e-9)
+    assert READINGS["single_label_classification"].scores[name](LABELS, PROBABILITIES) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("f1_micro", sk.f1_score(SETS, CHANCES > 0.5, average="micro")),
+        ("f1_macro", np.mean(sk.f1_score(SETS, CHANCES > 0.5, average=None, zero_division=0)[:4])),
+        ("exact_match", sk.accuracy_score(SETS, CHANCES > 0.5)),
+        ("log_loss", sk.log_loss(SETS.ravel(), CHANCES.ravel())),
+    ],
+)
+def test_scores_of_several_labels_agree_with_scikit_learn(name: str, expected: float) -> None:
+    assert READINGS["multi_label_classification"].scores[name](SETS, CHANCES) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("rmse", sk.root_mean_squared_error(NUMBERS, ESTIMATES)),
+        ("mae", sk.mean_absolute_error(NUMBERS, ESTIMATES)),
+        ("r2", sk.r2_score(NUMBERS, ESTIMATES)),
+        ("pearson", stats.pearsonr(NUMBERS, ESTIMATES).statistic),
+        ("spearman", stats.spearmanr(NUMBERS, ESTIMATES).statistic),
+    ],
+)
+def test_scores_of_numbers_agree_with_scikit_learn_and_scipy(name: str, expected: float) -> None:
+    assert READINGS["regression"].scores[name](NUMBERS, ESTIMATES) == pytest.approx(expected)
+
+
+def test_scores_stay_finite_where_nothing_varies_or_nothing_occurs() -> None:
+    same = np.full(5, 2.0)
+    assert all(np.isfinite(score(same, same)) for score in READINGS["regression"].scores.values())
+    nothing, never = np.zeros((5, 3)), np.full((5, 3), 0.1)
+    assert all(np.isfinite(score(nothing, never)) for score in READINGS["multi_label_classification"].scores.values())
+
+
+def test_the_usual_metrics_are_among_those_that_fit() -> None:
+    assert set(READINGS) == set(get_args(ProblemType))
+    for reading in READINGS.values():
+        assert set(reading.usual) <= set(reading.scores) <= set(METRIC_NAMES)
+
+
+def test_logits_are_read_by_problem_type() -> None:
+    logits = np.array([[2.0, -1.0], [0.5, 0.6]])
+    several = Predictions(("a", "b"), logits, np.zeros((2, 2)), "multi_label_classification")
+    assert several.outputs == pytest.approx(1 / (1 + np.exp(-logits)))
+    assert several.answers.tolist() == [[True, False], [True, True]]
+    number = Predictions(("a", "b"), logits[:, :1], np.zeros(2), "regression")
+    assert number.answers.tolist() == [2.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("names", "problem_type", "message", "hint"),
+    [
+        (["accuracy"], "regression", "'accuracy' does not fit regression", "rmse, mae, r2"),
+        (["rmse"], "multi_label_classification", "'rmse' does not fit multi_label", "f1_micro, f1_macro"),
+        (["log_loss", "rmsee"], "multi_label_classification", "'rmsee' does not fit", "f1_micro"),
+        (["rmse"], None, "'rmse' does not fit single_label", "rmse is for regression"),
+    ],
+)
+def test_a_metric_that_does_not_fit_is_refused_with_those_that_do(
+    names: list[str], problem_type: ProblemType | None, message: str, hint: str
+) -> None:
+    with pytest.raises(UserError) as refusal:
+        require_metrics(names, problem_type)
+    assert message in refusal.value.message
+    assert hint in refusal.value.hint
+
+
+def test_before_the_labels_are_read_metrics_of_one_and_of_several_labels_are_taken() -> None:
+    require_metrics(["accuracy", "exact_match", "log_loss"], None)
+    assert load_metric("exact_match", "multi_label_classification") is exact_match
 
 
 def test_an_unknown_metric_is_refused_with_those_that_there_are() -> None:

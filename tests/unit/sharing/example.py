@@ -86,3 +86,29 @@ def example_record(**changes: Any) -> RunRecord:
         card={"name": "me/animals", "license": None, "language": None},
     )
     return replace(record, **changes)
+
+
+def multi_label_record() -> RunRecord:
+    """The same run for any number of the three labels a picture."""
+    names = ("f1_micro", "f1_macro", "exact_match", "log_loss")
+    metrics = {name: _estimate(value) for name, value in zip(names, (0.91, 0.9, 0.81, 0.3), strict=True)}
+    record = example_record(problem_type="multi_label_classification")
+    shares = {name: _estimate(0.1) for name in names}
+    evaluation = {**record.evaluation, "metrics": metrics, "baselines": {"majority": shares, "raw_inputs": shares}}
+    del evaluation["confusion"]
+    return replace(record, evaluation=evaluation)
+
+
+def regression_record() -> RunRecord:
+    """The same run for a number a picture, of prices in the hundreds of thousands."""
+    metrics = {"rmse": _estimate(12345.6, 500), "mae": _estimate(9876.5, 400), "r2": _estimate(0.81)}
+    mean = {"rmse": _estimate(28000.0, 900), "mae": _estimate(21000.0, 800), "r2": _estimate(0.0)}
+    record = example_record(problem_type="regression")
+    evaluation = {
+        **{key: value for key, value in record.evaluation.items() if key != "confusion"},
+        "metrics": metrics,
+        "per_class": [],
+        "points": [[310000.0, 305000.0], [250000.0, 262000.0], [199000.0, 201000.0]],
+        "baselines": {"majority": mean},
+    }
+    return replace(record, dataset={**record.dataset, "labels": ["price"]}, evaluation=evaluation)

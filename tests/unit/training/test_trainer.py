@@ -3,7 +3,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from hf_transfer.config import DataConfig, TransferConfig
 from hf_transfer.data.sources import load_data
@@ -13,13 +12,7 @@ from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.strategies import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import run_plan
-from hf_transfer.training.trainer import (
-    BestStep,
-    PhaseTrainer,
-    balanced_weights,
-    mean_cross_entropy,
-    phase_arguments,
-)
+from hf_transfer.training.trainer import BestStep, PhaseTrainer, phase_arguments
 
 
 def _control() -> SimpleNamespace:
@@ -55,14 +48,6 @@ def test_training_stops_after_as_many_worse_evaluations_as_patience_has() -> Non
         stops.append(control.should_training_stop)
     assert stops == [False, False, False, True]
     assert best.best_step == 1
-
-
-def test_rare_classes_weigh_more_and_balanced_ones_all_the_same() -> None:
-    assert balanced_weights([0, 1] * 10, 2).tolist() == [1.0, 1.0]
-    assert balanced_weights([0] * 30 + [1] * 10, 2).tolist() == pytest.approx([40 / 60, 40 / 20])
-    logits = torch.randn(3, 2)
-    skewed = mean_cross_entropy(torch.tensor([1.0, 2.0]), 0.0)({"logits": logits}, torch.tensor([1, 1, 1]))
-    assert torch.isclose(skewed, 2 * F.cross_entropy(logits, torch.tensor([1, 1, 1])))
 
 
 @pytest.mark.parametrize(("name", "task"), [("tiny_bert", "text"), ("tiny_resnet", "image"), ("tiny_vit", "image")])

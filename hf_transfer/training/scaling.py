@@ -1,0 +1,61 @@
+"""A regression learns its numbers on a unit scale, and its output layer gives them back on their own."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from hf_transfer.data.encode import Encoder
+from hf_transfer.data.sources import Data
+from hf_transfer.models.checkpoint import Checkpoint
+from hf_transfer.models.head import find_output_layer
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Training sees (number - offset) / factor: the size that learning rates and new weights are made for."""
+
+    offset: float = 0.0
+    factor: float = 1.0
+
+
+def find_scale(data: Data, checkpoint: Checkpoint) -> Scale:
+    """Mean and deviation of a regression's training numbers; one that changes nothing for the other problem types.
+
+    Where the output layer has no bias, the saved model could not add a mean: the numbers are divided only.
+    """
+    if data.problem_type != "regression":
+        return Scale()
+    numbers = np.asarray(data.train["label"][:], dtype=np.float64)
+    has_bias = any(name.endswith("bias") for name in _output_layer(checkpoint))
+    offset = float(numbers.mean()) if has_bias else 0.0
+    return Scale(offset, float(np.sqrt(np.mean((numbers - offset) ** 2))))
+
+
+def scale_labels(encoder: Encoder, scale: Scale) -> Encoder:
+    """The encoder, its batches with their labels on the scale."""
+    if scale == Scale():
+        return encoder
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = encoder.collate(rows)
+        return {**batch, "labels": (batch["labels"] - scale.offset) / scale.factor}
+
+    return replace(encoder, collate=collate)
+
+
+def unscale(checkpoint: Checkpoint, scale: Scale) -> None:
+    """Let the model answer in the numbers' own units: the scale goes into the weights of its output layer."""
+    if scale == Scale():
+        return
+    with torch.no_grad():
+        for name in _output_layer(checkpoint):
+            parameter = checkpoint.model.get_parameter(name)
+            parameter.mul_(scale.factor)
+            if name.endswith("bias"):
+                parameter.add_(scale.offset)
+
+
+def _output_layer(checkpoint: Checkpoint) -> set[str]:
+    return find_output_layer(checkpoint.model.config, checkpoint.task.model_class)
