@@ -21,12 +21,16 @@ class ModelConfig:
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the checkpoint."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run Python code that the checkpoint brings."})
+    keep_head: bool = field(
+        default=False, metadata={"help": "Go on with the checkpoint's own head; its label names must be the dataset's."}
+    )
 
     @property
     def source(self) -> dict[str, Any]:
-        """What load_checkpoint takes to find the checkpoint."""
+        """What load_checkpoint takes of it."""
         name, revision = str(self.model_name_or_path), self.model_revision
-        return {"name": name, "revision": revision, "trust_remote_code": self.trust_remote_code}
+        trust, keep = self.trust_remote_code, self.keep_head
+        return {"name": name, "revision": revision, "trust_remote_code": trust, "keep_head": keep}
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,15 @@ class TransferConfig:
     strategy: Strategy = field(
         default="head_then_full", metadata={"help": "Which parameters learn, and when (see README)."}
     )
+    peft_method: str = field(
+        default="lora",
+        metadata={"help": "Method of the adapters of --strategy lora: lora, loha, vera, ia3, or another one of PEFT."},
+    )
     lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters of --strategy lora."})
+    keep_adapter: bool = field(
+        default=False,
+        metadata={"help": "Save the adapter with the head alone, not merged into a copy of the base model."},
+    )
 
 
 @dataclass(frozen=True)

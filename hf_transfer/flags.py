@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from transformers import HfArgumentParser
 
-from hf_transfer.config import FINE_TUNING, GROUPS, PushConfig, RunConfig, Strategy
+from hf_transfer.config import FINE_TUNING, GROUPS, PushConfig, RunConfig, Strategy, TransferConfig
 from hf_transfer.errors import UserError, one_line, unknown
 
 NEEDED = ("model_name_or_path", "model_type", "dataset_name", "output_dir", "hub_model_id")
@@ -53,6 +53,7 @@ def parse_config(groups: tuple[str, ...] = FINE_TUNING, argv: list[str] | None =
     """
     config = RunConfig(**dict(zip(groups, parse_flags([GROUPS[group] for group in groups], argv), strict=True)))
     _check(config)
+    _check_transfer(config, config.study.strategies if "study" in groups else [config.transfer.strategy])
     if "study" in groups:
         _check_study(config)
     else:
@@ -155,7 +156,17 @@ def _check(config: RunConfig) -> None:
         raise UserError("--early_stopping_patience needs evaluations", "give --eval_strategy, --load_best_model_at_end")
 
 
+def _check_transfer(config: RunConfig, strategies: list[str]) -> None:
+    for flag in ("peft_method", "lora_rank", "keep_adapter"):
+        if "lora" not in strategies and getattr(config.transfer, flag) != getattr(TransferConfig, flag):
+            raise UserError(f"--{flag} does not belong to --strategy {strategies[0]}", "give --strategy lora")
+    if config.model.keep_head and "scratch" in strategies:
+        raise UserError("--keep_head does not belong to --strategy scratch", "from scratch nothing is kept")
+
+
 def _check_study(config: RunConfig) -> None:
+    if config.transfer.keep_adapter:
+        raise UserError("--keep_adapter does not belong to a comparison", "a comparison saves no model")
     if config.training.push_to_hub:
         raise UserError("--push_to_hub does not belong to a comparison", "push a run of the strategy that you choose")
     if config.data.problem_type not in (None, "single_label_classification"):

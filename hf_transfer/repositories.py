@@ -38,6 +38,8 @@ def find_repository(repo_id: str, kind: Kind, revision: str | None = None) -> Re
     try:
         ask = HfApi().model_info if kind == "model" else HfApi().dataset_info
         info = ask(repo_id, revision=revision)
+        if info.gated:  # its page is open to everybody, its files are not
+            HfApi().auth_check(repo_id, repo_type=kind)
     except HFValidationError as error:
         raise UserError(f"{repo_id!r} is neither an existing path nor a Hub id", "check the spelling") from error
     except GatedRepoError as error:

@@ -4,14 +4,18 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, pipeline
+from transformers.utils import cached_file, find_adapter_config_file
 
 from hf_transfer.errors import UserError, one_line
 from hf_transfer.evaluation.metrics import THRESHOLD
-from hf_transfer.tasks import TASKS
+from hf_transfer.record import read_record
+from hf_transfer.tasks import TASKS, find_task
 
 
 def load_pipeline(model: str) -> tuple[Any, str]:
     """The pipeline of a folder or Hub id, and the modality of its inputs. Raises UserError if it is no classifier."""
+    if find_adapter_config_file(model):
+        return _load_adapter(model)
     try:
         config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -24,6 +28,24 @@ def load_pipeline(model: str) -> tuple[Any, str]:
         f"{model!r} ({made_for or config.model_type}) is no classifier",
         f"tasks: {', '.join(TASKS)}; train a head first",
     )
+
+
+def _load_adapter(model: str) -> tuple[Any, str]:
+    """The pipeline of an adapter that a run has kept: its record names task and labels."""
+    path = cached_file(model, "record.json", _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        raise UserError(f"{model!r} is an adapter without a record.json", "name the folder of a run, or a Hub id")
+    record = read_record(Path(path))
+    task, labels = find_task(record.task), record.dataset["labels"]
+    network = task.model_class.from_pretrained(
+        model,
+        id2label=dict(enumerate(labels)),
+        label2id={name: number for number, name in enumerate(labels)},
+        problem_type=record.problem_type,
+        ignore_mismatched_sizes=True,  # the base model's own head is another
+    )
+    processor = {task.processor_argument: task.processor_class.from_pretrained(model)}
+    return pipeline(task.name, model=network.eval(), **processor), task.modality
 
 
 def ask(classify: Any, value: Any, top_k: int | None = None) -> list[tuple[str, str]]:

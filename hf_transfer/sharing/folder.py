@@ -12,7 +12,8 @@ from accelerate import PartialState
 from hf_transfer.config import RunConfig
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import require_metrics
-from hf_transfer.models.checkpoint import read_config
+from hf_transfer.models.adapters import require_method, save_adapter
+from hf_transfer.models.checkpoint import is_local, read_config
 from hf_transfer.record import RunRecord
 from hf_transfer.sharing.card import BASELINE_NAMES, METRIC_NAMES, SHARES, show_plain
 from hf_transfer.sharing.documents import document_names, write_documents
@@ -30,7 +31,9 @@ def preflight(config: RunConfig, task: Task) -> RunConfig:
     That is the checkpoint's kind, the names of metrics, the right to write and to push. Raises UserError.
     """
     if config.model.model_name_or_path is not None:
-        read_config(**config.model.source, task=task)
+        asked = config.model
+        read_config(str(asked.model_name_or_path), task, asked.model_revision, asked.trust_remote_code)
+    require_method(config.transfer.peft_method)
     require_metrics(config.evaluation.metrics, config.data.problem_type)
     output = config.output_dir.absolute()
     for place in (output.parent, output):
@@ -39,6 +42,11 @@ def preflight(config: RunConfig, task: Task) -> RunConfig:
             raise UserError(f"cannot write into {str(existing)!r}", "name another --output_dir")
     if not config.hub:
         return config
+    if config.transfer.keep_adapter and is_local(str(config.model.model_name_or_path)):
+        raise UserError(
+            f"--keep_adapter: nobody can load an adapter of {config.model.model_name_or_path!r} from the Hub",
+            "leave out --keep_adapter, or start from a checkpoint of the Hub",
+        )
     training = copy.copy(config.training)
     training.hub_model_id = full_name(config.hub)
     return replace(config, training=training)
@@ -56,7 +64,7 @@ def save(trained: Trained, record: RunRecord, config: RunConfig) -> RunRecord:
         record = replace(record, card={"name": name, "license": config.card.license, "language": config.card.language})
         config.output_dir.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{config.output_dir.name}-", dir=config.output_dir.parent) as stage:
-            record = _write(trained, record, Path(stage))
+            record = _write(trained, record, Path(stage), config.transfer.keep_adapter)
             _move_in(Path(stage), config.output_dir)
     state.wait_for_everyone()
     return record
@@ -98,13 +106,24 @@ def _summary_row(name: str, record: RunRecord) -> str:
     return f"  {METRIC_NAMES.get(name, name):<18}{show(e.value):>7}{unit}   {between}   ({', '.join(others)})"
 
 
-def _write(trained: Trained, record: RunRecord, folder: Path) -> RunRecord:
-    trained.model.save_pretrained(folder)
-    trained.checkpoint.processor.save_pretrained(folder)
+def _write(trained: Trained, record: RunRecord, folder: Path, keep_adapter: bool) -> RunRecord:
+    checkpoint, adapter = trained.checkpoint, trained.checkpoint.adapter if keep_adapter else None
+    if adapter:
+        head = {name: checkpoint.model.get_parameter(name) for name in checkpoint.head}
+        save_adapter(adapter, head, (checkpoint.provenance.location, checkpoint.provenance.revision), folder)
+    else:
+        checkpoint.model.save_pretrained(folder)
+    checkpoint.processor.save_pretrained(folder)
     _forget_paths(folder)
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    files = sorted(written.union(document_names(record.problem_type)))
-    record = replace(record, model={**record.model, "files": files})
+    record = replace(
+        record,
+        model={
+            **record.model,
+            "files": sorted(written.union(document_names(record.problem_type))),
+            "adapter": str(adapter.settings.peft_type.value).lower() if adapter else None,
+        },
+    )
     write_documents(record, folder)
     return record
 

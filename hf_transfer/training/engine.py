@@ -16,7 +16,7 @@ from hf_transfer.config import ProblemType, TrainingConfig
 from hf_transfer.data.encode import Encoder, make_encoder
 from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError
-from hf_transfer.models.adapters import merge, wrap_with_lora
+from hf_transfer.models.adapters import merge, read_adapter, wrap_with_adapter
 from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.freezing import training_only
 from hf_transfer.strategies.plan import Phase, Plan
@@ -83,9 +83,9 @@ def run_phase(
     """The checkpoint after one phase, and the facts for the record."""
     began = time.perf_counter()
     train, validation = splits
-    model, head = checkpoint.model, set(checkpoint.new_parameters)
+    model, head = checkpoint.model, set(checkpoint.head)
     if phase.adapter:
-        model = wrap_with_lora(model, checkpoint.new_parameters, phase.adapter_rank)
+        model = wrap_with_adapter(model, checkpoint.head, phase.adapter, phase.adapter_rank)
         trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         head = {name for name in trainable if ".modules_to_save." in name}
     else:
@@ -108,7 +108,8 @@ def run_phase(
         trainer.train()
         trainer.share_buffers()
     if phase.adapter:
-        checkpoint = replace(checkpoint, model=merge(model))
+        adapter = read_adapter(model)
+        checkpoint = replace(checkpoint, model=merge(model), adapter=adapter)
     return checkpoint, {
         "name": phase.name,
         "trainable_parameters": trainable_count,

@@ -175,6 +175,44 @@ def test_what_the_hub_refuses_is_said_in_one_line(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("closed", "message"),
+    [({"gated": "manual"}, "is gated"), ({"private": True}, "here or on the Hub")],
+    ids=["gated", "private"],
+)
+def test_a_checkpoint_that_is_closed_to_the_user_is_said_in_one_line(
+    closed: dict[str, object],
+    message: str,
+    hub: LoopbackHub,
+    hub_env: dict[str, str],
+    tiny_bert: Path,
+    text_file: Path,
+    tmp_path: Path,
+    repo_id: str,
+    api: HfApi,
+) -> None:
+    hub.add_user("they", token="hf_they")
+    theirs = f"they/{repo_id.partition('/')[2]}"
+    publisher = HfApi(endpoint=api.endpoint, token="hf_they")
+    publisher.create_repo(theirs)
+    publisher.upload_folder(repo_id=theirs, folder_path=tiny_bert)
+    publisher.update_repo_settings(theirs, **closed)
+    flags = ["--model_name_or_path", theirs, "--dataset_name", str(text_file), "--output_dir", str(tmp_path / "run")]
+    without_token = {name: value for name, value in hub_env.items() if name != "HF_TOKEN"}
+    done = subprocess.run(
+        [sys.executable, _recipe("text_classification"), *flags, "--label_column", "animal", "--use_cpu"],
+        env=without_token,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert message in error
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture
 def finished_run(tmp_path: Path, tiny_bert: Path, recipe: Callable[..., object], text_file: Path) -> Path:
     """The folder of a small run that was not published."""
