@@ -14,9 +14,9 @@ from hf_transfer.tasks import TASKS, find_task
 
 def load_pipeline(model: str) -> tuple[Any, str]:
     """The pipeline of a folder or Hub id, and the modality of its inputs. Raises UserError if it is no classifier."""
-    if find_adapter_config_file(model):
-        return _load_adapter(model)
     try:
+        if find_adapter_config_file(model):
+            return _load_adapter(model)
         config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise UserError(f"no model {model!r}: {one_line(error)}", "name the folder of a run, or a Hub id") from error

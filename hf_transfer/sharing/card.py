@@ -67,7 +67,7 @@ def render_report(record: RunRecord, pictures: dict[str, bytes]) -> str:
 
 def show_plain(value: float) -> str:
     """A figure that is no share: three decimals, none where it is large."""
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{round(value, 3) + 0.0:.3f}" if abs(value) < 1000 else f"{value:,.0f}"  # + 0.0: no minus before 0.000
 
 
 def card_metadata(record: RunRecord) -> ModelCardData:
@@ -88,11 +88,13 @@ def card_metadata(record: RunRecord) -> ModelCardData:
     ]
     transferred = record.strategy["used"] != "scratch"
     linked = transferred and base["revision"]
-    on_hub = {"base_model": base["id"], "base_model_relation": "finetune"} if linked else {}
+    adapter = record.model.get("adapter")
+    relation = "adapter" if adapter else "finetune"
+    on_hub = {"base_model": base["id"], "base_model_relation": relation} if linked else {}
     return ModelCardData(
         model_name=record.card["name"].split("/")[-1],
         license=record.card["license"] or (transferred and base["license"]) or "unknown",
-        library_name="transformers",
+        library_name="peft" if adapter else "transformers",
         pipeline_tag=record.task,
         language=record.card["language"],
         datasets=[dataset["id"]] if dataset["revision"] else None,
@@ -128,6 +130,7 @@ def _facts(record: RunRecord) -> dict[str, Any]:
     return {
         "r": record,
         "name": record.card["name"],
+        "task": find_task(record.task),
         "kind": find_task(record.task).modality,
         "labels": labels,
         "shown_labels": _listed(labels),

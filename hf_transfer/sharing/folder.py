@@ -84,7 +84,7 @@ def announce(record: RunRecord, config: RunConfig) -> None:
     rows = [_summary_row(name, record) for name in record.metrics]
     folder, splits = config.output_dir, record.dataset["splits"]
     log.info(
-        "\n%s\n\n  %d labels, strategy %s, %d test examples, %.0f s\n\n"
+        "\n%s\n\n  %d training examples, strategy %s, %d test examples, %.0f s\n\n"
         "  look at it   %s\n  use it       hf-transfer predict %s FILE\n  share it     %s\n",
         "\n".join(rows),
         splits["train"],

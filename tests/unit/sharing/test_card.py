@@ -1,12 +1,15 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
+from hf_transfer.record import RunRecord
 from hf_transfer.sharing import plots
-from hf_transfer.sharing.card import card_metadata, render_card, render_report, require_complete
-from tests.unit.sharing.example import example_record
+from hf_transfer.sharing.card import card_metadata, render_card, render_report, require_complete, show_plain
+from hf_transfer.sharing.documents import document_names, write_documents
+from tests.unit.sharing.example import example_record, multi_label_record, regression_record
 
 REVIEWED = Path(__file__).with_name("reviewed_card.md")
 
@@ -80,6 +83,44 @@ def test_many_classes_are_summed_up() -> None:
     assert "The figures of all 100 classes" in text
 
 
+def test_the_card_of_several_labels_speaks_of_labels_and_shows_no_confusion() -> None:
+    text = str(render_card(multi_label_record()))
+    assert "Says of images which of 3 labels apply" in text
+    assert "| exact match | **81.0 %** | 79.0 – 83.0 % | 10.0 % | 10.0 % |" in text
+    assert "| cow | 50 | 86.0 % |" in text
+    assert 'classify("picture.png", top_k=3)' in text
+    assert "class " not in text.split("\n---\n")[1]
+    assert "confusion" not in text
+
+
+def test_the_card_of_a_regression_speaks_of_the_number_and_shows_truth_and_answer() -> None:
+    text = str(render_card(regression_record()))
+    assert 'Estimates the number "price" from images' in text
+    assert "| RMSE | **12,346** | 11,846 – 12,846 | 28,000 |" in text
+    assert "![truth and answer](plots/truth_and_answer.png)\n" in text
+    assert "title = {me/animals: regression of price from images}" in text
+    assert "unit scale" in text
+    assert "class" not in text.replace("classification", "").split("\n---\n")[1]
+
+
+@pytest.mark.parametrize("record", [example_record(), multi_label_record(), regression_record()])
+def test_the_plots_and_the_report_fit_the_problem_type(record: RunRecord, tmp_path: Path) -> None:
+    write_documents(record, tmp_path)
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == set(document_names(record.problem_type))
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert {name for name in written if name.endswith(".png")} == set(re.findall(r"plots/\w+\.png", card))
+    report = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ("Figures by" in report) == (record.problem_type != "regression")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.3104, "0.310"), (-0.0001, "0.000"), (12345.6, "12,346"), (-1.5, "-1.500")]
+)
+def test_large_figures_have_no_decimals_and_nothing_is_less_than_zero_by_rounding(value: float, shown: str) -> None:
+    assert show_plain(value) == shown
+
+
 def test_the_report_holds_its_pictures_and_escapes_names() -> None:
     record = example_record(card={"name": "a<b", "license": None, "language": None})
     page = render_report(record, {"confusion matrix": b"png"})
@@ -101,3 +142,12 @@ def test_the_learning_curve_marks_the_phases_and_the_step_that_was_kept() -> Non
         if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2
     ]
     assert {0, 40, 60} <= set(verticals)
+
+
+def test_the_card_of_an_adapter_says_so_and_how_to_load_it_with_its_base_model() -> None:
+    record = example_record()
+    text = str(render_card(replace(record, model={**record.model, "adapter": "lora"})))
+    assert "library_name: peft" in text
+    assert "base_model_relation: adapter" in text
+    assert "model = AutoModelForImageClassification.from_pretrained(\n    name, id2label=labels, " in text
+    assert 'pipeline("image-classification", model=model, image_processor=processor)' in text
