@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test check bench wheel-test letters-resnet story clean
+.PHONY: install demo test test-architectures check bench wheel-test letters-resnet story clean
 
 install: $(STAMP)
 
@@ -18,6 +18,9 @@ demo: install  ## handwritten digits from 10 labels a class
 
 test: install
 	$(BIN)/python -m pytest -m "not slow" --durations 10
+
+test-architectures: install  ## every classification architecture of transformers as a tiny model, and a table
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/architectures -m "slow or not slow"
 
 check: install
 	$(BIN)/ruff check .

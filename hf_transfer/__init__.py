@@ -24,6 +24,8 @@ _HOMES = {
     "Data": "data.sources",
     "load_data": "data.sources",
     "Checkpoint": "models.checkpoint",
+    "LayerMap": "models.layers",
+    "layer_map": "models.layers",
     "build_checkpoint": "models.checkpoint",
     "load_checkpoint": "models.checkpoint",
     "Phase": "strategies.plan",

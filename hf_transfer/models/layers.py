@@ -20,6 +20,8 @@ FRONT = re.compile("embed|feature_extractor")
 # What transformers calls the raw input of a kind; inner modules have names of their own for what they take.
 RAW_INPUTS = {"input_ids", "pixel_values", "pixel_values_videos", "input_values", "input_features"}
 
+LOOKS = {"len", "isinstance", "hasattr", "getattr"}
+
 
 @dataclass(frozen=True)
 class LayerMap:
@@ -164,12 +166,21 @@ def _uses(kind: Any, method: str = "forward", callers: frozenset[str] = frozense
 
 
 class _SelfReader(ast.NodeVisitor):
-    """Collects the uses of attributes of `self`: arguments before the call, values before what they are assigned to."""
+    """Collects the uses of attributes of `self`: arguments before the call, values before what they are assigned to.
+
+    `is None` and `len(...)` only look at what they name.
+    """
 
     def __init__(self) -> None:
         self.uses: list[_Use] = []
 
+    def visit_Compare(self, node: ast.Compare) -> None:
+        if not any(isinstance(operator, (ast.Is, ast.IsNot)) for operator in node.ops):
+            self.generic_visit(node)
+
     def visit_Call(self, node: ast.Call) -> None:
+        if isinstance(node.func, ast.Name) and node.func.id in LOOKS:
+            return
         for part in (*node.args, *node.keywords):
             self.visit(part)
         if _is_of_self(node.func):

@@ -21,7 +21,7 @@ from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.freezing import training_only
 from hf_transfer.strategies.plan import Phase, Plan
 from hf_transfer.training.losses import LossFunction, choose_loss
-from hf_transfer.training.scaling import find_scale, scale_labels, unscale
+from hf_transfer.training.scaling import find_scale, scale_kept_head, scale_labels, unscale
 from hf_transfer.training.trainer import BestStep, PhaseTrainer, QuietProgress, accuracy_of, phase_arguments
 
 
@@ -63,6 +63,7 @@ def run_plan(
         train = encoder.rows(data.train)
         validation = encoder.rows(data.validation) if data.validation is not None else None
     scale = find_scale(data, checkpoint)
+    scale_kept_head(checkpoint, scale)
     learned, facts = scale_labels(encoder, scale), []
     for phase in plan.phases:
         checkpoint, fact = run_phase(phase, plan, checkpoint, learned, training, (train, validation))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from hf_transfer.config import ProblemType, TrainingConfig
 from hf_transfer.errors import UserError
+from hf_transfer.models.head import read_logits
 
 LossFunction = Callable[..., torch.Tensor]
 # (logits (n, labels), labels) -> the losses of all answers, summed
@@ -34,7 +35,7 @@ def mean_loss(total: Total) -> LossFunction:
     """
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        summed = total(outputs["logits"].float(), labels)
+        summed = total(read_logits(outputs).float(), labels)
         return summed / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
     return loss

@@ -45,10 +45,19 @@ def scale_labels(encoder: Encoder, scale: Scale) -> Encoder:
     return replace(encoder, collate=collate)
 
 
+def scale_kept_head(checkpoint: Checkpoint, scale: Scale) -> None:
+    """Let a head that was kept begin on the scale, as a new one does."""
+    if scale != Scale() and not checkpoint.new_parameters:
+        _change(checkpoint, Scale(-scale.offset / scale.factor, 1 / scale.factor))
+
+
 def unscale(checkpoint: Checkpoint, scale: Scale) -> None:
     """Let the model answer in the numbers' own units: the scale goes into the weights of its output layer."""
-    if scale == Scale():
-        return
+    if scale != Scale():
+        _change(checkpoint, scale)
+
+
+def _change(checkpoint: Checkpoint, scale: Scale) -> None:
     with torch.no_grad():
         for name in _output_layer(checkpoint):
             parameter = checkpoint.model.get_parameter(name)

@@ -1,5 +1,6 @@
 """Two real processes over gloo."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,20 +10,26 @@ import numpy as np
 import pytest
 from transformers import pipeline
 
+from hf_transfer.config import DataConfig
 from hf_transfer.data.builtin import load_builtin
+from hf_transfer.data.sources import load_data
 from hf_transfer.record import RunRecord, read_record
+from hf_transfer.tasks import find_task
 from tests.conftest import ROOT
 
 
-def _launch(folder: Path, processes: int) -> str:
+def _launch_digits(folder: Path, processes: int) -> str:
+    flags = ["--config", str(ROOT / "recipes/configs/digits.yaml"), "--output_dir", str(folder), "--strategy", "full"]
+    return _launch("image_classification", processes, *flags)
+
+
+def _launch(recipe: str, processes: int, *flags: str) -> str:
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1"]
     # `--cpu --num_processes 2` would start one process; with --multi_gpu and --use_cpu there are two over gloo.
     several = ["--multi_gpu", "--num_processes", str(processes)] if processes > 1 else ["--num_processes", "1"]
     settings = ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    flags = ["--config", str(ROOT / "recipes/configs/digits.yaml"), "--output_dir", str(folder), "--use_cpu"]
-    flags += ["--strategy", "full"]
-    flags += ["--per_device_train_batch_size", str(16 // processes), "--disable_tqdm", "true"]
-    words = [*launcher, *several, *settings, str(ROOT / "recipes/image_classification.py"), *flags]
+    batch = ["--per_device_train_batch_size", str(16 // processes), "--disable_tqdm", "true", "--use_cpu"]
+    words = [*launcher, *several, *settings, str(ROOT / "recipes" / f"{recipe}.py"), *flags, *batch]
     done = subprocess.run(
         words, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -42,7 +49,7 @@ def test_two_processes_give_one_folder_and_the_metrics_of_one_over_every_example
     records: dict[int, RunRecord] = {}
     for processes in (1, 2):
         folder = tmp_path / str(processes) / "run"
-        said = _launch(folder, processes)
+        said = _launch_digits(folder, processes)
         assert said.count("look at it") == 1
         assert [path.name for path in folder.parent.iterdir()] == ["run"]
         records[processes] = read_record(folder / "record.json")
@@ -55,3 +62,32 @@ def test_two_processes_give_one_folder_and_the_metrics_of_one_over_every_example
     )
     one, two = records[1].metrics["accuracy"], records[2].metrics["accuracy"]
     assert one.low <= two.value <= one.high
+
+
+def test_two_processes_count_every_number_once_and_the_saved_model_answers_as_measured(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
+    # Trainer takes a label of -100 for none: here half of the numbers are such.
+    rows = [{"text": ("a red cat", "the dog")[n % 2] + " runs" * (n % 3), "cold": -100 * (n % 2)} for n in range(115)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    data = ["--dataset_name", str(tmp_path / "rows.jsonl"), "--label_column", "cold", "--problem_type", "regression"]
+    flags = [
+        "--max_steps",
+        "30",
+        "--learning_rate",
+        "5e-3",
+        "--strategy",
+        "full",
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
+    _launch("text_classification", 2, "--model_name_or_path", str(tiny_bert), *data, *flags)
+    record = read_record(tmp_path / "run" / "record.json")
+    assert len(record.evaluation["points"]) == record.evaluation["n"] == 23
+    held = load_data(
+        DataConfig(data[1], label_column="cold", problem_type="regression"), find_task("text-classification"), seed=0
+    ).test
+    answers = pipeline("text-classification", model=str(tmp_path / "run"))(held["text"][:])
+    errors = np.array([answer["score"] for answer in answers]) - np.array(held["label"][:])
+    assert record.metrics["rmse"].value == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-3)
+    assert record.metrics["r2"].value > 0.5

@@ -179,3 +179,43 @@ def test_the_shipped_checkpoint_is_small_and_knows_no_digit() -> None:
     assert len(names) == 167
     assert not any(name.isdigit() for name in names)
     assert "No digit is among them" in (folder / "README.md").read_text()
+
+
+def test_a_thousand_labels_keep_their_names_and_order(tiny_vit: Path, tmp_path: Path) -> None:
+    labels = [f"class {number}" for number in reversed(range(1000))]
+    load_checkpoint(str(tiny_vit), IMAGES, labels).model.save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert [config.id2label[number] for number in range(1000)] == labels
+    assert config.label2id["class 10"] == 989
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [(("x",), "one label only: 'x'"), ((), "one label only: none"), (("x", "y", "x"), "the label 'x' is named twice")],
+)
+def test_labels_that_make_no_classifier_are_refused(labels: tuple[str, ...], message: str, tiny_vit: Path) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_checkpoint(str(tiny_vit), IMAGES, labels)
+
+
+def test_a_regression_has_one_output(tiny_bert: Path) -> None:
+    checkpoint = load_checkpoint(str(tiny_bert), TEXTS, ("stars",), problem_type="regression")
+    assert checkpoint.model.config.problem_type == "regression"
+    assert checkpoint.model.config.num_labels == 1
+    with pytest.raises(UserError, match="a regression has one output, not 3"):
+        load_checkpoint(str(tiny_bert), TEXTS, LABELS, problem_type="regression")
+
+
+def test_a_base_model_has_no_head_to_keep(tiny_bert: Path, tmp_path: Path) -> None:
+    AutoModel.from_pretrained(tiny_bert).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="brings no head, new: classifier"):
+        load_checkpoint(str(tmp_path), TEXTS, [f"LABEL_{n}" for n in range(4)], keep_head=True)
+
+
+def test_a_model_folder_without_a_processor_can_be_studied(tiny_vit: Path, tmp_path: Path) -> None:
+    folder = _copy(tiny_vit, tmp_path)
+    (folder / "preprocessor_config.json").unlink()
+    checkpoint = load_checkpoint(str(folder), IMAGES, LABELS)
+    assert checkpoint.new_parameters
+    with pytest.raises(UserError, match="has no processor"):
+        _ = checkpoint.processor
