@@ -20,7 +20,7 @@ test: install
 	$(BIN)/python -m pytest -m "not slow" --durations 10
 
 test-architectures: install  ## every classification architecture of transformers as a tiny model, and a table
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/architectures -m "slow or not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/architectures -m "slow or not slow" --disable-warnings
 
 check: install
 	$(BIN)/ruff check .

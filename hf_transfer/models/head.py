@@ -50,12 +50,17 @@ def set_labels(config: Any, labels: Sequence[str]) -> None:
 
 def renew(model: Any, names: Iterable[str]) -> None:
     """Give the parameters called `names` the values that a model of their class starts from (transformers' own)."""
-    for owner in {name.rpartition(".")[0] for name in names}:
+    for owner in {_owner(name) for name in names}:
         module = model.get_submodule(owner)
         for parameter in module.parameters(recurse=False):
             parameter._is_hf_initialized = False
         with torch.no_grad():
             model._init_weights(module)
+
+
+def _owner(name: str) -> str:
+    """The path of the module that a parameter or buffer belongs to."""
+    return name.rpartition(".")[0]
 
 
 def require_only_head_new(model: Any, new: set[str], head: set[str], source: str) -> None:
@@ -65,9 +70,9 @@ def require_only_head_new(model: Any, new: set[str], head: set[str], source: str
     is missing is damage, or the checkpoint of another architecture.
     """
     pooler = f"{model.base_model_prefix}.pooler."
-    body = {name for name, _ in model.named_parameters()} - head
-    buffers = {name for name, _ in model.named_buffers()}
-    damaged = [name for name in sorted(new & (body | buffers)) if not name.startswith(pooler)]
+    of_head = {_owner(name) for name in head}
+    body = [name for name in model.state_dict() if name not in head and _owner(name) not in of_head]
+    damaged = [name for name in body if name in new and not name.startswith(pooler)]
     if damaged:
         shown = ", ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
         raise UserError(

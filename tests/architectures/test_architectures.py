@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import set_seed
+from transformers import AutoConfig, AutoModel, set_seed
 
 from hf_transfer.models.adapters import merge, wrap_with_adapter
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
@@ -16,6 +16,9 @@ from tests.architectures.conftest import LEFT_OUT, OLD_LABELS, Subject, architec
 from tests.architectures.first_use import FirstUse
 
 LABELS = ("x", "y", "z")
+
+# Perceiver's decoder is part of its task; PP-LCNet has no base model.
+WITHOUT_BASE = ("perceiver", "pp_lcnet")
 
 # In 64 bits the merged MobileNets differ by 4e-14; in 32 bits their 26 and 52 BatchNorms amplify what rounding leaves.
 ROUNDING = {"mobilenet_v1": 5e-5, "mobilenet_v2": 5e-5}
@@ -118,3 +121,19 @@ def test_few_architectures_are_left_out(task: str, least: int) -> None:
     tried = [each for each in architectures(TASKS[task]) if each.model_type not in LEFT_OUT]
     assert len(tried) >= least
     assert len(OLD_LABELS) != len(LABELS)
+
+
+def test_to_a_base_model_a_head_is_added_and_nothing_else(subject: Subject, tmp_path: Path) -> None:
+    if AutoConfig.from_pretrained(subject.folder).model_type in WITHOUT_BASE:
+        pytest.skip("its classifier is not a base model and a head")
+    AutoModel.from_pretrained(subject.folder).save_pretrained(tmp_path)
+    checkpoint = load_checkpoint(str(tmp_path), subject.task, LABELS)
+    prefix = f"{checkpoint.model.base_model_prefix}."
+    assert set(checkpoint.head) == set(checkpoint.new_parameters)
+    assert all(name.startswith(f"{prefix}pooler.") for name in checkpoint.head if name.startswith(prefix))
+    base, compared = AutoModel.from_pretrained(tmp_path).state_dict(), 0
+    for name, tensor in checkpoint.model.state_dict().items():
+        if name.removeprefix(prefix) in base and name not in checkpoint.new_parameters:
+            assert torch.equal(tensor, base[name.removeprefix(prefix)]), name
+            compared += 1
+    assert compared > 3
