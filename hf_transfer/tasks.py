@@ -102,6 +102,11 @@ def find_task(name: str) -> Task:
     return TASKS[name]
 
 
+def served_tasks() -> list[str]:
+    """The names of the tasks whose data can be read, so far."""
+    return [name for name, task in TASKS.items() if task.column_names]
+
+
 def model_kinds(config: Any) -> list[str]:
     """The AutoModelFor* classes, sorted, that have a model class for a model config."""
     from transformers.models.auto import modeling_auto

@@ -18,7 +18,7 @@ from hf_transfer.data.splits import examples_per_class, stratified_holdout, stra
 from hf_transfer.data.targets import TARGETS, Target, find_problem_type
 from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.repositories import find_repository
-from hf_transfer.tasks import Task
+from hf_transfer.tasks import Task, served_tasks
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +81,8 @@ def load_data(config: DataConfig, task: Task, seed: int) -> Data:
     Raises UserError for sources, splits and columns that do not exist, and for labels that do not fit the problem.
     """
     began = time.perf_counter()
+    if task.name not in served_tasks():
+        raise UserError(f"the data of {task.name} cannot be read yet", f"tasks: {', '.join(served_tasks())}")
     with PartialState().local_main_process_first():  # it fills the cache, the others read it
         raw, origin = read_source(config)
     splits = _pick_splits(raw, config)

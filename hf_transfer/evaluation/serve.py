@@ -9,7 +9,7 @@ from transformers.utils import cached_file, find_adapter_config_file
 from hf_transfer.errors import UserError, one_line
 from hf_transfer.evaluation.metrics import THRESHOLD
 from hf_transfer.record import read_record
-from hf_transfer.tasks import TASKS, find_task
+from hf_transfer.tasks import find_task, served_tasks
 
 
 def load_pipeline(model: str) -> tuple[Any, str]:
@@ -21,12 +21,12 @@ def load_pipeline(model: str) -> tuple[Any, str]:
     except (OSError, ValueError) as error:
         raise UserError(f"no model {model!r}: {one_line(error)}", "name the folder of a run, or a Hub id") from error
     made_for = (config.architectures or [""])[0]
-    for task in TASKS.values():
+    for task in map(find_task, served_tasks()):
         if task.covers(config) and made_for == task.model_class_name(config):
             return pipeline(task.name, model=str(Path(model)) if Path(model).exists() else model), task.modality
     raise UserError(
         f"{model!r} ({made_for or config.model_type}) is no classifier",
-        f"tasks: {', '.join(TASKS)}; train a head first",
+        f"tasks: {', '.join(served_tasks())}; train a head first",
     )
 
 

@@ -22,7 +22,7 @@ from hf_transfer.models.adapters import Adapter
 from hf_transfer.models.head import find_output_layer, renew, require_labels, require_only_head_new, set_labels
 from hf_transfer.models.layers import find_head
 from hf_transfer.repositories import card_license, find_repository
-from hf_transfer.tasks import TASKS, Task, model_kinds
+from hf_transfer.tasks import TASKS, Task, model_kinds, served_tasks
 
 log = logging.getLogger(__name__)
 
@@ -238,9 +238,10 @@ def _require_modality(config: Any, task: Task, provenance: Provenance, trust_rem
     others = [other for other in TASKS.values() if other.covers(config)]
     modalities = sorted({other.modality for other in others})
     if others and task.modality not in modalities:
+        served = [other.name for other in others if other.name in served_tasks()]
         raise UserError(
             f"{whose} was pretrained on {' and '.join(modalities)}, {task.name} needs {task.modality}",
-            f"start from a checkpoint of the same kind of input, or use {' or '.join(other.name for other in others)}",
+            "start from a checkpoint of the same kind of input" + "".join(f", or use {name}" for name in served),
         )
     kinds = model_kinds(config)
     raise UserError(

@@ -121,3 +121,8 @@ def test_what_is_wrong_with_a_source_is_said_in_one_line(config: DataConfig, mes
         load_data(config, IMAGES, seed=0)
     assert message in refusal.value.message
     assert hint in refusal.value.hint
+
+
+def test_the_data_of_a_task_that_no_recipe_serves_are_refused() -> None:
+    with pytest.raises(UserError, match="the data of audio-classification cannot be read yet"):
+        load_data(DataConfig("builtin:digits"), find_task("audio-classification"), seed=0)
