@@ -50,6 +50,19 @@ def layer_map(model: Any, head: Collection[str] | None = None) -> LayerMap:
     return LayerMap(("embeddings", *(f"layer {n}" for n in range(1, layers + 1)), "head"), depths)
 
 
+def layer_blocks(model: Any) -> list[tuple[int, list[tuple[str, ...]]]]:
+    """The towers of a model in order: the depth of the first layer of each, and the modules of each of its layers."""
+    towers: dict[str, tuple[int, list[tuple[str, ...]]]] = {}
+    depth = 0
+    for part in _parts(model, model, ""):
+        depth += part.begins_layer
+        if part.begins_layer:
+            towers.setdefault(part.tower, (depth, []))[1].append((part.path,))
+        elif part.tower:
+            towers[part.tower][1][-1] += (part.path,)
+    return list(towers.values())
+
+
 def find_head(model: Any) -> set[str]:
     """The names of the parameters outside the base model; of a model without one, of what runs behind its layers.
 
@@ -69,17 +82,25 @@ def find_head(model: Any) -> set[str]:
 def _depths_of_body(model: Any) -> dict[str, int]:
     """Name of a parameter -> 0 or the number of the layer that it is in or runs behind."""
     depth, depth_of_part = 0, {}
-    for path, begins_layer in _parts(model, model, ""):
-        depth += begins_layer
-        depth_of_part[path] = depth
+    for part in _parts(model, model, ""):
+        depth += part.begins_layer
+        depth_of_part[part.path] = depth
     return {
         name: next(depth_of_part[path] for path in _paths(name) if path in depth_of_part)
         for name, _ in model.named_parameters()
     }
 
 
-def _parts(model: Any, module: nn.Module, path: str) -> Iterator[tuple[str, bool]]:
-    """Paths of blocks, and of parameters and modules outside of blocks, in order, and whether one begins a layer."""
+class _Part(NamedTuple):
+    """A module or parameter by its path; of a block also the path of its list, and whether it is the block's first."""
+
+    path: str
+    tower: str = ""
+    begins_layer: bool = False
+
+
+def _parts(model: Any, module: nn.Module, path: str) -> Iterator[_Part]:
+    """Blocks, and what is outside of blocks, in the order in which they run."""
     lists = {name: child for name, child in module.named_children() if _is_list(child)}
     lengths = {len(child) for name, child in lists.items() if _is_blocks(name, child)}
     done: set[int] = set()
@@ -89,10 +110,11 @@ def _parts(model: Any, module: nn.Module, path: str) -> Iterator[tuple[str, bool
         if length in lengths:
             together = [other for other, child in lists.items() if len(child) == length]
             if length not in done:
-                yield from ((f"{path}{o}.{n}", o == together[0]) for n in range(length) for o in together)
+                tower = f"{path}{together[0]}"
+                yield from (_Part(f"{path}{o}.{n}", tower, o == together[0]) for n in range(length) for o in together)
             done.add(length)
         elif child is None or name in lists or FRONT.search(name) or _is_foreign(model, child):
-            yield f"{path}{name}", False
+            yield _Part(f"{path}{name}")
         else:
             yield from _parts(model, child, f"{path}{name}.")
 
@@ -109,6 +131,9 @@ def _is_foreign(model: Any, part: nn.Module) -> bool:
     """Whether a part is a tower for another kind of input than the model's: what it sees goes into the embeddings."""
     if not isinstance(part, PreTrainedModel):
         return False
+    others = [getattr(model.config, f"{kind}_config", None) for kind in ("vision", "audio")]
+    if model.main_input_name == "input_ids" and any(part.config is other for other in others):
+        return True
     takes = {part.main_input_name, model.main_input_name}
     return len(takes) == 2 and takes <= RAW_INPUTS
 
