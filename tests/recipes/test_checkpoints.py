@@ -113,7 +113,7 @@ def test_a_kept_adapter_loads_again_with_its_head(
     classify, _ = load_pipeline(str(folder))
     assert classify(str(next((picture_folder / "dark").iterdir())))[0]["label"] == "dark"
     pixels = torch.randn(3, 3, 16, 16)
-    assert torch.allclose(loaded.eval()(pixels).logits, plain.eval()(pixels).logits, atol=1e-5)
+    assert torch.allclose(loaded.eval()(pixels).logits, plain.eval()(pixels).logits, rtol=1e-3, atol=1e-5)
 
 
 @pytest.fixture
