@@ -2,9 +2,12 @@
 
 import argparse
 import csv
+import re
 import runpy
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 from hf_transfer.command import run_command
 from hf_transfer.errors import UserError, unknown
@@ -30,11 +33,28 @@ def _dispatch() -> None:
     use.add_argument(
         "--top_k", type=int, help="answers an input (default: 1; of several labels a row all above one half)"
     )
+    _add_cache(doors)
     asked = parser.parse_args()
     if asked.door == "run":
         run_recipe(asked.recipe, asked.flags)
+    elif asked.door == "cache":
+        show_cache(asked)
     else:
         predict_inputs(asked.model, asked.inputs, asked.top_k)
+
+
+def _add_cache(doors: Any) -> None:
+    store = doors.add_parser("cache", help="list or prune what frozen layers computed")
+    store.add_argument("--cache_dir", "--cache-dir", help="the store (default: hf_transfer/frozen below HF_HOME)")
+    store.add_argument(
+        "--prune", action="store_true", help="remove leftovers and damaged entries, and what the flags below say"
+    )
+    store.add_argument("--all", action="store_true", help="remove every entry")
+    store.add_argument("--older_than", "--older-than", metavar="AGE", help="remove what was not used for 12h, 30d, 8w")
+    store.add_argument(
+        "--until_below", "--until-below", metavar="SIZE", help="keep the last used, 500MB or 20GB of them"
+    )
+    store.add_argument("--dry_run", "--dry-run", action="store_true", help="say what would be freed, remove nothing")
 
 
 def recipe_names() -> list[str]:
@@ -61,6 +81,38 @@ def predict_inputs(model: str, inputs: list[str], top_k: int | None) -> None:
     rows = csv.writer(sys.stdout, delimiter="\t", lineterminator="\n")
     for name, value in _read_inputs(inputs, modality):
         rows.writerows([name, label, figure] for label, figure in ask(classify, value, top_k))
+
+
+def show_cache(asked: argparse.Namespace) -> None:
+    """Print a line an entry: start of its key, size, rows, last use, what it is; or prune, and print what it freed."""
+    from hf_transfer.training.cache import cache_folder, list_entries, prune, show_bytes
+
+    folder = cache_folder(asked.cache_dir)
+    if asked.prune:
+        age = _measure("--older_than", asked.older_than, {"h": 3600, "d": 86_400, "w": 7 * 86_400})
+        size = _measure("--until_below", asked.until_below, {"MB": 10**6, "GB": 10**9, "TB": 10**12})
+        freed = prune(folder, older_than=age, until_below=size, everything=asked.all, dry_run=asked.dry_run)
+        print(f"{'would free' if asked.dry_run else 'freed'} {show_bytes(freed)} in {folder}")
+        return
+    if asked.all or asked.older_than or asked.until_below or asked.dry_run:
+        raise UserError("--all, --older_than, --until_below and --dry_run say what --prune removes", "add --prune")
+    entries = list_entries(folder)
+    for entry in entries:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
+        rows = "damaged" if entry.rows is None else f"{entry.rows} rows"
+        about = " ".join(f"{name}={value}" for name, value in entry.about.items())
+        print(f"{entry.key[:12]:12}  {show_bytes(entry.nbytes):>9}  {rows:>12}  {used}  {about}".rstrip())
+    print(f"{len(entries)} entries, {show_bytes(sum(entry.nbytes for entry in entries))} in {folder}")
+
+
+def _measure(flag: str, text: str | None, units: dict[str, int]) -> int | None:
+    """`30d` -> seconds, `20GB` -> bytes."""
+    if text is None:
+        return None
+    parts = re.fullmatch(r"(\d+)([A-Za-z]+)", text)
+    if parts is None or parts[2] not in units:
+        raise UserError(f"{flag} {text!r} is not understood", f"give a whole number and one of {', '.join(units)}")
+    return int(parts[1]) * units[parts[2]]
 
 
 def _read_inputs(inputs: list[str], modality: str) -> list[tuple[str, object]]:

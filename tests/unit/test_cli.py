@@ -1,5 +1,10 @@
+import os
+import subprocess
 import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hf_transfer import cli
@@ -67,3 +72,80 @@ def test_predict_says_in_one_line_what_is_wrong(
     monkeypatch.chdir(ROOT)
     assert _run(monkeypatch, *(str(tiny_vit) if word == "VIT" else word for word in words)) == 2
     assert f"error: {message}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path) -> Path:
+    """A store of two entries, one of them last used 40 days ago."""
+    from hf_transfer.training.cache import write_activations
+
+    for key, days in (("new" * 21, 0), ("old" * 21, 40)):
+        rows = [{"x": np.zeros(250_000)}]
+        write_activations(tmp_path, key, 1, [rows], {"model": key[:3], "boundary": "head"})
+        os.utime(tmp_path / f"{key}.activations" / "manifest.json", (time.time() - days * 86_400,) * 2)
+    return tmp_path
+
+
+def test_cache_lists_what_is_stored(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache_dir: Path
+) -> None:
+    assert _run(monkeypatch, "cache", "--cache_dir", str(cache_dir)) == 0
+    new, old, total = capsys.readouterr().out.splitlines()
+    assert new.split()[:5] == ["newnewnewnew", "2.0", "MB", "1", "rows"]
+    assert old.endswith("model=old boundary=head")
+    assert total == f"2 entries, 4.0 MB in {cache_dir}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "freed", "left"),
+    [
+        ((), "freed 0 bytes", 2),
+        (("--older_than", "30d"), "freed 2.0 MB", 1),
+        (("--until-below", "3MB"), "freed 2.0 MB", 1),
+        (("--all",), "freed 4.0 MB", 0),
+        (("--all", "--dry-run"), "would free 4.0 MB", 2),
+    ],
+)
+def test_cache_prunes_what_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cache_dir: Path,
+    flags: tuple[str, ...],
+    freed: str,
+    left: int,
+) -> None:
+    assert _run(monkeypatch, "cache", "--prune", "--cache-dir", str(cache_dir), *flags) == 0
+    assert capsys.readouterr().out == f"{freed} in {cache_dir}\n"
+    assert len(list(cache_dir.iterdir())) == left
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--prune", "--older_than", "soon"), "--older_than 'soon' is not understood"),
+        (("--prune", "--until_below", "3m"), "--until_below '3m' is not understood"),
+        (("--all",), "say what --prune removes"),
+    ],
+)
+def test_cache_says_in_one_line_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cache_dir: Path,
+    flags: tuple[str, ...],
+    message: str,
+) -> None:
+    assert _run(monkeypatch, "cache", "--cache_dir", str(cache_dir), *flags) == 2
+    assert message in capsys.readouterr().err
+    assert len(list(cache_dir.iterdir())) == 2
+
+
+@pytest.mark.parametrize("words", [("--help",), ("cache",)])
+def test_neither_help_nor_cache_waits_for_torch(words: tuple[str, ...], tmp_path: Path) -> None:
+    code = "import sys; from hf_transfer.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
