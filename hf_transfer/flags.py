@@ -165,8 +165,6 @@ def _check_transfer(config: RunConfig, strategies: list[str]) -> None:
 
 
 def _check_study(config: RunConfig) -> None:
-    if config.transfer.keep_adapter:
-        raise UserError("--keep_adapter does not belong to a comparison", "a comparison saves no model")
     if config.training.push_to_hub:
         raise UserError("--push_to_hub does not belong to a comparison", "push a run of the strategy that you choose")
     if config.data.problem_type not in (None, "single_label_classification"):

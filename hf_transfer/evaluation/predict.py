@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import ProgressCallback
 
@@ -37,6 +39,11 @@ class Predictions:
         return READINGS[self.problem_type].answers(self.outputs)
 
 
+def _no_loss(outputs: Any, labels: torch.Tensor, **_: Any) -> torch.Tensor:
+    """In place of the model's own, which not every model has."""
+    return torch.zeros((), device=labels.device)
+
+
 def predict(trained: Trained, split: Dataset) -> Predictions:
     """Predictions for every example exactly once, the same on every process.
 
@@ -60,6 +67,7 @@ def predict(trained: Trained, split: Dataset) -> Predictions:
             ),
             data_collator=trained.encoder.collate,
             lr_scale={},
+            compute_loss_func=_no_loss,
         )
         trainer.remove_callback(ProgressCallback)
         output = trainer.predict(rows.select(order))

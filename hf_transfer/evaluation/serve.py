@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from peft import PeftConfig
 from transformers import AutoConfig, pipeline
 from transformers.utils import cached_file, find_adapter_config_file
 
@@ -37,13 +38,16 @@ def _load_adapter(model: str) -> tuple[Any, str]:
         raise UserError(f"{model!r} is an adapter without a record.json", "name the folder of a run, or a Hub id")
     record = read_record(Path(path))
     task, labels = find_task(record.task), record.dataset["labels"]
+    settings = PeftConfig.from_pretrained(model)
     network = task.model_class.from_pretrained(
-        model,
+        settings.base_model_name_or_path,
+        revision=settings.revision or "main",
         id2label=dict(enumerate(labels)),
         label2id={name: number for number, name in enumerate(labels)},
         problem_type=record.problem_type,
         ignore_mismatched_sizes=True,  # the base model's own head is another
     )
+    network.load_adapter(model)
     processor = {task.processor_argument: task.processor_class.from_pretrained(model)}
     return pipeline(task.name, model=network.eval(), **processor), task.modality
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lora import Conv2d as LoraConv2d
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -19,6 +19,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from hf_transfer.config import TransferConfig
 from hf_transfer.errors import UserError, one_line, unknown
 
 log = logging.getLogger(__name__)
@@ -49,12 +50,26 @@ def peft_methods() -> list[str]:
     ]
 
 
-def require_method(method: str) -> None:
-    """Raise UserError if there is no such method, or a run of ours cannot use it."""
+def require_method(method: str, rank: int) -> None:
+    """Raise UserError if there is no such method, a run of ours cannot use it, or not with this rank."""
     if method in NOT_OFFERED:
         raise UserError(f"--peft_method {method} is not offered: it {NOT_OFFERED[method]}", "lora fits most networks")
     if method not in peft_methods():
         raise unknown("value of --peft_method", method, peft_methods())
+    if not hasattr(_settings(method, rank), "r") and rank != TransferConfig.lora_rank:
+        raise UserError(f"--peft_method {method} has no rank", f"leave out --lora_rank {rank}")
+
+
+def require_loadable_method(method: str, rank: int) -> None:
+    """Raise UserError if transformers cannot load an adapter of a method: some share tensors among their layers."""
+    settings = _settings(method, rank)
+    settings.target_modules = ["0"]
+    try:
+        inject_adapter_in_model(settings, nn.Sequential(PROBES[nn.Linear][0]()))
+    except ValueError as error:
+        raise UserError(
+            f"--keep_adapter does not go with --peft_method {method}: {one_line(error)}", "leave out --keep_adapter"
+        ) from error
 
 
 def require_loadable(model: nn.Module) -> None:
@@ -74,7 +89,7 @@ def wrap_with_adapter(model: Any, head: Sequence[str], method: str, rank: int) -
     methods that have one. LoRA's scaling is 2 x rank, after Hu et al. 2021 (arXiv 2106.09685) and PEFT's examples.
     Raises UserError for an unknown method, and for one that does not fit the network.
     """
-    require_method(method)
+    require_method(method, rank)
     learns_whole = sorted({name.rpartition(".")[0] for name in head})
     targets = _targets(model, learns_whole)
     settings = _settings(method, rank)
@@ -100,6 +115,8 @@ def wrap_with_adapter(model: Any, head: Sequence[str], method: str, rank: int) -
         raise UserError(
             f"--peft_method {method} does not fit {type(model).__name__}: {one_line(error)}", "lora fits most networks"
         ) from error
+    if all(".modules_to_save." in name for name, p in wrapped.named_parameters() if p.requires_grad):
+        raise UserError(f"--peft_method {method} adapts nothing of {type(model).__name__}", "lora fits most networks")
     _answer_for_wrapped_layers(wrapped)
     return wrapped
 
@@ -124,8 +141,8 @@ def save_adapter(
     """Write an adapter as PEFT does: adapter_config.json and adapter_model.safetensors.
 
     `head` is the head as it is now, by name of its parameters; `base_model` a Hub id and its revision, or a folder and
-    None. AutoModelFor*.from_pretrained(folder, id2label=..., label2id=...,
-    ignore_mismatched_sizes=True) loads base model, adapter and head together.
+    None. To load it: AutoModelFor*.from_pretrained(base model, revision=..., id2label=...,
+    ignore_mismatched_sizes=True), then load_adapter(folder), which brings the head.
     """
     settings = copy.copy(adapter.settings)
     settings.base_model_name_or_path, settings.revision = base_model
@@ -144,7 +161,12 @@ def _settings(method: str, rank: int) -> PeftConfig:
     kind = next(settings for name, settings in PEFT_TYPE_TO_CONFIG_MAPPING.items() if name.value.lower() == method)
     known = {f.name for f in fields(kind)}
     wanted = {"r": rank, "lora_alpha": 2 * rank, "alpha": 2 * rank, "oft_block_size": 0, "feedforward_modules": []}
-    return kind(**{name: value for name, value in wanted.items() if name in known})
+    try:
+        return kind(**{name: value for name, value in wanted.items() if name in known})
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"--peft_method {method} does not take --lora_rank {rank}: {one_line(error)}", "8 and 16 fit most methods"
+        ) from error
 
 
 def _fits(method: str, rank: int, kind: type[nn.Module]) -> bool:

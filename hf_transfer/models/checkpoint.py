@@ -14,6 +14,7 @@ import safetensors
 import torch
 import transformers
 from transformers import AutoConfig, set_seed
+from transformers.utils import find_adapter_config_file
 
 import hf_transfer
 from hf_transfer.config import ProblemType, SourceModelConfig
@@ -86,16 +87,15 @@ def load_checkpoint(
     began = time.perf_counter()
     require_labels(labels, problem_type)
     provenance, location, config = read_config(name, task, revision, trust_remote_code)
-    output_layer: set[str] = set()
     if keep_head:
         _require_same_labels(config, labels, provenance)
-    elif config.num_labels == len(labels):
-        output_layer = find_output_layer(config, task.model_class)
+    same_size = config.num_labels == len(labels)
     set_labels(config, labels)
     config.problem_type = problem_type
     set_seed(seed)
     model, report = _load_model(location, config, task, provenance)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]}
+    output_layer = find_output_layer(model) if same_size and not keep_head else set()
     renew(model, output_layer)
     new = set(report["missing_keys"]) | mismatched | output_layer
     require_only_head_new(model, new, find_head(model), provenance.id)
@@ -103,7 +103,7 @@ def load_checkpoint(
     dropped = set(report["unexpected_keys"]) | mismatched | (output_layer - set(report["missing_keys"]))
     log.info("%s: %s; %s", provenance.id, _summary("new", new), _summary("dropped", dropped))
     ordered = tuple(name for name, _ in model.named_parameters() if name in new)
-    head = ordered or tuple(sorted(find_output_layer(model.config, type(model))))
+    head = ordered or tuple(sorted(find_output_layer(model)))
     processor = cache(lambda: _load_processor(location, task, provenance))
     seconds = time.perf_counter() - began
     return Checkpoint(model, task, tuple(labels), head, ordered, tuple(sorted(dropped)), provenance, processor, seconds)
@@ -123,15 +123,10 @@ def read_config(
     return provenance, location, config
 
 
-def is_local(name: str) -> bool:
-    """Whether a checkpoint's name is that of a folder or of one that we ship, not of one of the Hub."""
-    return name.startswith("builtin:") or Path(name).expanduser().is_dir()
-
-
 def randomized(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     """The same architecture and processor with nothing transferred: every parameter is new."""
     set_seed(seed)
-    model = checkpoint.task.model_class.from_config(checkpoint.model.config)
+    model = type(checkpoint.model)._from_config(checkpoint.model.config)
     everything = tuple(name for name, _ in model.named_parameters())
     return replace(checkpoint, model=model, new_parameters=everything, dropped_parameters=())
 
@@ -195,6 +190,7 @@ def _locate(name: str, revision: str) -> tuple[Provenance, dict[str, Any]]:
         return origin, {"pretrained_model_name_or_path": str(folder)}
     path = Path(name).expanduser()
     if path.is_dir():
+        _require_no_adapter(name, str(path), None)
         if not (path / "config.json").is_file():
             raise UserError(f"the folder {name!r} has no config.json", "name a folder written by save_pretrained")
         origin = Provenance(f"local:{path.resolve().name}", None, card_license(path), str(path.resolve()))
@@ -202,8 +198,18 @@ def _locate(name: str, revision: str) -> tuple[Provenance, dict[str, Any]]:
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UserError(f"no checkpoint folder {name!r}", "check --model_name_or_path; a Hub id looks like user/name")
     found = find_repository(name, "model", revision)
+    _require_no_adapter(name, found.id, found.revision)
     origin = Provenance(found.id, found.revision, found.license, found.id)
     return origin, {"pretrained_model_name_or_path": found.id, "revision": found.revision}
+
+
+def _require_no_adapter(name: str, location: str, revision: str | None) -> None:
+    """Raise UserError for an adapter: transformers would load it into its base model, and save it alone again."""
+    if find_adapter_config_file(location, revision=revision):
+        raise UserError(
+            f"{name!r} is an adapter, not a whole model",
+            "start from its base model; to go on from a run of ours, make it without --keep_adapter",
+        )
 
 
 def _load_processor(location: dict[str, Any], task: Task, provenance: Provenance) -> Any:
@@ -251,7 +257,7 @@ def _require_modality(config: Any, task: Task, provenance: Provenance, trust_rem
 
 
 def _require_same_labels(config: Any, labels: Sequence[str], provenance: Provenance) -> None:
-    old = [config.id2label[number] for number in range(config.num_labels)]
+    old = [config.id2label.get(number) for number in range(config.num_labels)]
     if old != list(labels):
         differs = next((f"{a!r} in place of {b!r}" for a, b in zip(old, labels, strict=False) if a != b), None)
         raise UserError(

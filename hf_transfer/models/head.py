@@ -11,21 +11,25 @@ from hf_transfer.config import ProblemType
 from hf_transfer.errors import UserError
 
 
-def find_output_layer(config: Any, model_class: Any) -> set[str]:
+def find_output_layer(model: Any) -> set[str]:
     """The names of the parameters whose shape depends on the number of labels.
 
-    Two models are built without memory for their weights, one with a label more; where their shapes differ is the
-    output layer, in any architecture. `model_class` is an AutoModel class or a model class.
+    Another model of the class is built without memory for its weights, with a label more; where the shapes differ is
+    the output layer, in any architecture.
     """
-    build = getattr(model_class, "from_config", None) or model_class._from_config
-    shapes = []
-    for count in (config.num_labels, config.num_labels + 1):
-        variant = copy.deepcopy(config)
-        set_labels(variant, [str(label) for label in range(count)])
-        with torch.device("meta"):
-            model = build(variant)
-        shapes.append({name: parameter.shape for name, parameter in model.named_parameters()})
-    return {name for name, shape in shapes[0].items() if shapes[1][name] != shape}
+    config = copy.deepcopy(model.config)
+    set_labels(config, [str(label) for label in range(config.num_labels + 1)])
+    with torch.device("meta"):
+        other = type(model)._from_config(config)
+    shapes = {name: parameter.shape for name, parameter in other.named_parameters()}
+    return {name for name, parameter in model.named_parameters() if shapes[name] != parameter.shape}
+
+
+def find_linear_head(model: Any) -> str | None:
+    """The path of the output layer if it is one linear layer, else None."""
+    owners = {name.rpartition(".")[0] for name in find_output_layer(model)}
+    layer = owners.pop() if len(owners) == 1 else None
+    return layer if layer is not None and type(model.get_submodule(layer)) is nn.Linear else None
 
 
 def require_labels(labels: Sequence[str], problem_type: ProblemType) -> None:

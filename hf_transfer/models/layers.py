@@ -76,7 +76,7 @@ def find_head(model: Any) -> set[str]:
         layers = max(depths.values())
         in_body = {name.partition(".")[0] for name, depth in depths.items() if depth < layers}
         outside = {name for name in depths if name.partition(".")[0] not in in_body}
-    return outside or find_output_layer(model.config, type(model))
+    return outside or find_output_layer(model)
 
 
 def _depths_of_body(model: Any) -> dict[str, int]:

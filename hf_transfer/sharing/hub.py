@@ -1,5 +1,6 @@
 """Publish a run: one commit, an explicit list of files, no pickle, no token."""
 
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -111,6 +112,10 @@ def published_files(folder: Path, whole: bool = True) -> list[str]:
     missing = [name for name in files if not (folder / name).is_file()]
     if whole and missing:
         raise UserError(f"{str(folder)!r} lacks {missing[0]!r}", "run the recipe again, or restore the file")
+    settings = folder / "adapter_config.json"
+    base = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"] if settings.is_file() else None
+    if whole and base and Path(base).is_absolute():
+        raise UserError(f"nobody can load an adapter of {base!r} from the Hub", "run again without --keep_adapter")
     pickles = [name for name in files if name.endswith(NEVER_PUBLISHED)]
     if pickles:
         raise UserError(f"{pickles[0]!r} may run code when it is loaded", "publish safetensors")

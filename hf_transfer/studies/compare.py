@@ -160,7 +160,8 @@ def _cells(config: RunConfig) -> Iterator[Cell]:
 
 
 def _run(cell: Cell, config: RunConfig, task: Task) -> RunRecord:
-    data = load_data(replace(config.data, examples_per_class=cell.budget), task, cell.seed)
+    asked = replace(config.data, examples_per_class=cell.budget, problem_type="single_label_classification")
+    data = load_data(asked, task, cell.seed)
     checkpoint = load_checkpoint(**config.model.source, task=task, labels=data.labels, seed=cell.seed)
     training = copy.copy(config.training)
     training.seed = cell.seed
