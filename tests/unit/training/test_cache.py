@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_transfer.training import cache
+from hf_transfer.training import cache, entry
 from hf_transfer.training.cache import (
     NotWritten,
     cache_folder,
@@ -104,7 +104,7 @@ def assert_same(found: cache.Activations | None, rows: Rows) -> None:
 def fresh(monkeypatch: pytest.MonkeyPatch) -> set[object]:
     """What a new process has checked: nothing. Clear it to be a newer one."""
     checked: set[object] = set()
-    monkeypatch.setattr(cache, "_CHECKED", checked)
+    monkeypatch.setattr(entry, "_CHECKED", checked)
     return checked
 
 
@@ -320,7 +320,7 @@ def test_content_is_read_once_a_process(tmp_path: Path, fresh: set[object], monk
     store(tmp_path)
     fresh.clear()
     assert open_activations(tmp_path, "key") is not None
-    monkeypatch.setattr(cache.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(entry.hashlib, "file_digest", lambda *_: pytest.fail("read again"))
     assert open_activations(tmp_path, "key") is not None
 
 
@@ -366,8 +366,8 @@ def test_a_writer_killed_between_its_entries_leaves_whole_ones(tmp_path: Path, f
         time.sleep(0.1 + places.uniform(0, 0.15))
         process.kill()
         process.communicate()
-        for entry in list_entries(folder):
-            found = open_activations(folder, entry.key)
+        for listed in list_entries(folder):
+            found = open_activations(folder, listed.key)
             assert found is not None
             assert [int(row["x"][-1]) for row in found] == list(range(16))  # type: ignore[attr-defined]
             checked += 1
