@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from transformers import TrainingArguments
 
-Strategy = Literal["head", "full", "head_then_full", "lora", "scratch"]
+Strategy = Literal["head", "top_layers", "full", "head_then_full", "lora", "scratch"]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]  # transformers' names
 
 
@@ -102,6 +102,16 @@ class TransferConfig:
     strategy: Strategy = field(
         default="head_then_full", metadata={"help": "Which parameters learn, and when (see README)."}
     )
+    trainable_layers: int | None = field(
+        default=None, metadata={"help": "Layers below the head that --strategy top_layers trains. Default: a quarter."}
+    )
+    cache_frozen: bool = field(
+        default=True, metadata={"help": "Compute what is frozen once, and keep it for later epochs and runs."}
+    )
+    cache_dir: str | None = field(
+        default=None, metadata={"help": "Folder of what is kept. Default: hf_transfer/frozen below HF_HOME."}
+    )
+    cache_limit_gb: float = field(default=20.0, metadata={"help": "Most that this folder may hold."})
     peft_method: str = field(
         default="lora",
         metadata={"help": "Method of the adapters of --strategy lora: lora, loha, vera, ia3, or another one of PEFT."},

@@ -16,6 +16,14 @@ ROOT = Path(__file__).parents[1]
 WORDS = ("red", "blue", "green", "cat", "dog", "bird", "runs", "sleeps", "sings", "the", "a", "is")
 
 
+@pytest.fixture(autouse=True)
+def _own_store(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A store of frozen computation for each test, in other processes too; never that of the user."""
+    home = str(tmp_path_factory.mktemp("hf-home"))
+    monkeypatch.setenv("HF_HOME", home)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", home)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a program of ours ended: its exit code and what it said."""

@@ -1,7 +1,8 @@
 """Raw rows -> model inputs. With tasks.py the only place that branches on modality."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,18 @@ class Encoder:
 
     rows: Callable[[Dataset], Dataset]
     collate: Collate
+    light: Collate  # without what the first layers alone read: pictures; ids and masks stay
     by_length: bool
+    pads_left: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)  # all that decides what a row becomes, but the row
 
 
 def make_encoder(task: Task, processor: Any, config: Any, max_length: int | None = None) -> Encoder:
     """The encoder for a task and a model's processor and config."""
     if task.modality == "image":
-        return Encoder(rows=lambda split: split, collate=_image_collate(processor, config), by_length=False)
+        collate = _image_collate(processor, config)
+        facts = json.loads(processor.to_json_string())
+        return Encoder(lambda split: split, collate, _labels_only, by_length=False, facts=facts)
     if processor.pad_token is None:  # decoders such as GPT-2 were pretrained without padding
         processor.pad_token = processor.eos_token
     if getattr(config, "pad_token_id", None) is None:
@@ -45,7 +51,10 @@ def make_encoder(task: Task, processor: Any, config: Any, max_length: int | None
             desc="tokenizing",
         ),
         collate=_text_collate(processor),
+        light=_text_collate(processor),
         by_length=True,
+        pads_left=processor.padding_side == "left",
+        facts={"pad": processor.pad_token_id, "side": processor.padding_side},  # tokens are in the rows
     )
 
 
@@ -77,6 +86,10 @@ def _image_collate(processor: Any, config: Any) -> Collate:
         return {**batch, "labels": torch.tensor([row["label"] for row in rows])}
 
     return collate
+
+
+def _labels_only(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"labels": torch.tensor([row["label"] for row in rows])}
 
 
 def _text_collate(processor: Any) -> Collate:

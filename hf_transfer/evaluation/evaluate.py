@@ -60,6 +60,7 @@ def _record(trained: Trained, data: Data, evaluation: dict[str, Any], evaluate_s
     checkpoint, plan = trained.checkpoint, trained.plan
     base = checkpoint.provenance
     load_s, train_s = data.seconds + checkpoint.seconds, sum(phase["seconds"] for phase in trained.phases)
+    frozen_s = sum(phase["frozen_seconds"] for phase in trained.phases)
     return RunRecord(
         task=checkpoint.task.name,
         problem_type=str(checkpoint.model.config.problem_type),
@@ -81,10 +82,10 @@ def _record(trained: Trained, data: Data, evaluation: dict[str, Any], evaluate_s
         evaluation=evaluation,
         timings={
             "load_s": load_s,
-            "frozen_s": 0.0,
+            "frozen_s": frozen_s,
             "train_s": train_s,
             "evaluate_s": evaluate_s,
-            "total_s": load_s + train_s + evaluate_s,
+            "total_s": load_s + frozen_s + train_s + evaluate_s,
         },
         peak_memory_bytes=_peak_memory(),
         environment=_environment(trained),

@@ -131,6 +131,7 @@ def _facts(record: RunRecord) -> dict[str, Any]:
         "r": record,
         "name": record.card["name"],
         "task": find_task(record.task),
+        "curve": any(phase["history"] for phase in record.phases),
         "kind": find_task(record.task).modality,
         "labels": labels,
         "shown_labels": _listed(labels),

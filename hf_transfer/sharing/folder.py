@@ -12,8 +12,8 @@ from accelerate import PartialState
 from hf_transfer.config import RunConfig
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import require_metrics
-from hf_transfer.models.adapters import require_method, save_adapter
-from hf_transfer.models.checkpoint import is_local, read_config
+from hf_transfer.models.adapters import require_loadable_method, require_method, save_adapter
+from hf_transfer.models.checkpoint import read_config
 from hf_transfer.record import RunRecord
 from hf_transfer.sharing.card import BASELINE_NAMES, METRIC_NAMES, SHARES, show_plain
 from hf_transfer.sharing.documents import document_names, write_documents
@@ -33,7 +33,9 @@ def preflight(config: RunConfig, task: Task) -> RunConfig:
     if config.model.model_name_or_path is not None:
         asked = config.model
         read_config(str(asked.model_name_or_path), task, asked.model_revision, asked.trust_remote_code)
-    require_method(config.transfer.peft_method)
+    require_method(config.transfer.peft_method, config.transfer.lora_rank)
+    if config.transfer.keep_adapter:
+        _require_base_that_stays(config)
     require_metrics(config.evaluation.metrics, config.data.problem_type)
     output = config.output_dir.absolute()
     for place in (output.parent, output):
@@ -42,14 +44,30 @@ def preflight(config: RunConfig, task: Task) -> RunConfig:
             raise UserError(f"cannot write into {str(existing)!r}", "name another --output_dir")
     if not config.hub:
         return config
-    if config.transfer.keep_adapter and is_local(str(config.model.model_name_or_path)):
-        raise UserError(
-            f"--keep_adapter: nobody can load an adapter of {config.model.model_name_or_path!r} from the Hub",
-            "leave out --keep_adapter, or start from a checkpoint of the Hub",
-        )
     training = copy.copy(config.training)
     training.hub_model_id = full_name(config.hub)
     return replace(config, training=training)
+
+
+def _require_base_that_stays(config: RunConfig) -> None:
+    """Raise UserError if an adapter could not be loaded again: with PEFT alone, or because its base model goes."""
+    require_loadable_method(config.transfer.peft_method, config.transfer.lora_rank)
+    base = str(config.model.model_name_or_path)
+    if base.startswith("builtin:"):
+        raise UserError(
+            f"--keep_adapter: {base} moves with the installed package",
+            "leave out --keep_adapter, or copy it to a folder",
+        )
+    if Path(base).expanduser().resolve() == config.output_dir.resolve():
+        raise UserError(
+            f"--keep_adapter: --output_dir {base!r} holds the base model",
+            "name another folder; the adapter needs its base",
+        )
+    if config.hub and Path(base).expanduser().is_dir():
+        raise UserError(
+            f"--keep_adapter: nobody can load an adapter of {base!r} from the Hub",
+            "leave out --keep_adapter, or start from a checkpoint of the Hub",
+        )
 
 
 def save(trained: Trained, record: RunRecord, config: RunConfig) -> RunRecord:
@@ -120,7 +138,7 @@ def _write(trained: Trained, record: RunRecord, folder: Path, keep_adapter: bool
         record,
         model={
             **record.model,
-            "files": sorted(written.union(document_names(record.problem_type))),
+            "files": sorted(written.union(document_names(record))),
             "adapter": str(adapter.settings.peft_type.value).lower() if adapter else None,
         },
     )

@@ -84,6 +84,13 @@ PICTURES: dict[str, dict[str, Callable[[RunRecord], Figure]]] = {
 }
 
 
+def pictures_of(record: RunRecord) -> dict[str, Callable[[RunRecord], Figure]]:
+    """What to draw of a run, by title; a head that was solved has no learning curve."""
+    stepped = any(phase["history"] for phase in record.phases)
+    found = PICTURES[record.problem_type]
+    return {title: draw for title, draw in found.items() if stepped or draw is not learning_curve}
+
+
 def as_png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG, without date or software name: the same record gives the same bytes."""
     buffer = io.BytesIO()

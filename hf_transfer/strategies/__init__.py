@@ -6,14 +6,16 @@ from hf_transfer.config import TrainingConfig, TransferConfig
 from hf_transfer.data.sources import Data
 from hf_transfer.models.adapters import require_loadable
 from hf_transfer.models.checkpoint import Checkpoint
-from hf_transfer.models.head import parameter_count
-from hf_transfer.strategies import defaults, full, head, head_then_full, lora, scratch
-from hf_transfer.strategies.plan import PhasesOf, Plan, Schedule
+from hf_transfer.models.head import find_linear_head, parameter_count
+from hf_transfer.models.layers import layer_map
+from hf_transfer.strategies import defaults, full, head, head_then_full, lora, scratch, top_layers
+from hf_transfer.strategies.plan import CacheSettings, PhasesOf, Plan, Schedule
 
 T = TypeVar("T", int, float)
 
 STRATEGIES: dict[str, PhasesOf] = {
     "head": head.phases,
+    "top_layers": top_layers.phases,
     "full": full.phases,
     "head_then_full": head_then_full.phases,
     "lora": lora.phases,
@@ -26,19 +28,41 @@ def choose_plan(config: TransferConfig, checkpoint: Checkpoint, data: Data, trai
     name, examples = config.strategy, len(data.train)
     if config.keep_adapter:
         require_loadable(checkpoint.model)
+    layers = _given(config.trainable_layers, defaults.default_trainable_layers(_count_layers(checkpoint)))
     batch_size = _given(training.per_device_train_batch_size, defaults.default_batch_size(examples))
     examples_a_step = batch_size * training.world_size * training.gradient_accumulation_steps
     epochs = _given(training.num_train_epochs, defaults.default_epochs(examples, examples_a_step))
     default_rate = defaults.default_learning_rate(name, parameter_count(checkpoint.model))
+    in_steps = _why_not_solved(checkpoint, training)
+    schedule = Schedule(epochs, "trainer" if in_steps else "convex", layers, config.peft_method, config.lora_rank)
+    phases = STRATEGIES[name](schedule)
+    reasons = [f"the strategy {name} was asked for by name"]
+    if in_steps and any(phase.trainable == ("head",) for phase in phases):
+        reasons.append(f"the head is trained in steps, not solved: {in_steps}")
     return Plan(
         strategy=name,
-        phases=STRATEGIES[name](Schedule(epochs, config.peft_method, config.lora_rank)),
+        phases=phases,
         learning_rate=_given(training.learning_rate, default_rate),
         batch_size=batch_size,
         weight_decay=_given(training.weight_decay, defaults.default_weight_decay()),
         init="random" if name == "scratch" else "pretrained",
-        reasons=(f"the strategy {name} was asked for by name",),
+        reasons=tuple(reasons),
+        cache=CacheSettings(config.cache_frozen, config.cache_dir, config.cache_limit_gb),
     )
+
+
+def _why_not_solved(checkpoint: Checkpoint, training: TrainingConfig) -> str | None:
+    """Why a solver would not do all that is asked of the head; None if it does."""
+    layer = find_linear_head(checkpoint.model)
+    if layer is None or any(not name.startswith(f"{layer}.") for name in checkpoint.head):
+        return "it is more than one linear layer"
+    if not checkpoint.new_parameters:
+        return "it was kept"
+    return "of --label_smoothing_factor" if training.label_smoothing_factor > 0 else None
+
+
+def _count_layers(checkpoint: Checkpoint) -> int:
+    return len(layer_map(checkpoint.model, checkpoint.head).stages) - 2
 
 
 def _given(flag: T | None, default: T) -> T:

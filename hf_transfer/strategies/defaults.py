@@ -30,6 +30,11 @@ def default_learning_rate(strategy: str, parameters: int) -> float:
     return min(1e-3, max(1e-5, rate)) * (10 if strategy == "lora" else 1)
 
 
+def default_trainable_layers(layers: int) -> int:
+    """The top quarter, and at least one: it reaches nine tenths of the quality (Lee et al. 2019, arXiv 1911.03090)."""
+    return max(1, math.ceil(layers / 4))
+
+
 def default_weight_decay() -> float:
     """AdamW's own default (Loshchilov and Hutter 2019)."""
     return 0.01

@@ -4,5 +4,5 @@ from hf_transfer.strategies.plan import Phase, Schedule
 
 
 def phases(schedule: Schedule) -> tuple[Phase, ...]:
-    """One phase in which the head learns."""
-    return (Phase("head", ("head",), schedule.epochs),)
+    """One phase in which the head learns: solved, where it is one linear layer."""
+    return (Phase("head", ("head",), schedule.epochs, solver=schedule.head_solver),)

@@ -10,8 +10,9 @@ HEAD_SCALE = 10.0  # a linear layer on fixed features bears, and needs, a rate f
 
 
 def phases(schedule: Schedule) -> tuple[Phase, ...]:
-    """A phase for the head, then one for everything."""
+    """A phase for the head, then one for everything; a head that is solved takes no epochs from the latter."""
+    solver, before = schedule.head_solver, schedule.epochs * HEAD_SHARE
     return (
-        Phase("head", ("head",), schedule.epochs * HEAD_SHARE, {"head": HEAD_SCALE, "body": 0.0}),
-        Phase("full", ("head", "body"), schedule.epochs * (1 - HEAD_SHARE)),
+        Phase("head", ("head",), before, {"head": HEAD_SCALE, "body": 0.0}, solver=solver),
+        Phase("full", ("head", "body"), schedule.epochs - (before if solver == "trainer" else 0.0)),
     )

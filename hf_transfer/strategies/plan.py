@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Stage = Literal["head", "body"]
+Solver = Literal["trainer", "convex"]
 
 
 @dataclass(frozen=True)
 class Phase:
     """A stretch of training: which stages learn, at which multiple of the plan's rate, for how many epochs.
 
+    Of the body, the top `layers` learn, or all. A `convex` phase solves a linear head in place of training it in steps.
     With an `adapter` (a method of PEFT) the body's own weights stay and additions of `adapter_rank` learn in its place.
     """
 
@@ -18,8 +20,19 @@ class Phase:
     trainable: tuple[Stage, ...]
     epochs: float
     lr_scale: Mapping[Stage, float] = field(default_factory=lambda: {"head": 1.0, "body": 1.0})
+    layers: int | None = None
+    solver: Solver = "trainer"
     adapter: str | None = None
     adapter_rank: int = 0
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Whether what is frozen is computed once and kept, in which folder (None: the usual one), up to which size."""
+
+    on: bool = True
+    folder: str | None = None
+    limit_gb: float = 20.0
 
 
 @dataclass(frozen=True)
@@ -36,13 +49,16 @@ class Plan:
     weight_decay: float
     init: Literal["pretrained", "random"] = "pretrained"
     reasons: tuple[str, ...] = ()
+    cache: CacheSettings = CacheSettings()
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a strategy divides among its phases: epochs of all together; and the method of adapters and their rank."""
+    """What a strategy divides among its phases: epochs of all, how a head alone learns, layers that learn, adapters."""
 
     epochs: float
+    head_solver: Solver = "convex"
+    trainable_layers: int = 1
     peft_method: str = "lora"
     lora_rank: int = 8
 

@@ -4,7 +4,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +20,7 @@ from hf_transfer.models.adapters import merge, read_adapter, wrap_with_adapter
 from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.freezing import training_only
 from hf_transfer.strategies.plan import Phase, Plan
+from hf_transfer.training.freezing import Splits, cache_facts, find_trainable, freeze_below, solve_phase
 from hf_transfer.training.losses import LossFunction, choose_loss
 from hf_transfer.training.scaling import find_scale, scale_kept_head, scale_labels, unscale
 from hf_transfer.training.trainer import BestStep, PhaseTrainer, QuietProgress, accuracy_of, phase_arguments
@@ -45,10 +46,11 @@ def run_plan(
     plan: Plan, checkpoint: Checkpoint, data: Data, training: TrainingConfig, max_length: int | None = None
 ) -> Trained:
     """The checkpoint after all phases of the plan, ready to evaluate and save; the same on every process."""
-    if 0 < training.max_steps < len(plan.phases):
+    stepped = sum(phase.solver == "trainer" for phase in plan.phases)
+    if 0 < training.max_steps < stepped:
         raise UserError(
-            f"--max_steps {training.max_steps} is too small for the {len(plan.phases)} phases of {plan.strategy}",
-            f"give {len(plan.phases)} or more",
+            f"--max_steps {training.max_steps} is too small for the {stepped} phases of {plan.strategy}",
+            f"give {stepped} or more",
         )
     if data.validation is None and training.early_stopping_patience is not None:
         raise UserError(
@@ -64,9 +66,10 @@ def run_plan(
         validation = encoder.rows(data.validation) if data.validation is not None else None
     scale = find_scale(data, checkpoint)
     scale_kept_head(checkpoint, scale)
+    splits = Splits(train, validation, scale)
     learned, facts = scale_labels(encoder, scale), []
     for phase in plan.phases:
-        checkpoint, fact = run_phase(phase, plan, checkpoint, learned, training, (train, validation))
+        checkpoint, fact = run_phase(phase, plan, checkpoint, learned, training, splits)
         facts.append(fact)
     unscale(checkpoint, scale)
     checkpoint.model.eval()
@@ -74,35 +77,39 @@ def run_plan(
 
 
 def run_phase(
-    phase: Phase,
-    plan: Plan,
-    checkpoint: Checkpoint,
-    encoder: Encoder,
-    training: TrainingConfig,
-    splits: tuple[Dataset, Dataset | None],
+    phase: Phase, plan: Plan, checkpoint: Checkpoint, encoder: Encoder, training: TrainingConfig, splits: Splits
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """The checkpoint after one phase, and the facts for the record."""
-    began = time.perf_counter()
-    train, validation = splits
+    if phase.solver == "convex":
+        facts = solve_phase(phase, plan, checkpoint, encoder, training, splits)
+        if facts:
+            return checkpoint, facts
     model, head = checkpoint.model, set(checkpoint.head)
     if phase.adapter:
         model = wrap_with_adapter(model, checkpoint.head, phase.adapter, phase.adapter_rank)
         trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         head = {name for name in trainable if ".modules_to_save." in name}
+        frozen = None
     else:
-        trainable = {n for n, _ in model.named_parameters() if ("head" if n in head else "body") in phase.trainable}
-    with training_only(model, trainable), _training_folder(training, phase) as folder:
-        arguments = _arguments(phase, plan, training, encoder, folder, validation)
+        trainable = find_trainable(phase, checkpoint)
+        frozen = freeze_below(trainable, plan, checkpoint, encoder, training, splits)
+    began = time.perf_counter()
+    rows, validation = (splits.train, splits.validation) if frozen is None else (frozen.train, frozen.validation)
+    with ExitStack() as contexts:
+        contexts.enter_context(training_only(model, trainable))
+        folder = contexts.enter_context(_training_folder(training, phase))
+        if frozen:
+            contexts.enter_context(frozen.replaying())
         trainer = PhaseTrainer(
             model=model,
-            args=arguments,
+            args=_arguments(phase, plan, training, encoder, folder, validation),
             head=head,
             lr_scale=phase.lr_scale,
-            train_dataset=train,
+            train_dataset=rows,
             eval_dataset=validation,
-            data_collator=encoder.collate,
+            data_collator=frozen.collate if frozen else encoder.collate,
             compute_metrics=accuracy_of if _problem_type(checkpoint) == "single_label_classification" else None,
-            compute_loss_func=_loss(training, train, checkpoint),
+            compute_loss_func=_loss(training, splits.train, checkpoint),
         )
         best = _watch(trainer, model, training, validation)
         trainable_count = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -118,9 +125,7 @@ def run_phase(
         "steps": trainer.state.global_step,
         "best_step": best.best_step if best else None,
         "seconds": time.perf_counter() - began,
-        "frozen_passes": 0,
-        "cache": "off",
-        "cached_bytes": 0,
+        **cache_facts(frozen.computed if frozen else ()),
         "history": _history(trainer),
     }
 
@@ -128,8 +133,9 @@ def run_phase(
 def _arguments(
     phase: Phase, plan: Plan, training: TrainingConfig, encoder: Encoder, folder: Path, validation: Dataset | None
 ) -> TrainingConfig:
-    total = sum(p.epochs for p in plan.phases)
-    before = sum(p.epochs for p in plan.phases[: plan.phases.index(phase)])
+    stepped = [p for p in plan.phases if p.solver == "trainer" or p == phase]
+    total = sum(p.epochs for p in stepped)
+    before = sum(p.epochs for p in stepped[: stepped.index(phase)])
     # Rounded at the borders of the phases, so that the steps of all phases add up to what was asked.
     borders = [round(training.max_steps * epochs / total) for epochs in (before, before + phase.epochs)]
     return phase_arguments(

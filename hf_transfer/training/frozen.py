@@ -6,7 +6,7 @@ the blocks stay the model's own business. The first batch is computed both ways:
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from hf_transfer.models.head import find_output_layer, read_logits
+from hf_transfer.models.head import find_linear_head, read_logits
 from hf_transfer.models.layers import layer_blocks, layer_map
 
 Tensors = dict[str, torch.Tensor]
@@ -30,10 +30,7 @@ class UnsplittableError(Exception):
 
 
 class SplitModel(Protocol):
-    """A model of which a part is computed beforehand: suffix(prefix(inputs)) are the logits of inputs.
-
-    Within replaying() the model itself takes what `prefix` gives in place of its inputs; so its rest can be trained.
-    """
+    """A model of which a part is computed beforehand: suffix(prefix(inputs)) are the logits of inputs."""
 
     def prefix(self, inputs: Mapping[str, torch.Tensor]) -> Tensors:
         """What the frozen part gives for a batch, every tensor (rows, ...), and what the rest needs of the inputs."""
@@ -41,11 +38,8 @@ class SplitModel(Protocol):
     def suffix(self, activations: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The logits for what prefix gave."""
 
-    def replaying(self) -> AbstractContextManager[None]:
-        """The context in which the model takes activations."""
 
-
-def split_model(model: Any, boundary: Boundary) -> SplitModel:
+def split_model(model: Any, boundary: Boundary) -> "CheckedSplit":
     """A model in two at the head, or behind a number of frozen stages (embeddings, layer 1, ...).
 
     At a head of one linear layer `prefix` gives "features" (rows, width), what this layer reads; elsewhere the outputs
@@ -56,17 +50,10 @@ def split_model(model: Any, boundary: Boundary) -> SplitModel:
     stages = len(layer_map(model).stages)
     if boundary == "head":
         layer = find_linear_head(model)
-        return _Checked(model, FeatureSplit(model, layer) if layer else ReplaySplit(model, stages - 1))
+        return CheckedSplit(model, FeatureSplit(model, layer) if layer else ReplaySplit(model, stages - 1))
     if not 1 <= boundary < stages:
         raise ValueError(f"{boundary} frozen stages: the model has {stages}, give 1 to {stages - 1}")
-    return _Checked(model, ReplaySplit(model, boundary))
-
-
-def find_linear_head(model: Any) -> str | None:
-    """The path of the output layer if it is one linear layer, else None."""
-    owners = {name.rpartition(".")[0] for name in find_output_layer(model.config, type(model))}
-    layer = owners.pop() if len(owners) == 1 else None
-    return layer if layer is not None and type(model.get_submodule(layer)) is nn.Linear else None
+    return CheckedSplit(model, ReplaySplit(model, boundary))
 
 
 @dataclass(frozen=True)
@@ -85,12 +72,13 @@ class FeatureSplit:
         seen: Tensors = {}
 
         def watch(module: nn.Module, arguments: tuple[torch.Tensor, ...], answers: torch.Tensor) -> torch.Tensor:
+            torch.set_grad_enabled(True)  # for what follows the layer; the body before it keeps nothing for gradients
             seen["read"], seen["answers"] = arguments[0].detach(), answers.detach().requires_grad_()
             return seen["answers"]
 
         handle = self.model.get_submodule(self.layer).register_forward_hook(watch)
         try:
-            with torch.enable_grad():
+            with torch.no_grad():
                 logits = read_logits(self.model(**inputs))
                 first = logits[:, 0].sum()
         finally:
@@ -106,12 +94,6 @@ class FeatureSplit:
     def suffix(self, activations: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(rows, labels)."""
         return self.model.get_submodule(self.layer)(activations["features"])
-
-    @contextmanager
-    def replaying(self) -> Iterator[None]:
-        """Within the context the model is its output layer alone, on features."""
-        with _in_place_of(self.model, lambda features: {"logits": self.suffix({"features": features})}):
-            yield
 
 
 @dataclass
@@ -236,7 +218,7 @@ class _AllSeenError(Exception):
 
 
 @dataclass
-class _Checked:
+class CheckedSplit:
     """A split whose first batch is computed both ways."""
 
     model: Any
@@ -266,8 +248,8 @@ class _Checked:
         return self.split.suffix(activations)
 
     def replaying(self) -> AbstractContextManager[None]:
-        """The context in which the model takes activations."""
-        return self.split.replaying()
+        """The context in which the model takes what `prefix` gives in place of its inputs, to be trained."""
+        return self.split.replaying() if isinstance(self.split, ReplaySplit) else nullcontext()
 
 
 def _that_run(model: nn.Module, path: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_transfer.data.encode import Encoder
+from hf_transfer.data.encode import Collate, Encoder
 from hf_transfer.data.sources import Data
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_output_layer
@@ -38,11 +38,14 @@ def scale_labels(encoder: Encoder, scale: Scale) -> Encoder:
     if scale == Scale():
         return encoder
 
-    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = encoder.collate(rows)
-        return {**batch, "labels": (batch["labels"] - scale.offset) / scale.factor}
+    def scaled(collate: Collate) -> Collate:
+        def on_scale(rows: list[dict[str, Any]]) -> dict[str, Any]:
+            batch = collate(rows)
+            return {**batch, "labels": (batch["labels"] - scale.offset) / scale.factor}
 
-    return replace(encoder, collate=collate)
+        return on_scale
+
+    return replace(encoder, collate=scaled(encoder.collate), light=scaled(encoder.light))
 
 
 def scale_kept_head(checkpoint: Checkpoint, scale: Scale) -> None:
@@ -67,4 +70,4 @@ def _change(checkpoint: Checkpoint, scale: Scale) -> None:
 
 
 def _output_layer(checkpoint: Checkpoint) -> set[str]:
-    return find_output_layer(checkpoint.model.config, checkpoint.task.model_class)
+    return find_output_layer(checkpoint.model)

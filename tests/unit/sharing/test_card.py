@@ -107,11 +107,23 @@ def test_the_card_of_a_regression_speaks_of_the_number_and_shows_truth_and_answe
 def test_the_plots_and_the_report_fit_the_problem_type(record: RunRecord, tmp_path: Path) -> None:
     write_documents(record, tmp_path)
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert written == set(document_names(record.problem_type))
+    assert written == set(document_names(record))
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert {name for name in written if name.endswith(".png")} == set(re.findall(r"plots/\w+\.png", card))
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert ("Figures by" in report) == (record.problem_type != "regression")
+
+
+def test_a_head_that_was_solved_has_a_strength_and_no_learning_curve(tmp_path: Path) -> None:
+    record = example_record()
+    solved = {**record.phases[0], "epochs": 0.0, "steps": 0, "history": [], "solved": {"strength": 0.0316}}
+    record = replace(record, phases=[solved])
+    write_documents(record, tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "| solved on features that were computed once | L2 0.032 | chosen by cross-validation |" in card
+    assert "learning_curve" not in card
+    assert "plots/learning_curve.png" not in document_names(record)
+    assert not (tmp_path / "plots" / "learning_curve.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -149,5 +161,6 @@ def test_the_card_of_an_adapter_says_so_and_how_to_load_it_with_its_base_model()
     text = str(render_card(replace(record, model={**record.model, "adapter": "lora"})))
     assert "library_name: peft" in text
     assert "base_model_relation: adapter" in text
-    assert "model = AutoModelForImageClassification.from_pretrained(\n    name, id2label=labels, " in text
+    assert 'AutoModelForImageClassification.from_pretrained(\n    "org/vit",\n    revision="aaaa' in text
+    assert "model.load_adapter(name)" in text
     assert 'pipeline("image-classification", model=model, image_processor=processor)' in text

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -6,7 +7,7 @@ from hf_transfer.config import Strategy
 from hf_transfer.strategies import STRATEGIES, defaults
 from hf_transfer.strategies.plan import Schedule
 
-SCHEDULE = Schedule(epochs=12, lora_rank=4)
+SCHEDULE = Schedule(epochs=12, trainable_layers=2, lora_rank=4)
 
 
 def test_every_strategy_that_can_be_asked_for_is_there() -> None:
@@ -25,8 +26,23 @@ def test_head_then_full_first_trains_the_head_at_a_higher_rate() -> None:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_the_phases_share_the_epochs_that_were_asked_for(name: str) -> None:
-    assert sum(phase.epochs for phase in STRATEGIES[name](SCHEDULE)) == pytest.approx(12)
+def test_the_phases_that_are_stepped_share_the_epochs_that_were_asked_for(name: str) -> None:
+    in_steps = STRATEGIES[name](replace(SCHEDULE, head_solver="trainer"))
+    assert sum(phase.epochs for phase in in_steps) == pytest.approx(12)
+    solved = STRATEGIES[name](SCHEDULE)
+    assert sum(phase.epochs for phase in solved if phase.solver == "trainer") in (0, pytest.approx(12))
+
+
+def test_a_head_alone_is_solved_where_it_can_be() -> None:
+    phases = [phase for name in STRATEGIES for phase in STRATEGIES[name](SCHEDULE)]
+    assert len(phases) > len(STRATEGIES)
+    assert all((phase.solver == "convex") == (phase.trainable == ("head",)) for phase in phases)
+
+
+def test_top_layers_trains_as_many_as_asked() -> None:
+    (phase,) = STRATEGIES["top_layers"](SCHEDULE)
+    assert (phase.trainable, phase.layers) == (("head", "body"), 2)
+    assert [defaults.default_trainable_layers(layers) for layers in (1, 4, 6, 12, 24)] == [1, 1, 2, 3, 6]
 
 
 def test_lora_carries_its_rank() -> None:

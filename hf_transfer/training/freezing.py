@@ -1,0 +1,151 @@
+"""What a phase does not train is computed once: where its boundary lies, and what it learns above it."""
+
+import logging
+import time
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from hf_transfer.config import ProblemType, TrainingConfig
+from hf_transfer.data.encode import Collate, Encoder
+from hf_transfer.models.checkpoint import Checkpoint
+from hf_transfer.models.head import find_linear_head
+from hf_transfer.models.layers import layer_map
+from hf_transfer.strategies.plan import Phase, Plan
+from hf_transfer.training.activations import Computed, FrozenPart, compute, light_rows, replay_collate
+from hf_transfer.training.frozen import Boundary, CheckedSplit, UnsplittableError, split_model
+from hf_transfer.training.losses import balanced_weights
+from hf_transfer.training.scaling import Scale
+from hf_transfer.training.solver import solve_head
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Encoded rows to learn from and to choose a step by, and the scale of a regression's numbers."""
+
+    train: Dataset
+    validation: Dataset | None
+    scale: Scale
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A phase's rows with what lies below its boundary computed."""
+
+    split: CheckedSplit
+    computed: tuple[Computed, ...]
+    train: Dataset
+    validation: Dataset | None
+    collate: Collate
+
+    def replaying(self) -> AbstractContextManager[None]:
+        """The context in which the model takes these rows."""
+        return self.split.replaying()
+
+
+def find_trainable(phase: Phase, checkpoint: Checkpoint) -> set[str]:
+    """The names of the parameters that a phase trains."""
+    stages = layer_map(checkpoint.model, checkpoint.head)
+    top = len(stages.stages) - 1
+    lowest = 0 if phase.layers is None else max(0, top - phase.layers)
+    return {
+        name
+        for name, depth in stages.depths.items()
+        if ("head" in phase.trainable if depth == top else "body" in phase.trainable and depth >= lowest)
+    }
+
+
+def freeze_below(
+    trainable: Collection[str],
+    plan: Plan,
+    checkpoint: Checkpoint,
+    encoder: Encoder,
+    training: TrainingConfig,
+    splits: Splits,
+) -> Frozen | None:
+    """The rows with all below the lowest stage that trains computed; None where nothing is or can be."""
+    stages = layer_map(checkpoint.model, checkpoint.head)
+    boundary = min(stages.depth_of(name) for name in trainable)
+    if boundary < 2 or not plan.cache.on:  # the embeddings alone cost less than reading what they give
+        return None
+    given = [rows for rows in (splits.train, splits.validation) if rows is not None]
+    try:
+        part = _part(boundary, checkpoint, encoder, training)
+        computed = [compute(part, rows, plan.cache) for rows in given]
+    except UnsplittableError as reason:
+        log.warning("the frozen layers below %s run in every epoch: %s", stages.stages[boundary], reason)
+        return None
+    found = tuple(each for each in computed if each is not None)
+    if len(found) < len(given):
+        return None
+    light = [light_rows(rows, number) for number, rows in enumerate(given)]
+    validation = light[1] if splits.validation is not None else None
+    return Frozen(part.split, found, light[0], validation, replay_collate(encoder, found))
+
+
+def solve_phase(
+    phase: Phase, plan: Plan, checkpoint: Checkpoint, encoder: Encoder, training: TrainingConfig, splits: Splits
+) -> dict[str, Any] | None:
+    """The facts of a phase whose linear head is solved on features computed once; None if there are none."""
+    model = checkpoint.model
+    try:
+        computed = compute(_part("head", checkpoint, encoder, training), splits.train, plan.cache, keep=True)
+    except UnsplittableError as reason:
+        log.warning("the head is trained in steps, and the body runs in every epoch: %s", reason)
+        return None
+    assert computed is not None  # keep=True
+    began = time.perf_counter()
+    labels = np.asarray(splits.train["label"][:])
+    if splits.scale != Scale():
+        labels = (labels - splits.scale.offset) / splits.scale.factor
+    layer = model.get_submodule(find_linear_head(model))
+    balanced = training.class_weights == "balanced"
+    weights = balanced_weights(labels.tolist(), len(checkpoint.labels)).numpy() if balanced else None
+    problem_type = cast(ProblemType, model.config.problem_type)
+    solved = solve_head(
+        computed.matrix("features"), labels, problem_type, len(checkpoint.labels), layer.bias is not None, weights
+    )
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(solved.weight))
+        if layer.bias is not None:
+            layer.bias.copy_(torch.from_numpy(solved.bias))
+    return {
+        "name": phase.name,
+        "trainable_parameters": sum(parameter.numel() for parameter in layer.parameters()),
+        "epochs": 0.0,
+        "steps": 0,
+        "best_step": None,
+        "seconds": time.perf_counter() - began,
+        **cache_facts((computed,)),
+        "history": [],
+        "solved": {"strength": solved.strength},
+    }
+
+
+def cache_facts(computed: Sequence[Computed]) -> dict[str, Any]:
+    """What the record says of the frozen part of a phase."""
+    passes = sum(each.passes for each in computed)
+    stored = any(each.nbytes for each in computed)
+    return {
+        "frozen_passes": passes,
+        "cache": "off" if not stored else "miss" if passes else "hit",
+        "cached_bytes": sum(each.nbytes for each in computed),
+        "frozen_seconds": sum(each.seconds for each in computed),
+    }
+
+
+def _part(boundary: Boundary, checkpoint: Checkpoint, encoder: Encoder, training: TrainingConfig) -> FrozenPart:
+    model, stages = checkpoint.model.eval(), layer_map(checkpoint.model, checkpoint.head)
+    first = len(stages.stages) - 1 if boundary == "head" else boundary
+    above = frozenset(name for name, depth in stages.depths.items() if depth >= first)
+    about = {"model": checkpoint.provenance.id, "boundary": stages.stages[first]}
+    model.to(training.device)
+    size = training.per_device_eval_batch_size
+    return FrozenPart(split_model(model, boundary), model, str(boundary), above, encoder, size, about)
