@@ -116,6 +116,10 @@ def _save_tiny(architecture: Architecture, folder: Path) -> Subject:
     return Subject(task, folder, inputs_for(model, task.modality))
 
 
+# Of the architectures that can be loaded, the share whose parts must give what the whole gives.
+LEAST_SPLIT = 0.95
+
+_splits: dict[str, dict[str, str | None]] = defaultdict(dict)  # place -> architecture -> why it is run whole
 _results: dict[str, dict[str, Any]] = defaultdict(lambda: {"outcomes": Counter(), "reason": ""})
 
 
@@ -127,6 +131,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _results[name]["outcomes"][report.outcome] += 1
     if report.skipped:
         _results[name]["reason"] = str(report.longrepr[-1]).removeprefix("Skipped: ")
+    for place, reason in report.user_properties:
+        if report.passed:
+            _splits[place][name] = reason
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -136,6 +143,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         passed = sum(outcomes["passed"] > 0 and not outcomes["failed"] for outcomes in rows)
         if len(rows) == len(architectures(TASKS[task])) and passed < least:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    for reasons in _splits.values():
+        if _share_split(reasons) < LEAST_SPLIT and len(reasons) > sum(map(len, SAMPLE.values())):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _share_split(reasons: dict[str, str | None]) -> float:
+    return sum(reason is None for reason in reasons.values()) / len(reasons)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -149,3 +163,12 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for name, row in rows.items():
             if name not in passed:
                 terminalreporter.write_line(f"    {name}: {row['reason'] or 'FAILED'}")
+    for place, reasons in _splits.items():
+        if len(reasons) > sum(map(len, SAMPLE.values())):
+            share = _share_split(reasons)
+            terminalreporter.write_line(
+                f"split at {place}: {len(reasons)} tried, {share:.1%} equal, the rest run whole:"
+            )
+            for name, reason in reasons.items():
+                if reason is not None:
+                    terminalreporter.write_line(f"    {name}: {reason}")

@@ -1,4 +1,5 @@
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.freezing import training_only
 from hf_transfer.models.head import read_logits
 from hf_transfer.models.layers import layer_map
+from hf_transfer.training.frozen import Boundary, UnsplittableError, split_model
 from tests.architectures.conftest import OLD_LABELS, Subject
 from tests.architectures.first_use import FirstUse
 
@@ -93,6 +95,44 @@ def test_with_the_body_frozen_a_step_changes_the_head_and_nothing_else(subject: 
         _step(model, subject)
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert changed == set(checkpoint.head)
+
+
+def test_split_at_its_head_its_parts_give_what_the_whole_gives(
+    subject: Subject, record_property: Callable[[str, object], None]
+) -> None:
+    model = _load(subject).model.eval()
+    record_property("the head", _require_equal_or_refused(model, "head", subject))
+
+
+def test_split_at_a_middle_stage_its_parts_give_what_the_whole_gives(
+    subject: Subject, record_property: Callable[[str, object], None]
+) -> None:
+    checkpoint = _load(subject)
+    model = checkpoint.model.eval()
+    middle = len(layer_map(model, checkpoint.head).stages) // 2
+    record_property("a middle stage", _require_equal_or_refused(model, middle, subject))
+
+
+def _require_equal_or_refused(model: torch.nn.Module, boundary: Boundary, subject: Subject) -> str | None:
+    """Why the model is run whole; None if its parts are equal to it, on other rows than those it was checked on too."""
+    set_seed(0)
+    with torch.no_grad():  # some as they are first made answer 0 to everything
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.5)
+    try:
+        split = split_model(model, boundary)
+        split.prefix(subject.inputs)
+    except UnsplittableError as reason:
+        return str(reason)
+    inputs = {name: tensor.flip(0) for name, tensor in subject.inputs.items()}
+    with torch.no_grad():
+        set_seed(0)
+        expected = read_logits(model(**inputs))
+        set_seed(0)
+        again = split.suffix(split.prefix(inputs))
+    assert torch.allclose(again, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(expected[0], expected[-1])
+    return None
 
 
 def test_saved_and_loaded_again_it_gives_the_same_logits(subject: Subject, tmp_path: Path) -> None:
