@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 
 Strategy = Literal["head", "top_layers", "full", "head_then_full", "lora", "scratch"]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]  # transformers' names
+Augmentation = Literal["none", "light", "photo"]
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,14 @@ class TrainingConfig(TrainingArguments):
     )
     class_weights: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "balanced: rare classes weigh more in the loss."}
+    )
+    # Here and not in the transfer group: pre-training and comparisons offer it too.
+    augmentation: Augmentation = field(
+        default="none",
+        metadata={
+            "help": "Change training pictures at random in every step, where the network sees them. light: small "
+            "turns, shifts, changes of size; photo: crops and flips."
+        },
     )
 
     def __post_init__(self) -> None:

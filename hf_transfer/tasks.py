@@ -20,6 +20,11 @@ class Task:
     foreign_flags: tuple[str, ...]  # of other tasks, refused here
 
     @property
+    def has_pictures(self) -> bool:
+        """Whether its inputs are pictures."""
+        return self.modality == "image"
+
+    @property
     def model_class(self) -> Any:
         """The AutoModel class of the task."""
         import transformers

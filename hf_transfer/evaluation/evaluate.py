@@ -112,6 +112,8 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
         "max_grad_norm": arguments.max_grad_norm,
         "label_smoothing": arguments.label_smoothing_factor,
         "class_weights": arguments.class_weights,
+        # Only where a phase learned from changed pictures: what is frozen is computed once.
+        **({"augmentation": arguments.augmentation} if any("augmentation" in p for p in trained.phases) else {}),
         "precision": _precision(arguments),
     }
 

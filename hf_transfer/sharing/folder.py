@@ -20,6 +20,7 @@ from hf_transfer.sharing.documents import document_names, write_documents
 from hf_transfer.sharing.hub import Published, full_name, published_files, push
 from hf_transfer.sharing.verify import verify
 from hf_transfer.tasks import Task
+from hf_transfer.training.augment import require_augmentation
 from hf_transfer.training.engine import Trained
 
 log = logging.getLogger(__name__)
@@ -28,8 +29,10 @@ log = logging.getLogger(__name__)
 def preflight(config: RunConfig, task: Task) -> RunConfig:
     """The config with the full id of where to push, after trying what would otherwise fail late.
 
-    That is the checkpoint's kind, the names of metrics, the right to write and to push. Raises UserError.
+    That is the augmentation, the checkpoint's kind, the names of metrics, the right to write and to push. Raises
+    UserError.
     """
+    require_augmentation(config.training.augmentation, task)
     if config.model.model_name_or_path is not None:
         asked = config.model
         read_config(str(asked.model_name_or_path), task, asked.model_revision, asked.trust_remote_code)

@@ -1,5 +1,6 @@
 """Run a plan."""
 
+import logging
 import math
 import tempfile
 import time
@@ -20,10 +21,13 @@ from hf_transfer.models.adapters import merge, read_adapter, wrap_with_adapter
 from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.freezing import training_only
 from hf_transfer.strategies.plan import Phase, Plan
+from hf_transfer.training.augment import fit_augmentation
 from hf_transfer.training.freezing import Splits, cache_facts, find_trainable, freeze_below, solve_phase
 from hf_transfer.training.losses import LossFunction, choose_loss
 from hf_transfer.training.scaling import find_scale, scale_kept_head, scale_labels, unscale
 from hf_transfer.training.trainer import BestStep, PhaseTrainer, QuietProgress, accuracy_of, phase_arguments
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def run_plan(
     with training.main_process_first(desc="encoding"):
         train = encoder.rows(data.train)
         validation = encoder.rows(data.validation) if data.validation is not None else None
+    fit_augmentation(training.augmentation, encoder, train)  # what does not fit is said before anything is learned
     scale = find_scale(data, checkpoint)
     scale_kept_head(checkpoint, scale)
     splits = Splits(train, validation, scale)
@@ -71,6 +76,7 @@ def run_plan(
     for phase in plan.phases:
         checkpoint, fact = run_phase(phase, plan, checkpoint, learned, training, splits)
         facts.append(fact)
+    _warn_of_plain_pictures(training, facts)
     unscale(checkpoint, scale)
     checkpoint.model.eval()
     return Trained(checkpoint, plan, encoder, training, tuple(facts))
@@ -95,6 +101,7 @@ def run_phase(
         frozen = freeze_below(trainable, plan, checkpoint, encoder, training, splits)
     began = time.perf_counter()
     rows, validation = (splits.train, splits.validation) if frozen is None else (frozen.train, frozen.validation)
+    augment = None if frozen else fit_augmentation(training.augmentation, encoder, rows)
     with ExitStack() as contexts:
         contexts.enter_context(training_only(model, trainable))
         folder = contexts.enter_context(_training_folder(training, phase))
@@ -105,6 +112,7 @@ def run_phase(
             args=_arguments(phase, plan, training, encoder, folder, validation),
             head=head,
             lr_scale=phase.lr_scale,
+            augment=augment,
             train_dataset=rows,
             eval_dataset=validation,
             data_collator=frozen.collate if frozen else encoder.collate,
@@ -126,6 +134,7 @@ def run_phase(
         "best_step": best.best_step if best else None,
         "seconds": time.perf_counter() - began,
         **cache_facts(frozen.computed if frozen else ()),
+        **({"augmentation": training.augmentation} if augment else {}),
         "history": _history(trainer),
     }
 
@@ -192,6 +201,15 @@ def _watch(trainer: PhaseTrainer, model: Any, training: TrainingConfig, validati
     best = BestStep(model, training.metric_for_best_model, training.early_stopping_patience)
     trainer.add_callback(best)
     return best
+
+
+def _warn_of_plain_pictures(training: TrainingConfig, phases: list[dict[str, Any]]) -> None:
+    """Say that --augmentation changed nothing, if it did not."""
+    if training.augmentation != "none" and not any("augmentation" in phase for phase in phases):
+        log.warning(
+            "--augmentation %s changed nothing: all phases learned from features of the plain pictures, computed once",
+            training.augmentation,
+        )
 
 
 @contextmanager

@@ -12,14 +12,23 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 
 from hf_transfer.config import TrainingConfig
 from hf_transfer.strategies.plan import Stage
+from hf_transfer.training.augment import Augment
 
 
 class PhaseTrainer(Trainer):
-    """Trainer with a rate of its own for the head, and one model in all processes."""
+    """Trainer with a rate of its own for the head, pictures changed at random, and one model in all processes."""
 
-    def __init__(self, *args: Any, head: Collection[str] = (), lr_scale: Mapping[Stage, float], **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        head: Collection[str] = (),
+        lr_scale: Mapping[Stage, float],
+        augment: Augment | None = None,
+        **options: Any,
+    ) -> None:
         self.head = set(head)
         self.lr_scale = lr_scale
+        self.augment = augment
         super().__init__(*args, **options)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -34,6 +43,17 @@ class PhaseTrainer(Trainer):
             optimizer.add_param_group({**group, "params": apart, "lr": rate * self.lr_scale["head"]})
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return optimizer
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> torch.Tensor:
+        """Trainer's, on pictures that are changed afresh.
+
+        Here, because evaluation and prediction do not come this way, and the batch is in one piece on its device: the
+        collator has the processor's pictures on the CPU, maybe in a worker whose draws no seed of ours governs.
+        """
+        if self.augment is not None:
+            inputs = self._prepare_inputs(inputs)
+            inputs["pixel_values"] = self.augment(inputs["pixel_values"])
+        return super().training_step(model, inputs, *args, **options)
 
     def evaluation_loop(self, *args: Any, **options: Any) -> Any:
         """Trainer's, on the same model in every process."""
