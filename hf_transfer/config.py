@@ -112,6 +112,12 @@ class TransferConfig:
     cache_dir: str | None = field(
         default=None, metadata={"help": "Folder of what is kept. Default: hf_transfer/frozen below HF_HOME."}
     )
+    frozen_dtype: Literal["auto", "float32", "bfloat16"] = field(
+        default="auto", metadata={"help": "Bits of what is kept. auto: bfloat16 with --bf16, else float32."}
+    )
+    cached_views: int = field(
+        default=0, metadata={"help": "Views by --augmentation of each picture that frozen phases learn from."}
+    )
     cache_limit_gb: float = field(default=20.0, metadata={"help": "Most that this folder may hold."})
     peft_method: str = field(
         default="lora",

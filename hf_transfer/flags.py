@@ -137,12 +137,13 @@ def _check(config: RunConfig) -> None:
             raise UserError(f"--{name} {given[name]} is not offered", reason)
     if not 0 < config.evaluation.confidence < 1:
         raise UserError(f"--confidence {config.evaluation.confidence} is no level", "a number between 0 and 1, as 0.95")
-    for name in ("learning_rate", "num_train_epochs"):
+    for name in ("learning_rate", "num_train_epochs", "cache_limit_gb"):
         if given[name] is not None and given[name] <= 0:
             raise UserError(f"--{name} {given[name]} is too small", "give more than 0")
     for name in (
         "per_device_train_batch_size",
         "lora_rank",
+        "trainable_layers",
         "examples_per_class",
         "max_train_samples",
         "max_length",
@@ -160,6 +161,13 @@ def _check_transfer(config: RunConfig, strategies: list[str]) -> None:
     for flag in ("peft_method", "lora_rank", "keep_adapter"):
         if "lora" not in strategies and getattr(config.transfer, flag) != getattr(TransferConfig, flag):
             raise UserError(f"--{flag} does not belong to --strategy {strategies[0]}", "give --strategy lora")
+    if config.transfer.trainable_layers is not None and "top_layers" not in strategies:
+        raise UserError(
+            f"--trainable_layers does not belong to --strategy {strategies[0]}", "give --strategy top_layers"
+        )
+    views = config.transfer.cached_views
+    if views < 0 or (views and config.training.augmentation == "none"):
+        raise UserError(f"--cached_views {views} has no views to keep", "give --augmentation light, or photo, too")
     if config.model.keep_head and "scratch" in strategies:
         raise UserError("--keep_head does not belong to --strategy scratch", "from scratch nothing is kept")
 

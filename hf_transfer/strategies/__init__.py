@@ -1,6 +1,6 @@
 """What is learned, in which order: each strategy is a plan and nothing else."""
 
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from hf_transfer.config import TrainingConfig, TransferConfig
 from hf_transfer.data.sources import Data
@@ -47,8 +47,14 @@ def choose_plan(config: TransferConfig, checkpoint: Checkpoint, data: Data, trai
         weight_decay=_given(training.weight_decay, defaults.default_weight_decay()),
         init="random" if name == "scratch" else "pretrained",
         reasons=tuple(reasons),
-        cache=CacheSettings(config.cache_frozen, config.cache_dir, config.cache_limit_gb),
+        cache=_cache_settings(config, training),
     )
+
+
+def _cache_settings(config: TransferConfig, training: TrainingConfig) -> CacheSettings:
+    auto: Literal["float32", "bfloat16"] = "bfloat16" if training.bf16 else "float32"
+    dtype = auto if config.frozen_dtype == "auto" else config.frozen_dtype
+    return CacheSettings(config.cache_frozen, config.cache_dir, config.cache_limit_gb, dtype, config.cached_views)
 
 
 def _why_not_solved(checkpoint: Checkpoint, training: TrainingConfig) -> str | None:

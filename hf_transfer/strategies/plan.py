@@ -28,11 +28,16 @@ class Phase:
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Whether what is frozen is computed once and kept, in which folder (None: the usual one), up to which size."""
+    """Whether what is frozen is computed once and kept, in which folder (None: the usual one), up to which size.
+
+    It is computed as `dtype`, on the rows as they are or on so many augmented `views` of them.
+    """
 
     on: bool = True
     folder: str | None = None
     limit_gb: float = 20.0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    views: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,15 @@
 """What the frozen part of a network gives for every row: read from the store, or computed in one pass."""
 
+import itertools
 import json
 import logging
+import platform
+import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +18,9 @@ import numpy as np
 import torch
 import xxhash
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset, Image
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_transfer.data.checks import content_digest
@@ -27,19 +34,27 @@ from hf_transfer.training.cache import (
     estimate_bytes,
     open_activations,
     room_for,
+    temporary_folder,
     write_activations,
 )
-from hf_transfer.training.frozen import RECORDED, CheckedSplit
+from hf_transfer.training.frozen import RECORDED, CheckedSplit, UnsplittableError
+from hf_transfer.training.precision import in_bfloat16, in_dtype_of
 
 log = logging.getLogger(__name__)
 
+VERSION = 1  # of what is computed here: a new one makes every stored entry a miss
 SAMPLE = 8  # rows that are computed both ways, and tell the size of all
+MOST_DIFFERENCE = 0.03  # of activations in bfloat16 from those in 32 bits; its own rounding, over some layers, is below
+MOST_OF_PADDING = 1e-3  # that padding may change, in 32 bits; where it counts, training sees another one in each epoch
 Row = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class FrozenPart:
-    """What a frozen part is: a split model, the batches it takes, and the parameters that it does not depend on."""
+    """What a frozen part is: a split model, the batches it takes, and the parameters that it does not depend on.
+
+    `view` 0 takes pictures as they are, any other as `augment`, called `augmentation`, changes them then.
+    """
 
     split: CheckedSplit
     model: Any
@@ -47,6 +62,11 @@ class FrozenPart:
     above: frozenset[str]  # names of the parameters of the rest
     encoder: Encoder
     batch_size: int
+    workers: int = 0
+    bfloat16: bool = False
+    augmentation: str = "none"
+    augment: Callable[[torch.Tensor], torch.Tensor] | None = None
+    view: int = 0
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -60,55 +80,68 @@ class Computed:
     nbytes: int
     seconds: float
 
-    def read(self, row: int) -> Row:
-        """The arrays of a row of the split."""
-        return self.stored[self.position[row]]
+    def read(self, row: int) -> dict[str, torch.Tensor]:
+        """The tensors of a row of the split, in 32 bits."""
+        return {name: _as_tensor(array) for name, array in self.stored[self.position[row]].items()}
+
+    def forget(self) -> None:
+        """Keep nothing of what was read in memory: it must not grow with the rows."""
+        if isinstance(self.stored, Activations):
+            self.stored.forget()
 
     def matrix(self, name: str) -> np.ndarray:
-        """(rows, width) of an array that has one axis a row."""
-        return np.stack([self.read(row)[name] for row in range(len(self.position))])
+        """(rows, width) of an array that has one axis a row, in 32 bits."""
+        if isinstance(self.stored, Activations):
+            return _as_tensor(self.stored.values[name][self.position]).numpy()
+        return torch.stack([self.read(row)[name] for row in range(len(self.position))]).numpy()
 
 
 def compute(part: FrozenPart, rows: Dataset, cache: CacheSettings, keep: bool = False) -> Computed | None:
     """What the frozen part gives for all rows: from the store where it is there, else computed and stored.
 
-    None where the store has no room, and the log says so; with `keep` it is then kept in memory. On several processes
-    the first computes, and the others read. Raises UnsplittableError from the split's first batch.
+    Several processes share the pass. None where the store has no room, and the log says so; with `keep` it is then kept
+    in memory. Raises UnsplittableError from the split's first batch.
     """
     began = time.perf_counter()
-    order = np.argsort(rows["length"][:], kind="stable") if part.encoder.by_length else np.arange(len(rows))
+    lengths = np.asarray(rows["length"][:]) if part.encoder.by_length else np.zeros(len(rows), int)
+    order = np.argsort(-lengths, kind="stable")  # the longest first: what does not fit into memory shows at once
     position = np.argsort(order, kind="stable")
-    some = order[np.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).astype(int)]
-    first = _rows_of_batch(part, rows, some)  # also proves that the model can be split
-    if not cache.on:
-        return _in_memory(part, rows, order, began) if keep else None
-    folder, key = cache_folder(cache.folder), digest(_facts(part, rows))
-    stored, passes = open_activations(folder, key), 0
-    if stored is None:
-        reason = room_for(folder, estimate_bytes(first, len(rows)), cache.limit_gb)
-        state = PartialState()
-        if reason is None and state.is_main_process:
-            reason = _store(part, rows, order, folder, key)
-        state.wait_for_everyone()
-        stored, passes = open_activations(folder, key), 1
-        if stored is None:
+    work, sample = _try(_Pass(part, rows, lengths, order))
+    stored, passes = None, 1
+    reason: str | None = "of --cache_frozen false"
+    if cache.on:
+        folder, key = cache_folder(cache.folder), digest(_facts(work.part, rows))
+        stored = open_activations(folder, key)
+        reason = _agreed(None if stored else "it is not there")
+        if reason:
+            stored, reason = _fill(work, sample, folder / key, cache.limit_gb)
+        else:
+            passes = 0
+        if reason:
             log.warning("what is frozen is not kept: %s", reason)
-            return _in_memory(part, rows, order, began) if keep else None
-    return Computed(stored, position, passes, stored.nbytes, time.perf_counter() - began)
+    if stored is not None and reason is None:
+        return Computed(stored, position, passes, stored.nbytes, time.perf_counter() - began)
+    if not keep:
+        return None
+    kept = [row for batch in work.run(work.batches) for row in batch]
+    return Computed(kept, position, 1, 0, time.perf_counter() - began)
 
 
-def replay_collate(encoder: Encoder, computed: Sequence[Computed]) -> Collate:
+def replay_collate(encoder: Encoder, computed: Sequence[Sequence[Computed]]) -> Collate:
     """The collator of light rows, whose frozen part is computed: ids, masks, labels, and what is stored, padded alike.
 
-    `computed` is what there is of each split; a row says its split's place among them in "split", its own in "row".
+    `computed` is what there is of each split, view by view, one of which is drawn; a row says its split's place among
+    them in "split", its own in "row".
     """
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
         batch = encoder.light([{k: v for k, v in row.items() if k not in ("row", "split")} for row in rows])
-        found = [computed[row["split"]].read(row["row"]) for row in rows]
+        found = [_draw(computed[row["split"]]).read(row["row"]) for row in rows]
         length = batch["input_ids"].shape[1] if "input_ids" in batch else 0
         for name in found[0]:
             batch[name] = _join([row[name] for row in found], length, encoder.pads_left)
+        for each in itertools.chain(*computed):
+            each.forget()
         return batch
 
     return collate
@@ -121,82 +154,192 @@ def light_rows(rows: Dataset, split: int) -> Dataset:
     return numbered.add_column("split", [split] * len(rows))
 
 
-def _join(arrays: list[np.ndarray], length: int, left: bool) -> torch.Tensor:
-    """One tensor (rows, ...), the first axis padded with zeros where lengths differ."""
-    if len({array.shape for array in arrays}) == 1 and (arrays[0].ndim < 2 or len(arrays[0]) == length or not length):
-        return torch.from_numpy(np.stack(arrays)).float()
-    joined = torch.zeros(len(arrays), length, *arrays[0].shape[1:])
-    for number, array in enumerate(arrays):
-        place = slice(length - len(array), length) if left else slice(0, len(array))
-        joined[number, place] = torch.from_numpy(np.array(array)).float()
+def _draw(views: Sequence[Computed]) -> Computed:
+    return views[int(torch.randint(len(views), ()))] if len(views) > 1 else views[0]
+
+
+def _as_tensor(array: np.ndarray) -> torch.Tensor:
+    """In 32 bits; bfloat16 is stored as its bits."""
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.copy()).view(torch.bfloat16).float()
+    return torch.from_numpy(np.array(array, dtype=np.float32))
+
+
+def _join(tensors: list[torch.Tensor], length: int, left: bool) -> torch.Tensor:
+    """One tensor (rows, ...); where lengths differ, the first axis is padded with zeros to `length`."""
+    if len({tensor.shape for tensor in tensors}) == 1:
+        return torch.stack(tensors)
+    joined = torch.zeros(len(tensors), length, *tensors[0].shape[1:])
+    for number, tensor in enumerate(tensors):
+        joined[number, slice(length - len(tensor), length) if left else slice(0, len(tensor))] = tensor
     return joined
 
 
-def _store(part: FrozenPart, rows: Dataset, order: np.ndarray, folder: Path, key: str) -> str | None:
+@dataclass(frozen=True)
+class _Pass:
+    """A frozen part over rows in an order; `lengths` in tokens, 0 for pictures."""
+
+    part: FrozenPart
+    rows: Dataset
+    lengths: np.ndarray
+    order: np.ndarray
+
+    @property
+    def batches(self) -> list[np.ndarray]:
+        size = self.part.batch_size
+        return [self.order[start : start + size] for start in range(0, len(self.order), size)]
+
+    def run(self, batches: Sequence[np.ndarray], quiet: bool = False) -> Iterator[list[Row]]:
+        """What the part gives for batches of row numbers: a list of rows each."""
+        loader = DataLoader(
+            self.rows,
+            batch_sampler=[batch.tolist() for batch in batches],
+            collate_fn=self.part.encoder.collate,
+            num_workers=0 if quiet else self.part.workers,
+        )
+        silent = quiet or not PartialState().is_local_main_process
+        for batch, inputs in zip(batches, tqdm(loader, desc="frozen part", disable=silent), strict=True):
+            yield self._cut(inputs, self.lengths[batch], int(batch[0]))
+
+    def _cut(self, inputs: dict[str, torch.Tensor], lengths: np.ndarray, first: int) -> list[Row]:
+        """A row's arrays each, without padding."""
+        part, padded = self.part, int(lengths.max())
+        device = next(part.model.parameters()).device
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items() if name != "labels"}
+        if part.view and part.augment:
+            with torch.random.fork_rng():
+                torch.manual_seed(part.view * len(self.rows) + first)  # the same whichever process has the batch
+                inputs["pixel_values"] = part.augment(inputs["pixel_values"])
+        with in_bfloat16(part.model) if part.bfloat16 else nullcontext():
+            given = part.split.prefix(in_dtype_of(part.model, inputs))
+        arrays = {n: _as_array(t, part.bfloat16) for n, t in given.items() if n.startswith(RECORDED) or n == "features"}
+        ragged = {name for name, array in arrays.items() if padded and array.ndim > 2 and array.shape[1] == padded}
+        return [
+            {name: self._unpadded(array[n], length) if name in ragged else array[n] for name, array in arrays.items()}
+            for n, length in enumerate(lengths)
+        ]
+
+    def _unpadded(self, array: np.ndarray, length: int) -> np.ndarray:
+        return array[len(array) - length :] if self.part.encoder.pads_left else array[:length]
+
+
+def _try(work: _Pass) -> tuple[_Pass, list[Row]]:
+    """The pass, in 32 bits where fewer change too much, and what it gives for a sample; this proves the split, too."""
+    some = work.order[np.linspace(0, len(work.order) - 1, min(SAMPLE, len(work.order))).astype(int)]
+    precise = replace(work, part=replace(work.part, bfloat16=False))
+    sample, short = precise.run([some, work.order[-2:]], quiet=True)
+    for name, array in short[0].items():
+        if array.shape[1:] != sample[0][name].shape[1:]:
+            raise UnsplittableError(f"the shape of {name} depends on the length of the batch, not of the row")
+    if work.part.encoder.by_length and _difference(short[-1], sample[-1]) > MOST_OF_PADDING:
+        raise UnsplittableError("what it gives for a row depends on the padding beside it")
+    if not work.part.bfloat16:
+        return work, sample
+    (halved,) = work.run([some], quiet=True)
+    worst = max(_difference(a, b) for a, b in zip(halved, sample, strict=True))
+    reason = _agreed(None if worst <= MOST_DIFFERENCE else f"{worst:.1%}")
+    if reason:
+        log.warning("what is frozen is computed in 32 bits: bfloat16 changes it by %s", reason)
+        return precise, sample
+    return work, halved
+
+
+def _difference(row: Row, other: Row) -> float:
+    """The largest difference of an array of a row from that of the other, as a share of the latter's size."""
+    pairs = [(_as_tensor(array), _as_tensor(other[name])) for name, array in row.items()]
+    return max(float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in pairs)
+
+
+def _agreed(reason: str | None) -> str | None:
+    """The first reason of any process, so that all do the same."""
+    return next((each for each in gather_object([reason]) if each), None)
+
+
+def _fill(work: _Pass, sample: list[Row], place: Path, limit_gb: float) -> tuple[Activations | None, str | None]:
+    """What was computed and stored, or why it could not be, the same in all processes.
+
+    The processes of a machine share the batches, and the first of them joins what they gave.
+    """
+    reason = _agreed(room_for(place.parent, estimate_bytes(sample, len(work.rows)), limit_gb))
+    if reason:
+        return None, reason
+    machines = gather_object([platform.node()])
+    mates = [rank for rank, machine in enumerate(machines) if machine == platform.node()]
+    mine = mates.index(PartialState().process_index)
+    write = partial(_write, about=work.part.about, bits=[n for n, a in sample[0].items() if a.dtype == np.uint16])
+    if len(mates) == 1:
+        reason = _agreed(write(place, len(work.rows), work.run(work.batches)))
+    else:
+        scratch, own = temporary_folder(place), work.batches[mine :: len(mates)]
+        reason = _agreed(write(scratch / "part", sum(map(len, own)), work.run(own)))
+        parts = gather_object([str(scratch / "part")])
+        if reason is None and mine == 0:
+            rows = _in_turn([Path(parts[rank]) for rank in mates], work.batches)
+            reason = write(place, len(work.rows), rows)
+        reason = _agreed(reason)
+        shutil.rmtree(scratch, ignore_errors=True)
+    stored = None if reason else open_activations(place.parent, place.name)
+    return stored, _agreed(reason or (None if stored else "it vanished from the store"))
+
+
+def _write(place: Path, rows: int, given: Iterator[list[Row]], about: Mapping[str, Any], bits: list[str]) -> str | None:
+    """Why nothing could be stored, or None."""
     try:
-        write_activations(folder, key, len(rows), _batches(part, rows, order), part.about)
+        write_activations(place.parent, place.name, rows, given, about, bits)
     except NotWritten as error:
         return str(error)
     return None
 
 
-def _in_memory(part: FrozenPart, rows: Dataset, order: np.ndarray, began: float) -> Computed:
-    kept = [row for batch in _batches(part, rows, order) for row in batch]
-    position = np.argsort(order, kind="stable")
-    return Computed(kept, position, 1, 0, time.perf_counter() - began)
+def _in_turn(parts: Sequence[Path], batches: Sequence[np.ndarray]) -> Iterator[list[Row]]:
+    """The batches that several processes have stored, in the order in which one would have computed them."""
+    opened, done = [open_activations(part.parent, part.name) for part in parts], [0] * len(parts)
+    for number, batch in enumerate(batches):
+        which = number % len(parts)
+        part, start = opened[which], done[which]
+        if part is None:
+            raise NotWritten(f"the part of process {which} is gone")
+        yield [part[row] for row in range(start, start + len(batch))]
+        done[which] += len(batch)
 
 
-def _batches(part: FrozenPart, rows: Dataset, order: np.ndarray) -> Iterator[list[Row]]:
-    starts = range(0, len(rows), part.batch_size)
-    for start in tqdm(starts, desc="frozen part", disable=not PartialState().is_local_main_process):
-        yield _rows_of_batch(part, rows, order[start : start + part.batch_size])
-
-
-def _rows_of_batch(part: FrozenPart, rows: Dataset, chosen: np.ndarray) -> list[Row]:
-    selected = list(rows.select(chosen))
-    batch = part.encoder.collate(selected)
-    batch.pop("labels")
-    device = next(part.model.parameters()).device
-    given = part.split.prefix({name: tensor.to(device) for name, tensor in batch.items()})
-    arrays = {n: t.float().cpu().numpy() for n, t in given.items() if n.startswith(RECORDED) or n == "features"}
-    padded = batch["input_ids"].shape[1] if part.encoder.by_length else None
-    return [
-        {
-            name: _cut(array[number], row["length"], part.encoder.pads_left)
-            if array.ndim > 2 and array.shape[1] == padded
-            else array[number]
-            for name, array in arrays.items()
-        }
-        for number, row in enumerate(selected)
-    ]
-
-
-def _cut(array: np.ndarray, length: int, left: bool) -> np.ndarray:
-    return array[len(array) - length :] if left else array[:length]
+def _as_array(tensor: torch.Tensor, bfloat16: bool) -> np.ndarray:
+    """In 32 bits, or the bits of bfloat16."""
+    if bfloat16:
+        return tensor.to(torch.bfloat16).cpu().contiguous().view(torch.uint16).numpy()
+    return tensor.float().cpu().numpy()
 
 
 def _facts(part: FrozenPart, rows: Dataset) -> dict[str, Any]:
     """All that decides what is computed. Labels, seeds and whatever lies above the boundary do not."""
     config = json.loads(part.model.config.to_json_string(use_diff=False))
     above = ("id2label", "label2id", "num_labels", "problem_type", "_name_or_path", "transformers_version", "dtype")
+    inputs = [name for name in rows.column_names if name not in ("label", "id", "length", "row")]
+    view = (part.view, part.augmentation, part.batch_size, version("kornia")) if part.view else 0
     return {
+        "ours": VERSION,
         "class": type(part.model).__name__,
         "config": {name: value for name, value in config.items() if name not in above},
         "boundary": part.boundary,
         "weights": _weights_digest(part),
         "encoder": part.encoder.facts,
-        "rows": content_digest(rows, [n for n in rows.column_names if n not in ("label", "id", "length", "row")]),
+        "rows": content_digest(rows, inputs),
+        "view": view,
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "device": next(part.model.parameters()).device.type,
-        "format": "float32",
+        "format": "bfloat16" if part.bfloat16 else "float32",
     }
 
 
 def _weights_digest(part: FrozenPart) -> str:
-    """Of all parameters and buffers but those above the boundary."""
-    found, owners = xxhash.xxh3_128(), {name.rpartition(".")[0] for name in part.above}
+    """Of all parameters and buffers but those above the boundary; buffers go with the parameters beside them."""
+    found, beside = xxhash.xxh3_128(), {name.rpartition(".")[0] for name in part.above}
+    parameters = dict(part.model.named_parameters(remove_duplicate=False))
+    mixed = {name.rpartition(".")[0] for name in parameters if name not in part.above}
     for name, tensor in part.model.state_dict().items():
-        if name.rpartition(".")[0] not in owners:
-            found.update(name.encode())
-            found.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).data)
+        owner = name.rpartition(".")[0]
+        if name in part.above or (name not in parameters and owner in beside - mixed):
+            continue
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).data)
     return found.hexdigest()

@@ -7,6 +7,7 @@ all.
 import hashlib
 import json
 import logging
+import mmap
 import os
 import platform
 import re
@@ -69,6 +70,12 @@ class Activations:
             ends = self.offsets.get(name)
             found[name] = values[row, ...] if ends is None else values[ends[row] : ends[row + 1]]
         return found
+
+    def forget(self) -> None:
+        """Give the memory of what was read back to the system, which may still have it when it is read again."""
+        for array in (*self.values.values(), *self.offsets.values()):
+            if isinstance(array.base, np.memmap):
+                array.base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _attach, (self.folder, self.key, False)
@@ -156,7 +163,7 @@ def write_activations(
     number or not alike; errors of `batches` pass through. After any of them nothing is left behind.
     """
     about = json.loads(json.dumps(dict(about)))
-    temporary = _temporary(_place(folder, key))
+    temporary = temporary_folder(_place(folder, key))
     with refusals():
         folder.mkdir(parents=True, exist_ok=True)
         for path in filter(_is_stale, _folders(folder)):
@@ -301,8 +308,8 @@ def _size_of(path: Path) -> int:
     return total
 
 
-def _temporary(path: Path) -> Path:
-    """A new name beside an entry: whose it is, and where."""
+def temporary_folder(path: Path) -> Path:
+    """A new name beside an entry, which says whose it is; what is left of a process that died is removed by others."""
     return path.with_name(f".{path.stem}.{_host()}.{os.getpid()}.{secrets.token_hex(6)}.tmp")
 
 
@@ -329,7 +336,7 @@ def _is_stale(path: Path) -> bool:
 
 def _remove(path: Path) -> None:
     """Let a folder vanish at once, then free its files."""
-    gone = path if _TEMPORARY.fullmatch(path.name) else _temporary(path)
+    gone = path if _TEMPORARY.fullmatch(path.name) else temporary_folder(path)
     with suppress(FileNotFoundError):
         path.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)

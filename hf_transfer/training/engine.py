@@ -23,7 +23,7 @@ from hf_transfer.models.freezing import training_only
 from hf_transfer.strategies.plan import Phase, Plan
 from hf_transfer.training.augment import fit_augmentation
 from hf_transfer.training.freezing import Splits, cache_facts, find_trainable, freeze_below, solve_phase
-from hf_transfer.training.losses import LossFunction, choose_loss
+from hf_transfer.training.losses import LossFunction, choose_loss, require_fitting_flags
 from hf_transfer.training.scaling import find_scale, scale_kept_head, scale_labels, unscale
 from hf_transfer.training.trainer import BestStep, PhaseTrainer, QuietProgress, accuracy_of, phase_arguments
 
@@ -61,6 +61,7 @@ def run_plan(
             "--early_stopping_patience needs a validation split", "name a --validation_split, or leave it out"
         )
     _require_same_problem(checkpoint, data)
+    require_fitting_flags(data.problem_type, training)
     set_seed(training.seed)
     if plan.init == "random":
         checkpoint = randomized(checkpoint, training.seed)
@@ -134,7 +135,7 @@ def run_phase(
         "best_step": best.best_step if best else None,
         "seconds": time.perf_counter() - began,
         **cache_facts(frozen.computed if frozen else ()),
-        **({"augmentation": training.augmentation} if augment else {}),
+        **({"augmentation": training.augmentation} if augment or (frozen and plan.cache.views) else {}),
         "history": _history(trainer),
     }
 
@@ -207,7 +208,7 @@ def _warn_of_plain_pictures(training: TrainingConfig, phases: list[dict[str, Any
     """Say that --augmentation changed nothing, if it did not."""
     if training.augmentation != "none" and not any("augmentation" in phase for phase in phases):
         log.warning(
-            "--augmentation %s changed nothing: all phases learned from features of the plain pictures, computed once",
+            "--augmentation %s changed nothing: plain pictures were computed once; see --cached_views",
             training.augmentation,
         )
 

@@ -4,11 +4,13 @@ import logging
 import time
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 
 from hf_transfer.config import ProblemType, TrainingConfig
@@ -16,12 +18,13 @@ from hf_transfer.data.encode import Collate, Encoder
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head
 from hf_transfer.models.layers import layer_map
-from hf_transfer.strategies.plan import Phase, Plan
+from hf_transfer.strategies.plan import CacheSettings, Phase, Plan
 from hf_transfer.training.activations import Computed, FrozenPart, compute, light_rows, replay_collate
+from hf_transfer.training.augment import fit_augmentation
 from hf_transfer.training.frozen import Boundary, CheckedSplit, UnsplittableError, split_model
 from hf_transfer.training.losses import balanced_weights
 from hf_transfer.training.scaling import Scale
-from hf_transfer.training.solver import solve_head
+from hf_transfer.training.solver import SolvedHead, solve_head
 
 log = logging.getLogger(__name__)
 
@@ -76,18 +79,25 @@ def freeze_below(
     if boundary < 2 or not plan.cache.on:  # the embeddings alone cost less than reading what they give
         return None
     given = [rows for rows in (splits.train, splits.validation) if rows is not None]
+    computed: list[list[Computed]] = []
     try:
-        part = _part(boundary, checkpoint, encoder, training)
-        computed = [compute(part, rows, plan.cache) for rows in given]
+        part = _part(boundary, checkpoint, encoder, training, plan.cache)
+        for rows in given:
+            found = (
+                _compute_views(part, rows, training, plan.cache)
+                if rows is splits.train
+                else [compute(part, rows, plan.cache)]
+            )
+            computed.append([each for each in found if each is not None])
+            if len(computed[-1]) < len(found):
+                return None
     except UnsplittableError as reason:
         log.warning("the frozen layers below %s run in every epoch: %s", stages.stages[boundary], reason)
         return None
-    found = tuple(each for each in computed if each is not None)
-    if len(found) < len(given):
-        return None
     light = [light_rows(rows, number) for number, rows in enumerate(given)]
     validation = light[1] if splits.validation is not None else None
-    return Frozen(part.split, found, light[0], validation, replay_collate(encoder, found))
+    every = tuple(each for views in computed for each in views)
+    return Frozen(part.split, every, light[0], validation, replay_collate(encoder, computed))
 
 
 def solve_phase(
@@ -96,26 +106,22 @@ def solve_phase(
     """The facts of a phase whose linear head is solved on features computed once; None if there are none."""
     model = checkpoint.model
     try:
-        computed = compute(_part("head", checkpoint, encoder, training), splits.train, plan.cache, keep=True)
+        part = _part("head", checkpoint, encoder, training, plan.cache)
+        found = _compute_views(part, splits.train, training, plan.cache, keep=True)
     except UnsplittableError as reason:
         log.warning("the head is trained in steps, and the body runs in every epoch: %s", reason)
         return None
-    assert computed is not None  # keep=True
+    computed = [each for each in found if each is not None]  # all: they are kept
     began = time.perf_counter()
-    labels = np.asarray(splits.train["label"][:])
-    if splits.scale != Scale():
-        labels = (labels - splits.scale.offset) / splits.scale.factor
     layer = model.get_submodule(find_linear_head(model))
-    balanced = training.class_weights == "balanced"
-    weights = balanced_weights(labels.tolist(), len(checkpoint.labels)).numpy() if balanced else None
-    problem_type = cast(ProblemType, model.config.problem_type)
-    solved = solve_head(
-        computed.matrix("features"), labels, problem_type, len(checkpoint.labels), layer.bias is not None, weights
-    )
+    solved: list[Any] = [None]
+    if PartialState().is_main_process:
+        solved[0] = _solve(computed, checkpoint, layer.bias is not None, training, splits)
+    broadcast_object_list(solved)
     with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(solved.weight))
+        layer.weight.copy_(torch.from_numpy(solved[0].weight))
         if layer.bias is not None:
-            layer.bias.copy_(torch.from_numpy(solved.bias))
+            layer.bias.copy_(torch.from_numpy(solved[0].bias))
     return {
         "name": phase.name,
         "trainable_parameters": sum(parameter.numel() for parameter in layer.parameters()),
@@ -123,10 +129,32 @@ def solve_phase(
         "steps": 0,
         "best_step": None,
         "seconds": time.perf_counter() - began,
-        **cache_facts((computed,)),
+        **cache_facts(computed),
         "history": [],
-        "solved": {"strength": solved.strength},
+        "solved": {"strength": solved[0].strength},
+        **({"augmentation": training.augmentation} if plan.cache.views else {}),
     }
+
+
+def _solve(
+    computed: Sequence[Computed], checkpoint: Checkpoint, with_bias: bool, training: TrainingConfig, splits: Splits
+) -> SolvedHead:
+    labels, outputs = np.asarray(splits.train["label"][:]), len(checkpoint.labels)
+    if splits.scale != Scale():
+        labels = (labels - splits.scale.offset) / splits.scale.factor
+    balanced = training.class_weights == "balanced"
+    weights = balanced_weights(labels.tolist(), outputs).numpy() if balanced else None
+    features = np.concatenate([each.matrix("features") for each in computed])
+    problem_type = cast(ProblemType, checkpoint.model.config.problem_type)
+    return solve_head(
+        features,
+        labels,
+        problem_type,
+        outputs,
+        with_bias,
+        weights,
+        **({"views": len(computed)} if len(computed) > 1 else {}),
+    )
 
 
 def cache_facts(computed: Sequence[Computed]) -> dict[str, Any]:
@@ -141,11 +169,33 @@ def cache_facts(computed: Sequence[Computed]) -> dict[str, Any]:
     }
 
 
-def _part(boundary: Boundary, checkpoint: Checkpoint, encoder: Encoder, training: TrainingConfig) -> FrozenPart:
+def _compute_views(
+    part: FrozenPart, rows: Dataset, training: TrainingConfig, cache: CacheSettings, keep: bool = False
+) -> list[Computed | None]:
+    """What there is of each view to train on: of the rows as they are, or of as many augmented ones as asked."""
+    if not cache.views:
+        return [compute(part, rows, cache, keep)]
+    part = replace(part, augment=fit_augmentation(training.augmentation, part.encoder, rows))
+    return [compute(replace(part, view=number), rows, cache, keep) for number in range(1, cache.views + 1)]
+
+
+def _part(
+    boundary: Boundary, checkpoint: Checkpoint, encoder: Encoder, training: TrainingConfig, cache: CacheSettings
+) -> FrozenPart:
     model, stages = checkpoint.model.eval(), layer_map(checkpoint.model, checkpoint.head)
     first = len(stages.stages) - 1 if boundary == "head" else boundary
     above = frozenset(name for name, depth in stages.depths.items() if depth >= first)
     about = {"model": checkpoint.provenance.id, "boundary": stages.stages[first]}
     model.to(training.device)
-    size = training.per_device_eval_batch_size
-    return FrozenPart(split_model(model, boundary), model, str(boundary), above, encoder, size, about)
+    return FrozenPart(
+        split_model(model, boundary),
+        model,
+        str(boundary),
+        above,
+        encoder,
+        batch_size=training.per_device_eval_batch_size,
+        workers=training.dataloader_num_workers,
+        bfloat16=cache.dtype == "bfloat16",
+        augmentation=training.augmentation,
+        about=about,
+    )

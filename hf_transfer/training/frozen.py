@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from hf_transfer.models.head import find_linear_head, read_logits
@@ -23,6 +24,7 @@ Boundary = Literal["head"] | int
 
 ROUNDING = (1e-4, 1e-5)  # relative, absolute: what 32 bits leave open
 RECORDED = "frozen_"  # how the names of recorded tensors begin
+MOST_READ = 4  # positions that count as few: those of class and distillation tokens
 
 
 class UnsplittableError(Exception):
@@ -116,6 +118,9 @@ class ReplaySplit:
     skipped: list[str] = field(init=False)
     _forms: dict[str, _Form] = field(init=False, default_factory=dict)
     _absent: dict[str, tuple[torch.Size, torch.dtype]] = field(init=False, default_factory=dict)
+    _read: dict[str, int] = field(
+        init=False, default_factory=dict
+    )  # positions that are read of what is recorded, if few
     _current: Tensors = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -147,8 +152,39 @@ class ReplaySplit:
                 tensor = tree_flatten(seen[path])[0][leaf]
                 if len(tensor) != rows:
                     raise UnsplittableError(f"{path} gives a tensor of {len(tensor)} rows for {rows}")
-                kept[self._name(path, leaf)] = tensor.detach()
+                name = self._name(path, leaf)
+                kept[name] = tensor.detach()[:, : self._read[name]] if name in self._read else tensor.detach()
         return kept
+
+    def narrow(self, activations: Mapping[str, torch.Tensor]) -> Tensors:
+        """The activations without positions that the rest does not read, as `prefix` gives them from now on.
+
+        The gradient of the logits says what is read: the first position or two in many heads, all below a layer with
+        attention and where positions are averaged.
+        """
+        main = {
+            f"{RECORDED}{number}_{self._forms[path].recorded[0]}": self._forms[path]
+            for number, path in enumerate(self.cuts)
+        }
+        sequences = {
+            n: t.detach().requires_grad_()
+            for n, t in activations.items()
+            if n in main and main[n].keeps_shape and t.ndim == 3
+        }
+        narrowed = dict(activations)
+        if not sequences:
+            return narrowed
+        with torch.enable_grad():
+            logits = self.suffix({**activations, **{n: t.clone() for n, t in sequences.items()}})
+            slopes = torch.autograd.grad(
+                (logits * torch.randn_like(logits)).sum(), list(sequences.values()), allow_unused=True
+            )
+        for name, slope in zip(sequences, slopes, strict=True):
+            read = _count_read(slope)
+            if 0 < read <= MOST_READ < activations[name].shape[1] / 2:
+                self._read[name] = read
+                narrowed[name] = activations[name][:, :read]
+        return narrowed
 
     def suffix(self, activations: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(rows, labels)."""
@@ -195,7 +231,11 @@ class ReplaySplit:
         form = self._forms[path]
         leaves = list(form.leaves)
         for leaf in form.recorded:
-            leaves[leaf] = self._current[self._name(path, leaf)]
+            name = self._name(path, leaf)
+            leaves[leaf] = self._current[name]
+            if name in self._read:
+                live = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
+                leaves[leaf] = F.pad(leaves[leaf], (0, 0, 0, live.shape[1] - self._read[name]))
         return tree_unflatten(leaves, form.spec)
 
     def _hand_on(self, path: str, *args: Any, **kwargs: Any) -> Any:
@@ -235,6 +275,8 @@ class CheckedSplit:
             torch.manual_seed(0)
             parts = self.split.prefix(inputs)
             try:
+                if isinstance(self.split, ReplaySplit):
+                    parts = self.split.narrow(parts)
                 again = self.split.suffix(parts)
             except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
                 raise UnsplittableError(f"its upper part does not run alone: {error}") from error
@@ -258,6 +300,12 @@ def _that_run(model: nn.Module, path: str) -> list[str]:
     if not isinstance(module, nn.ModuleList):
         return [path]
     return [inner for n in range(len(module)) for inner in _that_run(model, f"{path}.{n}")]
+
+
+def _count_read(slope: torch.Tensor | None) -> int:
+    """How many positions, from the first, one has to keep to have all with a slope (rows, positions, width)."""
+    places: Any = [] if slope is None else slope.abs().amax((0, 2)).nonzero()
+    return int(places[-1]) + 1 if len(places) else 0
 
 
 def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:

@@ -20,7 +20,6 @@ Total = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def choose_loss(problem_type: ProblemType, training: TrainingConfig, labels: list[Any], classes: int) -> LossFunction:
     """The loss of a problem type: cross entropy, binary cross entropy of every label, or squared error."""
     if problem_type != "single_label_classification":
-        _require_no_classes_asked(problem_type, training)
         return mean_loss(TOTALS[problem_type])
     weights = balanced_weights(labels, classes) if training.class_weights == "balanced" else None
     return mean_loss(partial(cross_entropy, weights=weights, smoothing=training.label_smoothing_factor))
@@ -72,8 +71,10 @@ def balanced_weights(labels: list[int], classes: int) -> torch.Tensor:
     return torch.tensor(len(labels) / (classes * np.maximum(counts, 1)), dtype=torch.float32)
 
 
-def _require_no_classes_asked(problem_type: ProblemType, training: TrainingConfig) -> None:
-    """Raise UserError for flags of training that mean something for one class a row only."""
+def require_fitting_flags(problem_type: ProblemType, training: TrainingConfig) -> None:
+    """Raise UserError for flags of training that mean something for one class a row only, if that is not it."""
+    if problem_type == "single_label_classification":
+        return
     given = {
         "class_weights": training.class_weights != "none",
         "label_smoothing_factor": training.label_smoothing_factor != 0,

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import pipeline
 
 from hf_transfer.config import DataConfig
@@ -15,6 +17,7 @@ from hf_transfer.data.builtin import load_builtin
 from hf_transfer.data.sources import load_data
 from hf_transfer.record import RunRecord, read_record
 from hf_transfer.tasks import find_task
+from hf_transfer.training.cache import list_entries
 from tests.conftest import ROOT
 
 
@@ -91,3 +94,40 @@ def test_two_processes_count_every_number_once_and_the_saved_model_answers_as_me
     errors = np.array([answer["score"] for answer in answers]) - np.array(held["label"][:])
     assert record.metrics["rmse"].value == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-3)
     assert record.metrics["r2"].value > 0.5
+
+
+def _share_a_pass(strategy: str, model: Path, texts: Path, tmp_path: Path) -> dict[int, RunRecord]:
+    """The records of a run in one and in two processes, each with a store of its own."""
+    flags = ["--model_name_or_path", str(model), "--dataset_name", str(texts), "--strategy", strategy]
+    flags += ["--text_column", "sentence", "--label_column", "animal", "--per_device_eval_batch_size", "8"]
+    records = {}
+    for processes in (1, 2):
+        folder, store = tmp_path / str(processes), tmp_path / f"store{processes}"
+        places = ["--output_dir", str(folder), "--cache_dir", str(store)]
+        _launch("text_classification", processes, *flags, *places, "--max_steps", "6")
+        records[processes] = read_record(folder / "record.json")
+        entry = list_entries(store)[-1]
+        assert entry.rows is not None
+        assert [path.name for path in store.iterdir() if path.name.startswith(".")] == []
+    (one,), (two,) = records[1].phases, records[2].phases
+    assert (one["frozen_passes"], one["cached_bytes"]) == (two["frozen_passes"], two["cached_bytes"])
+    assert one["cache"] == two["cache"] == "miss"
+    return records
+
+
+def test_two_processes_share_the_frozen_pass_and_give_the_head_and_the_metrics_of_one(
+    tiny_bert: Path, text_file: Path, tmp_path: Path
+) -> None:
+    records = _share_a_pass("head", tiny_bert, text_file, tmp_path)
+    one, two = (load_file(tmp_path / folder / "model.safetensors")["classifier.weight"] for folder in "12")
+    assert torch.allclose(one, two, atol=1e-6)
+    assert len(records[1].metrics) > 2
+    for name, metric in records[1].metrics.items():
+        assert records[2].metrics[name].value == pytest.approx(metric.value, abs=1e-5), name
+
+
+def test_two_processes_train_layers_on_the_pass_that_they_share(
+    tiny_bert: Path, text_file: Path, tmp_path: Path
+) -> None:
+    records = _share_a_pass("top_layers", tiny_bert, text_file, tmp_path)
+    assert records[1].phases[0]["steps"] == records[2].phases[0]["steps"] == 6

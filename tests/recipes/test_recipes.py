@@ -148,10 +148,10 @@ def test_trainers_checkpoints_stay_below_the_run_and_are_not_published(
     ended = recipe(
         "image_classification",
         *("--model_name_or_path", tiny_vit, "--dataset_name", picture_folder, "--output_dir", tmp_path / "run"),
-        *("--strategy", "head", "--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--use_cpu"),
+        *("--strategy", "full", "--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--use_cpu"),
     )
     assert ended.code == 0, ended.err
-    assert (tmp_path / "run" / "checkpoints" / "head" / "checkpoint-4").is_dir()
+    assert (tmp_path / "run" / "checkpoints" / "full" / "checkpoint-4").is_dir()
     assert not any(name.startswith("checkpoints") for name in published_files(tmp_path / "run"))
 
 
