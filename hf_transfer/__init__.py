@@ -33,6 +33,7 @@ _HOMES = {
     "choose_plan": "strategies",
     "run_plan": "training.engine",
     "Trained": "training.engine",
+    "split_model": "training.frozen",
     "Predictions": "evaluation.predict",
     "evaluate": "evaluation.evaluate",
     "predict": "evaluation.predict",

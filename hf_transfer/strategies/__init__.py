@@ -1,5 +1,6 @@
 """What is learned, in which order: each strategy is a plan and nothing else."""
 
+import logging
 from typing import Literal, TypeVar
 
 from hf_transfer.config import TrainingConfig, TransferConfig
@@ -12,6 +13,7 @@ from hf_transfer.strategies import defaults, full, head, head_then_full, lora, s
 from hf_transfer.strategies.plan import CacheSettings, PhasesOf, Plan, Schedule
 
 T = TypeVar("T", int, float)
+log = logging.getLogger(__name__)
 
 STRATEGIES: dict[str, PhasesOf] = {
     "head": head.phases,
@@ -37,6 +39,8 @@ def choose_plan(config: TransferConfig, checkpoint: Checkpoint, data: Data, trai
     schedule = Schedule(epochs, "trainer" if in_steps else "convex", layers, config.peft_method, config.lora_rank)
     phases = STRATEGIES[name](schedule)
     reasons = [f"the strategy {name} was asked for by name"]
+    if all(phase.solver == "convex" for phase in phases):
+        _say_what_plays_no_part(training)
     if in_steps and any(phase.trainable == ("head",) for phase in phases):
         reasons.append(f"the head is trained in steps, not solved: {in_steps}")
     return Plan(
@@ -49,6 +53,13 @@ def choose_plan(config: TransferConfig, checkpoint: Checkpoint, data: Data, trai
         reasons=tuple(reasons),
         cache=_cache_settings(config, training),
     )
+
+
+def _say_what_plays_no_part(training: TrainingConfig) -> None:
+    usual = {"learning_rate": None, "num_train_epochs": None, "weight_decay": None, "max_steps": -1}
+    given = [f"--{name}" for name, default in usual.items() if getattr(training, name) != default]
+    if given:
+        log.info("the head is solved, not trained in steps: %s plays no part", ", ".join(given))
 
 
 def _cache_settings(config: TransferConfig, training: TrainingConfig) -> CacheSettings:

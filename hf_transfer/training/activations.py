@@ -105,26 +105,13 @@ def compute(part: FrozenPart, rows: Dataset, cache: CacheSettings, keep: bool = 
     began = time.perf_counter()
     lengths = np.asarray(rows["length"][:]) if part.encoder.by_length else np.zeros(len(rows), int)
     order = np.argsort(-lengths, kind="stable")  # the longest first: what does not fit into memory shows at once
-    position = np.argsort(order, kind="stable")
     work, sample = _try(_Pass(part, rows, lengths, order))
-    stored, passes = None, 1
-    reason: str | None = "of --cache_frozen false"
-    if cache.on:
-        folder, key = cache_folder(cache.folder), digest(_facts(work.part, rows))
-        stored = open_activations(folder, key)
-        reason = _agreed(None if stored else "it is not there")
-        if reason:
-            stored, reason = _fill(work, sample, folder / key, cache.limit_gb)
-        else:
-            passes = 0
-        if reason:
-            log.warning("what is frozen is not kept: %s", reason)
-    if stored is not None and reason is None:
-        return Computed(stored, position, passes, stored.nbytes, time.perf_counter() - began)
-    if not keep:
+    found = _find_or_store(work, sample, cache) if cache.on else None
+    if found is None and not keep:
         return None
-    kept = [row for batch in work.run(work.batches) for row in batch]
-    return Computed(kept, position, 1, 0, time.perf_counter() - began)
+    stored, passes = found or ([row for batch in work.run(work.batches) for row in batch], 1)
+    nbytes = stored.nbytes if isinstance(stored, Activations) else 0
+    return Computed(stored, np.argsort(order, kind="stable"), passes, nbytes, time.perf_counter() - began)
 
 
 def replay_collate(encoder: Encoder, computed: Sequence[Sequence[Computed]]) -> Collate:
@@ -225,9 +212,10 @@ class _Pass:
 
 def _try(work: _Pass) -> tuple[_Pass, list[Row]]:
     """The pass, in 32 bits where fewer change too much, and what it gives for a sample; this proves the split, too."""
-    some = work.order[np.linspace(0, len(work.order) - 1, min(SAMPLE, len(work.order))).astype(int)]
+    count = min(SAMPLE, len(work.order))
+    some = work.order[((np.arange(count) + 0.5) / count * len(work.order)).astype(int)]  # of all lengths, as all rows
     precise = replace(work, part=replace(work.part, bfloat16=False))
-    sample, short = precise.run([some, work.order[-2:]], quiet=True)
+    sample, short = precise.run([some, some[-1:]], quiet=True)
     for name, array in short[0].items():
         if array.shape[1:] != sample[0][name].shape[1:]:
             raise UnsplittableError(f"the shape of {name} depends on the length of the batch, not of the row")
@@ -255,31 +243,41 @@ def _agreed(reason: str | None) -> str | None:
     return next((each for each in gather_object([reason]) if each), None)
 
 
-def _fill(work: _Pass, sample: list[Row], place: Path, limit_gb: float) -> tuple[Activations | None, str | None]:
-    """What was computed and stored, or why it could not be, the same in all processes.
+def _find_or_store(work: _Pass, sample: list[Row], cache: CacheSettings) -> tuple[Activations, int] | None:
+    """What the store has, after a pass if need be, and the number of passes; the same in all processes."""
+    folder, key = cache_folder(cache.folder), digest(_facts(work.part, work.rows))
+    stored = open_activations(folder, key)
+    if _agreed(None if stored else "it is not there") is None and stored is not None:
+        return stored, 0
+    reason = _agreed(room_for(folder, estimate_bytes(sample, len(work.rows)), cache.limit_gb))
+    reason = reason or _store(work, sample, folder / key)
+    stored = None if reason else open_activations(folder, key)
+    reason = _agreed(reason or (None if stored else "it vanished from the store"))
+    if reason or stored is None:
+        log.warning("what is frozen is not kept: %s", reason)
+        return None
+    return stored, 1
+
+
+def _store(work: _Pass, sample: list[Row], place: Path) -> str | None:
+    """Compute and store; why it could not be, if so, the same in all processes.
 
     The processes of a machine share the batches, and the first of them joins what they gave.
     """
-    reason = _agreed(room_for(place.parent, estimate_bytes(sample, len(work.rows)), limit_gb))
-    if reason:
-        return None, reason
     machines = gather_object([platform.node()])
     mates = [rank for rank, machine in enumerate(machines) if machine == platform.node()]
     mine = mates.index(PartialState().process_index)
     write = partial(_write, about=work.part.about, bits=[n for n, a in sample[0].items() if a.dtype == np.uint16])
     if len(mates) == 1:
-        reason = _agreed(write(place, len(work.rows), work.run(work.batches)))
-    else:
-        scratch, own = temporary_folder(place), work.batches[mine :: len(mates)]
-        reason = _agreed(write(scratch / "part", sum(map(len, own)), work.run(own)))
-        parts = gather_object([str(scratch / "part")])
-        if reason is None and mine == 0:
-            rows = _in_turn([Path(parts[rank]) for rank in mates], work.batches)
-            reason = write(place, len(work.rows), rows)
-        reason = _agreed(reason)
-        shutil.rmtree(scratch, ignore_errors=True)
-    stored = None if reason else open_activations(place.parent, place.name)
-    return stored, _agreed(reason or (None if stored else "it vanished from the store"))
+        return _agreed(write(place, len(work.rows), work.run(work.batches)))
+    scratch, own = temporary_folder(place), work.batches[mine :: len(mates)]
+    reason = _agreed(write(scratch / "part", sum(map(len, own)), work.run(own)))
+    parts = gather_object([str(scratch / "part")])
+    if reason is None and mine == 0:
+        reason = write(place, len(work.rows), _in_turn([Path(parts[rank]) for rank in mates], work.batches))
+    reason = _agreed(reason)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return reason
 
 
 def _write(place: Path, rows: int, given: Iterator[list[Row]], about: Mapping[str, Any], bits: list[str]) -> str | None:
