@@ -11,23 +11,26 @@ Vectors = torch.Tensor  # (problems, unknowns)
 
 
 def minimise(
-    gradient: Callable[[Vectors], Vectors], at: Vectors, precondition: Callable[[Vectors], Vectors], tolerance: float
+    gradient: Callable[[Vectors], Vectors],
+    at: Vectors,
+    precondition: Callable[[Vectors], Vectors],
+    enough: Callable[[Vectors], torch.Tensor],
 ) -> Vectors:
-    """The minima of several smooth convex functions, by L-BFGS in step with one another, to about `tolerance`.
+    """The minima of several smooth convex functions, by L-BFGS in step with one another.
 
-    A function is done when the model that L-BFGS has of it promises less than `tolerance`. Steps are judged by slopes
-    alone: near a minimum, differences of values in 32 bits are noise. Source: Nocedal and Wright, Numerical
-    Optimization, algorithm 7.4; the slope test is theirs too (3.7b, strong Wolfe).
+    A function is done when the model that L-BFGS has of it promises less than `enough` (problems, 1), which may depend
+    on where it stands. Steps are judged by slopes alone: near a minimum, differences of values in 32 bits are noise.
+    Source: Nocedal and Wright, Numerical Optimization, algorithm 7.4; the slope test is theirs too (3.7b).
     """
     slope = gradient(at)
     pairs: list[tuple[Vectors, Vectors, torch.Tensor]] = []
     for _ in range(MOST_STEPS):
         direction = -_times_inverse_hessian(slope, pairs, precondition)
         promised = -(slope * direction).sum(1, keepdim=True)
-        going = promised > 2 * tolerance
+        going = promised > 2 * enough(at)
         if not going.any():
             break
-        step, new_slope = _step(gradient, at, direction * going, promised)
+        step, new_slope = _step(gradient, at, direction * going, promised * going)
         change = new_slope - slope
         bend = (step * change).sum(1, keepdim=True)
         # Of a function that is done, the pair is 0: it changes nothing in what follows.

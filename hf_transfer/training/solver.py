@@ -1,8 +1,8 @@
 """A linear head is solved, not stepped: regularised, cross-validated, deterministic, in a second.
 
 The penalised problem is convex and its features do not change, so there is an answer to compute and no schedule to
-tune. All folds and the fit on every row descend together: one matrix product serves them all, and the covariance of
-the features, which their Hessians share, preconditions them all.
+tune. All folds and the fit on every row descend together: one matrix product serves them all, and the spectrum of its
+own features preconditions each.
 """
 
 from collections.abc import Iterator
@@ -21,11 +21,17 @@ FOLDS = 5
 STRENGTHS = tuple(float(strength) for strength in 10.0 ** np.arange(1.0, -6.1, -0.5))
 FIXED_STRENGTH = 0.1  # where nothing can be held out: what cross-validation settles on with two or three a class
 PATIENCE = 2  # strengths in a row that may be worse than the best before the path stops
-PATH_TOLERANCE, FINAL_TOLERANCE = 1e-5, 1e-9  # nats that a descent may end above its minimum
+# A descent may end above its minimum by this share of the penalty. An error of a fixed size would be larger than the
+# whole loss where the strength is weak, and strengths would differ by where the descent happened to stop.
+PATH_TOLERANCE, FINAL_TOLERANCE = 1e-4, 1e-8
+LEAST_TOLERANCE = 1e-10  # nats: of a penalty of about 0 any share is below the rounding of 32 bits
 BLOCK_VALUES = 2**20  # logits held at once: they stay in a processor's cache, and memory does not grow with classes
-ABSENT_LOGIT = -20.0  # of a class without an example; the largest other logit is never below 0, see _start
+ABSENT_LOGIT = -20.0  # of a class without an example; the largest other logit is never below 0, see _Problems.level
 LEAST_CURVATURE = 1e-4  # of an output that is always sure, so that its step stays finite
+LEAST_EIGENVALUE = 1e-5  # as a share of the largest: smaller ones are rounding of 32 bits
 SAME = 1e-6  # a column that deviates by less than this share of its size is constant, up to the rounding of 32 bits
+
+Folds = tuple[np.ndarray, np.ndarray]  # two of (n,): the fold of each row, and which rows vote
 
 
 @dataclass(frozen=True)
@@ -46,52 +52,67 @@ def solve_head(
     with_bias: bool = True,
     class_weights: np.ndarray | None = None,
     seed: int = 0,
+    views: int = 1,
 ) -> SolvedHead:
     """The linear head that minimises the mean loss plus the L2 penalty that cross-validation chooses.
 
-    `features` (n, features); `labels` (n,) class numbers, (n, outputs) zeros and ones, or (n,) numbers to regress on.
-    Single label: multinomial logistic regression, rows weighted by `class_weights` (outputs,). Multi-label: a logistic
-    regression an output, one strength for all. Regression: ridge. The penalty acts on features that are centred and of
-    unit deviation among the rows that a head learns from (without bias: of unit mean square, not centred).
+    `features` (views * n, features): view after view of the same n rows in the same order; `labels` (n,) class
+    numbers, (n, outputs) zeros and ones, or numbers to regress on. Single label: multinomial logistic regression, rows
+    weighted by `class_weights` (outputs,). Multi-label: a logistic regression an output, one strength for all.
+    Regression: ridge, half the squared error. The penalty acts on features that are centred and of unit deviation among
+    the rows that a head learns from (without bias: of unit mean square, not centred).
 
-    The strength is that of the least held-out log loss (squared error) over five stratified folds, fewer where no
-    class has five members; rows of classes with one member do not vote. `out_of_fold` comes from the folds at that
-    strength. Where fewer than half of the rows could vote (one label a class), the strength is FIXED_STRENGTH and
-    `out_of_fold` repeats the shares of the labels (their mean): a head that leaves out the only member of a class has
-    never seen the class, so leaving one out would say nothing.
+    The strength is that of the least held-out loss over five stratified folds, fewer where no class has five members;
+    rows of classes with one member do not vote. All views of a row are in one fold. `out_of_fold` comes from the folds
+    at that strength, the mean over the views of a row. Where fewer than half of the rows could vote (one label a
+    class), the strength is FIXED_STRENGTH and `out_of_fold` repeats the shares of the labels (their mean): a head that
+    leaves out the only member of a class has never seen the class, so leaving one out would say nothing.
 
-    With a bias, a class without an example gets one that makes it never probable; without, it only learns to be
-    improbable. The same input gives the same bits. Raises ValueError for what does not fit together.
+    With a bias, a class without an example gets one that makes it never probable (of several labels a row, one that
+    gives it half an example); without, it only learns to be improbable. The same input gives the same bits. Raises
+    ValueError for what does not fit together.
     """
     features, labels = np.asarray(features, dtype=np.float32), np.asarray(labels)
-    _check(features, labels, problem_type, outputs, class_weights)
+    _check(features, labels, problem_type, outputs, class_weights, views)
+    folds = _folds(_strata(labels, problem_type), seed, views)
+    labels = np.concatenate([labels] * views)
     x, centre, factor = _standardise(features, with_bias)
     if problem_type == "regression":
-        weight, bias, strength, out_of_fold = _solve_ridge(x, labels, outputs, with_bias, seed)
+        numbers = labels.astype(np.float64).reshape(len(x), outputs)
+        weight, bias, strength, held_out = _solve_ridge(x, numbers, with_bias, folds)
     else:
         row_weights = np.ones(len(x)) if class_weights is None else np.asarray(class_weights, dtype=np.float64)[labels]
-        weight, bias, strength, out_of_fold = _solve_logistic(x, labels, outputs, with_bias, row_weights, seed)
+        weight, bias, strength, held_out = _solve_logistic(x, labels, outputs, with_bias, row_weights, folds)
     raw = weight * factor
     folded = (bias - raw @ centre).astype(np.float32) if with_bias else None
-    return SolvedHead(raw.astype(np.float32), folded, strength, out_of_fold.astype(np.float32))
+    out_of_fold = held_out.reshape(views, -1, outputs).mean(0).astype(np.float32)
+    return SolvedHead(raw.astype(np.float32), folded, strength, out_of_fold)
 
 
 def _check(
-    features: np.ndarray, labels: np.ndarray, problem_type: ProblemType, outputs: int, class_weights: np.ndarray | None
+    features: np.ndarray,
+    labels: np.ndarray,
+    problem_type: ProblemType,
+    outputs: int,
+    class_weights: np.ndarray | None,
+    views: int,
 ) -> None:
-    if features.ndim != 2 or len(features) == 0 or len(features) != len(labels):
-        raise ValueError(f"features {features.shape} and labels {labels.shape}: want (n, features) and n labels, n > 0")
+    single = problem_type == "single_label_classification"
+    if features.ndim != 2 or features.size == 0 or len(features) != views * len(labels):
+        raise ValueError(f"features {features.shape}, labels {labels.shape}: want ({views} * n, features) and n labels")
     finite = np.isfinite(features).all(axis=1)
     if not finite.all():
         raise ValueError(f"features of {(~finite).sum()} rows are not finite, the first is row {finite.argmin()}")
-    if problem_type == "single_label_classification" and not 0 <= labels.min() <= labels.max() < outputs:
+    if single and (labels.ndim != 1 or labels.dtype.kind not in "iu"):
+        raise ValueError(f"labels {labels.shape} of {labels.dtype}: want (n,) integers")
+    if single and not 0 <= labels.min() <= labels.max() < outputs:
         raise ValueError(f"labels from {labels.min()} to {labels.max()}: {outputs} outputs want 0 to {outputs - 1}")
-    if problem_type == "multi_label_classification" and labels.shape != (len(features), outputs):
-        raise ValueError(f"labels {labels.shape}: {outputs} outputs want {(len(features), outputs)}")
-    if problem_type == "regression" and (labels.size != len(features) * outputs or not np.isfinite(labels).all()):
+    if not single and (labels.size != len(labels) * outputs or not np.isfinite(labels).all()):
         raise ValueError(f"labels {labels.shape}: {outputs} outputs want as many finite numbers a row")
-    if class_weights is not None and (problem_type != "single_label_classification" or np.min(class_weights) <= 0):
-        raise ValueError("class weights are for a single label a row, and above 0")
+    if problem_type == "multi_label_classification" and (labels.ndim != 2 or not np.isin(labels, (0, 1)).all()):
+        raise ValueError(f"labels {labels.shape}: want (n, {outputs}) zeros and ones")
+    if class_weights is not None and not (single and len(class_weights) == outputs and np.min(class_weights) > 0):
+        raise ValueError(f"{len(class_weights)} class weights: want {outputs} above 0, and a single label a row")
 
 
 def _standardise(features: np.ndarray, with_bias: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -103,7 +124,7 @@ def _standardise(features: np.ndarray, with_bias: bool) -> tuple[np.ndarray, np.
     centre = centre if with_bias else np.zeros_like(centre)
     x = features - centre
     deviation = _scale(x, centred=False)
-    constant = deviation <= SAME * np.abs(centre)
+    constant = deviation <= SAME * np.abs(centre) + np.finfo(np.float32).tiny
     factor = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation)).astype(np.float32)
     x *= factor
     return x, centre.astype(np.float64), factor.astype(np.float64)
@@ -115,8 +136,19 @@ def _scale(x: np.ndarray, centred: bool) -> np.ndarray:
     return np.sqrt(np.maximum(square - x.mean(axis=0, dtype=np.float64) ** 2, 0.0)) if centred else np.sqrt(square)
 
 
-def _folds(strata: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Two of (n,): the fold of each row, every stratum shared out evenly, and which rows vote; None if too few do."""
+def _strata(labels: np.ndarray, problem_type: ProblemType) -> np.ndarray:
+    """(n,) which rows every fold should have its share of."""
+    if problem_type == "single_label_classification":
+        return labels
+    if problem_type == "multi_label_classification":
+        return np.array(strata_of_sets(labels.tolist()))
+    # Tenths of one row each would leave no folds; numbers, unlike classes, can be held out all the same.
+    tenths = strata_of_numbers(labels.reshape(len(labels), -1)[:, 0].tolist())
+    return np.array(tenths) if len(labels) >= 20 else np.zeros(len(labels))
+
+
+def _folds(strata: np.ndarray, seed: int, views: int) -> Folds | None:
+    """Folds that share out every stratum evenly, where rows alone in theirs do not vote; None if too few do."""
     _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)
     votes = counts[which] > 1
     if 2 * votes.sum() < len(strata):
@@ -126,7 +158,7 @@ def _folds(strata: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray] | Non
     fold = np.empty(len(strata), dtype=np.int64)
     # Dealt like cards, on from one stratum to the next, so that small strata do not all begin at the first fold.
     fold[order] = np.arange(len(strata)) % min(FOLDS, counts.max())
-    return fold, votes
+    return np.tile(fold, views), np.tile(votes, views)
 
 
 # --- classification ---
@@ -136,26 +168,24 @@ def _folds(strata: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray] | Non
 class _Problems:
     """Logistic regressions on one table of features, solved together: one without each fold, the last on every row.
 
-    Weights are (problems * outputs, columns); the last column is the bias, where there is one.
+    Weights are (problems, outputs, columns), each problem's on its own unit scale; a bias is the last column.
     """
 
-    x: torch.Tensor  # (n, columns)
     labels: torch.Tensor  # (n,) class numbers, or (n, outputs) zeros and ones
-    outputs: int
-    row_weights: torch.Tensor  # (n, problems); each column sums to 1 and is 0 where the problem does not look
-    penalties: torch.Tensor  # (problems * outputs, columns): what the strength is multiplied with
-    learns: torch.Tensor  # (problems * outputs, 1): 0 for an output whose labels in the problem are all the same
-
-    @property
-    def count(self) -> int:
-        return self.row_weights.shape[1]
+    x: torch.Tensor  # (n, columns)
+    penalised: torch.Tensor  # (columns,): 0 for the bias, 1 for all else
+    row_weights: torch.Tensor  # (problems, n); of each problem they sum to 1, and are 0 where it does not look
+    factors: torch.Tensor  # (problems, 1, columns): to its unit scale; 0 for a column that is constant in the problem
+    shares: torch.Tensor  # (problems, outputs) of the labels, weighted
+    learns: torch.Tensor  # (problems, outputs, 1): 0 for an output whose labels in the problem are all the same
+    # Of the second moment of each problem's features, and the bias as one more direction.
+    eigenvectors: torch.Tensor  # (problems, columns, rank); 0 where the problem's rows have fewer directions
+    eigenvalues: torch.Tensor  # (problems, 1, rank)
 
     def last(self) -> "_Problems":
         """The problem of all rows alone."""
-        own = slice(-self.outputs, None)
-        return _Problems(
-            self.x, self.labels, self.outputs, self.row_weights[:, -1:], self.penalties[own], self.learns[own]
-        )
+        each = (self.row_weights, self.factors, self.shares, self.learns, self.eigenvectors, self.eigenvalues)
+        return _Problems(self.labels, self.x, self.penalised, *(part[-1:] for part in each))
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Softmax over the outputs, or the sigmoid of each."""
@@ -169,182 +199,179 @@ class _Problems:
 
     def logits(self, weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
         """Blocks of rows, and their logits (rows, problems, outputs)."""
-        size = max(1, BLOCK_VALUES // len(weight))
+        on_x = (weight * self.factors).flatten(0, 1).T
+        size = max(1, BLOCK_VALUES // on_x.shape[1])
         for start in range(0, len(self.x), size):
             rows = slice(start, start + size)
-            yield rows, (self.x[rows] @ weight.T).view(-1, self.count, self.outputs)
+            yield rows, (self.x[rows] @ on_x).view(-1, *weight.shape[:2])
 
     def gradient(self, weight: torch.Tensor, strength: float) -> torch.Tensor:
         """The exact gradient of every problem, shaped as `weight`."""
-        total = self.penalties * weight * strength
+        total = torch.zeros_like(weight)
         for rows, logits in self.logits(weight):
             labels = self.labels[rows]
-            targets = F.one_hot(labels, self.outputs) if labels.ndim == 1 else labels
-            residuals = self.probabilities(logits).sub_(targets[:, None]).mul_(self.row_weights[rows, :, None])
-            total.addmm_(residuals.view(len(labels), -1).T, self.x[rows])
-        return total.mul_(self.learns)
+            targets = F.one_hot(labels, weight.shape[1]) if labels.ndim == 1 else labels
+            residuals = self.probabilities(logits).sub_(targets[:, None]).mul_(self.row_weights.T[rows, :, None])
+            total.view(-1, weight.shape[2]).addmm_(residuals.flatten(1).T, self.x[rows])
+        total.mul_(self.factors).add_(strength * self.penalised * weight)
+        return self.level(total.mul_(self.learns))
+
+    def level(self, weight: torch.Tensor) -> torch.Tensor:
+        """`weight` less its mean over the classes that learn: a softmax does not see what all classes share.
+
+        So the logits keep the mean 0 that they start with: the largest is at least 0, and ABSENT_LOGIT never probable.
+        """
+        if self.labels.ndim == 2:
+            return weight
+        mean = (weight * self.learns).sum(1, keepdim=True) / self.learns.sum(1, keepdim=True).clamp(min=1)
+        return weight - mean * self.learns
+
+    def curvature(self, weight: torch.Tensor) -> torch.Tensor:
+        """(problems, outputs, 1) mean of p (1 - p), the second derivative of the loss by a logit."""
+        total = torch.zeros(weight.shape[:2])
+        for rows, logits in self.logits(weight):
+            p = self.probabilities(logits)
+            total += torch.einsum("npk,pn->pk", p * (1 - p), self.row_weights[:, rows])
+        return total.clamp(min=LEAST_CURVATURE)[..., None]
+
+    def precondition(self, gradient: torch.Tensor, curvature: torch.Tensor, strength: float) -> torch.Tensor:
+        """The gradient times the inverse of the Hessian, as if the latter were curvature x second moment."""
+        hessian = curvature * self.eigenvalues + strength * self.penalised[-self.eigenvalues.shape[2] :]
+        # Not the strength alone: where that is tiny, its inverse would blow up rounding until directions point uphill.
+        least = curvature * LEAST_EIGENVALUE * self.eigenvalues.amax(2, keepdim=True) + strength
+        inside = (gradient @ self.eigenvectors) * (1 / hessian - 1 / least)
+        return self.level(torch.baddbmm(gradient / least, inside, self.eigenvectors.mT))
 
     def held_out(self, weight: torch.Tensor, fold: torch.Tensor) -> torch.Tensor:
         """(n, outputs) logits of each row by the problem that does not look at it."""
         return torch.cat([logits[torch.arange(len(logits)), fold[rows]] for rows, logits in self.logits(weight)])
 
 
-@dataclass(frozen=True)
-class _Spectrum:
-    """Eigenvectors (columns, rank) and eigenvalues (rank,) of the features' second moment, and what it penalises."""
-
-    vectors: torch.Tensor
-    values: torch.Tensor
-    penalised: torch.Tensor  # (rank,): 0 for the bias, 1 for all else
-
-    def precondition(self, gradient: Vectors, curvature: torch.Tensor, strength: float) -> Vectors:
-        """The gradient times the inverse of the Hessian, as if the latter were curvature (outputs,) x second moment."""
-        rows = gradient.view(-1, len(self.vectors))
-        hessian = curvature[:, None] * self.values + strength * self.penalised
-        inside = (1 / hessian - 1 / strength).repeat(len(rows) // len(curvature), 1)
-        return ((rows @ self.vectors * inside) @ self.vectors.T).add_(rows, alpha=1 / strength).view_as(gradient)
-
-
 def _solve_logistic(
-    x: np.ndarray, labels: np.ndarray, outputs: int, with_bias: bool, row_weights: np.ndarray, seed: int
+    x: np.ndarray, labels: np.ndarray, outputs: int, with_bias: bool, row_weights: np.ndarray, folds: Folds | None
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
     """Weight, bias, strength and out-of-fold probabilities on standardised features."""
-    strata = labels if labels.ndim == 1 else np.array(strata_of_sets(labels.tolist()), dtype=np.int64)
-    folds = _folds(strata, seed)
-    looks = np.ones((len(x), 1), dtype=bool)
+    looks = np.ones((1, len(x)), dtype=bool)
     if folds is not None:
-        looks = np.concatenate([folds[0][:, None] != np.arange(folds[0].max() + 1), looks], axis=1)
-    problems = _pose(x, labels, outputs, with_bias, looks * row_weights[:, None])
-    spectrum = _decompose(x, with_bias)
-    weight = _start(problems, with_bias)
-    if folds is None:
-        logits, strength = (weight[:, -1] if with_bias else weight.sum(1)).expand(len(x), -1), FIXED_STRENGTH
-    else:
+        looks = np.concatenate([folds[0] != np.arange(folds[0].max() + 1)[:, None], looks])
+    problems = _pose(x, labels, outputs, with_bias, looks * row_weights)
+    weight, strength = _start(problems), FIXED_STRENGTH
+    probabilities = problems.shares[-1].expand(len(x), -1)
+    if folds is not None:
         votes = torch.from_numpy(folds[1] * row_weights)
-        weight, logits, strength = _follow_path(problems, spectrum, weight, torch.from_numpy(folds[0]), votes)
-    probabilities = problems.probabilities(logits)
-    weight = _descend(problems.last(), spectrum, weight[-outputs:], probabilities, strength, FINAL_TOLERANCE)
-    solved = weight.double().numpy()
+        weight, logits, strength = _follow_path(problems, weight, torch.from_numpy(folds[0]), votes)
+        probabilities = problems.probabilities(logits)
+    final = problems.last()
+    weight = _descend(final, weight[-1:], strength, FINAL_TOLERANCE)
+    solved = (weight * final.factors)[0].double().numpy()
     bias = solved[:, -1] if with_bias else np.zeros(outputs)
     return solved[:, : x.shape[1]], bias, strength, probabilities.numpy()
 
 
 def _pose(x: np.ndarray, labels: np.ndarray, outputs: int, with_bias: bool, weights: np.ndarray) -> _Problems:
-    """The problems that give the rows these weights (n, problems); each penalises features on its own unit scale."""
-    targets = np.eye(outputs, dtype=np.float32)[labels] if labels.ndim == 1 else labels.astype(np.float32)
-    looks = (weights > 0).astype(np.float32)
-    positives = looks.T @ targets
-    learns = (positives > 0) & (positives < looks.sum(0)[:, None]) if with_bias else np.ones_like(positives)
-    scales = np.stack([_scale(x[look], centred=with_bias) for look in looks.T > 0])
-    # A column that is constant in a fold is collinear with the bias; any penalty keeps its weight at 0.
-    penalties = np.where(scales > SAME, scales**2, 1.0)
+    """The problems that give the rows these weights (problems, n)."""
+    looks = weights > 0
+    counts = _totals(labels, outputs, looks)
+    learns = (counts > 0) & (counts < looks.sum(1, keepdims=True)) if with_bias else np.ones_like(counts)
+    scales = np.stack([_scale(x[look], centred=with_bias) for look in looks])
+    factors = np.where(scales > SAME, 1 / np.maximum(scales, SAME), 0.0).astype(np.float32)
+    weights = weights / weights.sum(1, keepdims=True)
+    spectra = [_spectrum(x * own, rows, with_bias) for own, rows in zip(factors, weights, strict=True)]
+    vectors, values = (np.stack(part) for part in zip(*spectra, strict=True))
+    penalised = np.append(np.ones(x.shape[1]), np.zeros(int(with_bias)))
     if with_bias:
-        x = np.concatenate([x, np.ones((len(x), 1), dtype=np.float32)], axis=1)
-        penalties = np.concatenate([penalties, np.zeros((len(penalties), 1))], axis=1)
+        x, factors = (np.pad(part, ((0, 0), (0, 1)), constant_values=1.0) for part in (x, factors))
+    shares = _totals(labels, outputs, weights)
+    numbers = (x, penalised, weights, factors[:, None], shares, learns[..., None], vectors, values)
     return _Problems(
-        x=torch.from_numpy(x),
-        labels=torch.from_numpy(labels.astype(np.int64) if labels.ndim == 1 else targets),
-        outputs=outputs,
-        row_weights=torch.from_numpy((weights / weights.sum(0)).astype(np.float32)),
-        penalties=torch.from_numpy(penalties.astype(np.float32)).repeat_interleave(outputs, 0),
-        learns=torch.from_numpy(learns.astype(np.float32).reshape(-1, 1)),
+        torch.from_numpy(labels.astype(np.int64 if labels.ndim == 1 else np.float32)),
+        *(torch.from_numpy(each.astype(np.float32, copy=False)) for each in numbers),
     )
 
 
-def _decompose(x: np.ndarray, with_bias: bool) -> _Spectrum:
-    """The spectrum of x'x / n by way of the smaller of x'x and xx'; the bias is a direction of its own."""
-    wide = x.shape[1] > len(x)
-    values, vectors = np.linalg.eigh((x @ x.T if wide else x.T @ x).astype(np.float64) / len(x))
-    kept = values > SAME * max(values[-1], SAME)
-    values, vectors = values[kept], vectors[:, kept]
+def _totals(labels: np.ndarray, outputs: int, weights: np.ndarray) -> np.ndarray:
+    """(problems, outputs) the weights (problems, n) of the rows that have a label, summed."""
+    if labels.ndim == 2:
+        return weights.astype(np.float64) @ labels
+    return np.stack([np.bincount(labels, each, outputs) for each in weights])
+
+
+def _spectrum(x: np.ndarray, row_weights: np.ndarray, with_bias: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvectors and eigenvalues of the weighted second moment, by way of the smaller of x'x and xx'."""
+    rows = torch.from_numpy(x * np.sqrt(row_weights, dtype=np.float32)[:, None])
+    wide = rows.shape[1] > len(rows)
+    values, vectors = torch.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
+    least = LEAST_EIGENVALUE * max(float(values[-1]), SAME)
     if wide:
-        vectors = (x.T @ vectors.astype(np.float32)) / np.sqrt(values * len(x))
-    penalised = np.ones(len(values))
+        vectors = torch.where(values > least, rows.T @ vectors / values.clamp(min=least).sqrt(), 0.0)
+    values = values.clamp(min=least)[None]
     if with_bias:
-        vectors = np.pad(vectors, ((0, 1), (0, 1)))
-        vectors[-1, -1] = 1.0
-        values, penalised = np.append(values, 1.0), np.append(penalised, 0.0)
-    return _Spectrum(*(torch.from_numpy(part.astype(np.float32)) for part in (vectors, values, penalised)))
+        vectors, values = torch.block_diag(vectors, torch.ones(1, 1)), F.pad(values, (0, 1), value=1.0)
+    return vectors.numpy(), values.numpy()
 
 
-def _start(problems: _Problems, with_bias: bool) -> torch.Tensor:
-    """Weights 0, biases the logs of the labels' shares; half an example for what a problem has none of.
-
-    Biases of classes that occur have mean 0. They keep it, and the weights too, since the gradient of the softmax sums
-    to 0 over classes: whatever the features, the largest logit is at least 0, and ABSENT_LOGIT is never probable.
-    """
-    weight = torch.zeros_like(problems.penalties)
-    if not with_bias:
+def _start(problems: _Problems) -> torch.Tensor:
+    """Weights 0, biases the logs of the labels' shares; half an example for what a problem has none of."""
+    weight = torch.zeros(*problems.learns.shape[:2], problems.x.shape[1])
+    if problems.penalised.all():
         return weight
-    labels = problems.labels
-    targets = F.one_hot(labels, problems.outputs).float() if labels.ndim == 1 else labels
-    half = 0.5 / len(targets)
-    share = problems.row_weights.T @ targets
-    if labels.ndim == 1:
-        occurs = targets.amax(0) > 0
-        logits = share.clamp(min=half).log()
+    half, shares = 0.5 / len(problems.x), problems.shares
+    if problems.labels.ndim == 1:
+        occurs = shares[-1] > 0
+        logits = shares.clamp(min=half).log()
         logits -= logits[:, occurs].mean(1, keepdim=True)
         logits[:, ~occurs] = ABSENT_LOGIT
     else:
-        logits = ((share + half) / (1 - share + half)).log()
-    weight[:, -1] = logits.flatten()
+        logits = ((shares + half) / (1 - shares + half)).log()
+    weight[..., -1] = logits
     return weight
 
 
 def _follow_path(
-    problems: _Problems, spectrum: _Spectrum, weight: torch.Tensor, fold: torch.Tensor, votes: torch.Tensor
+    problems: _Problems, weight: torch.Tensor, fold: torch.Tensor, votes: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Weights, held-out logits and strength where the held-out loss is least, from strong to weak."""
-    least, best, worse = float("inf"), (weight, weight, STRENGTHS[0]), 0
-    logits = problems.held_out(weight, fold)
+    before, least, worse = weight, float("inf"), 0
     for strength in STRENGTHS:
-        weight = _descend(problems, spectrum, weight, problems.probabilities(logits), strength, PATH_TOLERANCE)
+        # Strengths are even steps apart on a scale of logarithms, on which the weights go on about as they went.
+        before, weight = weight, _descend(problems, 2 * weight - before, strength, PATH_TOLERANCE)
         logits = problems.held_out(weight, fold)
         loss = float(problems.losses(logits).double() @ votes)
         if loss < least:
             least, best, worse = loss, (weight, logits, strength), 0
-        else:
-            worse += 1
-        if worse == PATIENCE:
+        elif (worse := worse + 1) == PATIENCE:
             break
     return best
 
 
-def _descend(
-    problems: _Problems,
-    spectrum: _Spectrum,
-    start: torch.Tensor,
-    probabilities: torch.Tensor,
-    strength: float,
-    tolerance: float,
-) -> torch.Tensor:
-    """The weights that minimise every problem. `probabilities` (n, outputs), about the answer's, scale the Hessian."""
-    curvature = (probabilities * (1 - probabilities)).mean(0).clamp(min=LEAST_CURVATURE)
-    found = minimise(
-        lambda vectors: problems.gradient(vectors.view_as(start), strength).view(problems.count, -1),
-        start.reshape(problems.count, -1),
-        lambda vectors: spectrum.precondition(vectors, curvature, strength),
-        tolerance,
-    )
-    return found.view_as(start)
+def _descend(problems: _Problems, start: torch.Tensor, strength: float, tolerance: float) -> torch.Tensor:
+    """The weights that minimise every problem, to `tolerance` times their penalty."""
+    curvature = problems.curvature(start)
+
+    def gradient(vectors: Vectors) -> Vectors:
+        return problems.gradient(vectors.view_as(start), strength).flatten(1)
+
+    def precondition(vectors: Vectors) -> Vectors:
+        return problems.precondition(vectors.view_as(start), curvature, strength).flatten(1)
+
+    def enough(vectors: Vectors) -> torch.Tensor:
+        penalty = strength / 2 * (vectors.view_as(start) * problems.penalised).square().sum((1, 2))
+        return (tolerance * penalty).clamp(min=LEAST_TOLERANCE)[:, None]
+
+    return minimise(gradient, start.flatten(1), precondition, enough).view_as(start)
 
 
 # --- regression ---
 
 
 def _solve_ridge(
-    x: np.ndarray, labels: np.ndarray, outputs: int, with_bias: bool, seed: int
+    x: np.ndarray, numbers: np.ndarray, with_bias: bool, folds: Folds | None
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
     """Weight, bias, strength and out-of-fold numbers on standardised features."""
-    numbers = labels.astype(np.float64).reshape(len(x), outputs)
-    strata = np.array(strata_of_numbers(numbers[:, 0].tolist()), dtype=np.int64)
-    # Strata of one value each would leave no folds; numbers, unlike classes, can be held out all the same.
-    folds = _folds(strata, seed) or (_folds(np.zeros(len(x)), seed) if len(x) > 1 else None)
     if folds is None:
-        mean = numbers.mean(0) if with_bias else np.zeros(outputs)
         weight, bias = _ridge_path(x, numbers, with_bias, (FIXED_STRENGTH,))
-        return weight[0], bias[0], FIXED_STRENGTH, np.tile(mean, (len(x), 1))
-    predicted = np.empty((len(STRENGTHS), len(x), outputs))
+        return weight[0], bias[0], FIXED_STRENGTH, np.tile(numbers.mean(0), (len(x), 1))
+    predicted = np.empty((len(STRENGTHS), *numbers.shape))
     for number in range(folds[0].max() + 1):
         out = folds[0] == number
         weight, bias = _ridge_path(x[~out], numbers[~out], with_bias, STRENGTHS)
