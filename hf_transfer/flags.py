@@ -35,6 +35,9 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
+FREEZING = {"head", "top_layers", "head_then_full"}  # strategies with a phase in which a part is frozen
+
+
 class _Parser(HfArgumentParser):
     """argparse that raises UserError instead of leaving with a usage text."""
 
@@ -165,7 +168,15 @@ def _check_transfer(config: RunConfig, strategies: list[str]) -> None:
         raise UserError(
             f"--trainable_layers does not belong to --strategy {strategies[0]}", "give --strategy top_layers"
         )
+    if not FREEZING.intersection(strategies):
+        for flag in ("cached_views", "frozen_dtype"):
+            if getattr(config.transfer, flag) != getattr(TransferConfig, flag):
+                raise UserError(
+                    f"--{flag} does not belong to --strategy {strategies[0]}", "it freezes nothing: leave it out"
+                )
     views = config.transfer.cached_views
+    if views and not config.transfer.cache_frozen:
+        raise UserError(f"--cached_views {views} with --cache_frozen false", "give one of them")
     if views < 0 or (views and config.training.augmentation == "none"):
         raise UserError(f"--cached_views {views} has no views to keep", "give --augmentation light, or photo, too")
     if config.model.keep_head and "scratch" in strategies:

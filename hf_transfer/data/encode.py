@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
 LONGEST = 512  # tokens; models that take more are asked for it with --max_length
 # Tokenizers without a limit of their own say 1e30.
 UNLIMITED = 1_000_000
+# Of the libraries that read and change pictures, where they are installed.
+MODULES = {"pillow": "PIL", "torchvision": "torchvision"}
 MOST_PIXELS_A_SIDE = 32  # of pictures as features of a plain classifier
 
 
@@ -36,7 +40,8 @@ def make_encoder(task: Task, processor: Any, config: Any, max_length: int | None
     """The encoder for a task and a model's processor and config."""
     if task.modality == "image":
         collate = _image_collate(processor, config)
-        facts = json.loads(processor.to_json_string())
+        libraries = {name: version(name) for name, module in MODULES.items() if find_spec(module)}
+        facts = {**json.loads(processor.to_json_string()), "class": type(processor).__name__, **libraries}
         return Encoder(lambda split: split, collate, _labels_only, by_length=False, facts=facts)
     if processor.pad_token is None:  # decoders such as GPT-2 were pretrained without padding
         processor.pad_token = processor.eos_token

@@ -100,10 +100,12 @@ def _record(trained: Trained, data: Data, evaluation: dict[str, Any], evaluate_s
 
 
 def _hyperparameters(trained: Trained) -> dict[str, Any]:
+    """What took part: where all that learned was solved, nothing of the steps."""
     plan, arguments = trained.plan, trained.training
-    return {
+    stepped = [phase for phase in plan.phases if phase.solver == "trainer"]
+    of_steps = {
         "learning_rate": plan.learning_rate,
-        "rates": {phase.name: dict(phase.lr_scale) for phase in plan.phases},
+        "rates": {phase.name: dict(phase.lr_scale) for phase in stepped},
         "batch_size": plan.batch_size * arguments.world_size * arguments.gradient_accumulation_steps,
         "optimizer": str(arguments.optim.value),
         "weight_decay": plan.weight_decay,
@@ -111,6 +113,9 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
         "warmup": arguments.warmup_steps,
         "max_grad_norm": arguments.max_grad_norm,
         "label_smoothing": arguments.label_smoothing_factor,
+    }
+    return {
+        **(of_steps if stepped else {}),
         "class_weights": arguments.class_weights,
         # Only where a phase learned from changed pictures: what is frozen is computed once.
         **({"augmentation": arguments.augmentation} if any("augmentation" in p for p in trained.phases) else {}),

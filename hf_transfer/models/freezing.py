@@ -17,6 +17,10 @@ def training_only(model: nn.Module, trainable: Collection[str]) -> Iterator[None
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)
+    dropping = [m for m in model.modules() if getattr(m, "layerdrop", 0.0) and any(_frozen_roots(m))]
+    rates = [module.layerdrop for module in dropping]
+    for module in dropping:
+        object.__setattr__(module, "layerdrop", 0.0)  # it would drop frozen layers too, which are not asked
     held = list(_frozen_roots(model))
     for module in held:
         module.eval()
@@ -24,6 +28,8 @@ def training_only(model: nn.Module, trainable: Collection[str]) -> Iterator[None
     try:
         yield
     finally:
+        for module, rate in zip(dropping, rates, strict=True):
+            object.__setattr__(module, "layerdrop", rate)
         for module in held:
             object.__delattr__(module, "train")
         for name, parameter in model.named_parameters():

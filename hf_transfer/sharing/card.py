@@ -171,6 +171,8 @@ def _listed(labels: list[str]) -> str:
 
 def _flat(hyperparameters: dict[str, Any]) -> dict[str, Any]:
     """The hyperparameters with the rates of the phases as words."""
+    if "rates" not in hyperparameters:
+        return hyperparameters
     flat = {key: value for key, value in hyperparameters.items() if key != "rates"}
     rate = flat["learning_rate"]
     parts = [

@@ -54,7 +54,7 @@ def learning_curve(record: RunRecord) -> Figure:
     axes = figure.subplots()
     curves: dict[str, list[tuple[float, float]]] = {"loss": [], "eval_loss": []}
     start = 0
-    for phase in record.phases:
+    for phase in [phase for phase in record.phases if phase["steps"]]:
         axes.axvline(start, color="#bbb", linewidth=1)
         axes.annotate(f" {phase['name']}", (start, 1), xycoords=("data", "axes fraction"), va="top", color="#666")
         for entry in phase["history"]:

@@ -5,6 +5,7 @@ from typing import Literal, TypeVar
 
 from hf_transfer.config import TrainingConfig, TransferConfig
 from hf_transfer.data.sources import Data
+from hf_transfer.errors import UserError
 from hf_transfer.models.adapters import require_loadable
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head, parameter_count
@@ -30,7 +31,10 @@ def choose_plan(config: TransferConfig, checkpoint: Checkpoint, data: Data, trai
     name, examples = config.strategy, len(data.train)
     if config.keep_adapter:
         require_loadable(checkpoint.model)
-    layers = _given(config.trainable_layers, defaults.default_trainable_layers(_count_layers(checkpoint)))
+    depth = _count_layers(checkpoint)
+    layers = _given(config.trainable_layers, defaults.default_trainable_layers(depth))
+    if layers > depth:
+        raise UserError(f"--trainable_layers {layers}: the model has {depth}", f"give 1 to {depth}, or --strategy full")
     batch_size = _given(training.per_device_train_batch_size, defaults.default_batch_size(examples))
     examples_a_step = batch_size * training.world_size * training.gradient_accumulation_steps
     epochs = _given(training.num_train_epochs, defaults.default_epochs(examples, examples_a_step))
@@ -56,7 +60,14 @@ def choose_plan(config: TransferConfig, checkpoint: Checkpoint, data: Data, trai
 
 
 def _say_what_plays_no_part(training: TrainingConfig) -> None:
-    usual = {"learning_rate": None, "num_train_epochs": None, "weight_decay": None, "max_steps": -1}
+    usual = {
+        "learning_rate": None,
+        "num_train_epochs": None,
+        "max_steps": -1,
+        "weight_decay": None,
+        "per_device_train_batch_size": None,
+        "early_stopping_patience": None,
+    }
     given = [f"--{name}" for name, default in usual.items() if getattr(training, name) != default]
     if given:
         log.info("the head is solved, not trained in steps: %s plays no part", ", ".join(given))
@@ -75,7 +86,7 @@ def _why_not_solved(checkpoint: Checkpoint, training: TrainingConfig) -> str | N
         return "it is more than one linear layer"
     if not checkpoint.new_parameters:
         return "it was kept"
-    return "of --label_smoothing_factor" if training.label_smoothing_factor > 0 else None
+    return "--label_smoothing_factor asks for steps" if training.label_smoothing_factor > 0 else None
 
 
 def _count_layers(checkpoint: Checkpoint) -> int:

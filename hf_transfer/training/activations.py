@@ -1,10 +1,12 @@
 """What the frozen part of a network gives for every row: read from the store, or computed in one pass."""
 
+import inspect
 import itertools
 import json
 import logging
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -20,6 +22,7 @@ import xxhash
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, Image
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -63,6 +66,7 @@ class FrozenPart:
     encoder: Encoder
     batch_size: int
     workers: int = 0
+    quiet: bool = False
     bfloat16: bool = False
     augmentation: str = "none"
     augment: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -184,7 +188,7 @@ class _Pass:
             collate_fn=self.part.encoder.collate,
             num_workers=0 if quiet else self.part.workers,
         )
-        silent = quiet or not PartialState().is_local_main_process
+        silent = quiet or self.part.quiet or not PartialState().is_local_main_process
         for batch, inputs in zip(batches, tqdm(loader, desc="frozen part", disable=silent), strict=True):
             yield self._cut(inputs, self.lengths[batch], int(batch[0]))
 
@@ -216,8 +220,11 @@ def _try(work: _Pass) -> tuple[_Pass, list[Row]]:
     some = work.order[((np.arange(count) + 0.5) / count * len(work.order)).astype(int)]  # of all lengths, as all rows
     precise = replace(work, part=replace(work.part, bfloat16=False))
     sample, short = precise.run([some, some[-1:]], quiet=True)
+    missing = work.part.split.needs - set(work.part.encoder.light(list(work.rows.select(some))))
+    if missing:
+        raise UnsplittableError(f"its upper part reads {', '.join(sorted(missing))} too, which are not kept")
     for name, array in short[0].items():
-        if array.shape[1:] != sample[0][name].shape[1:]:
+        if array.shape != sample[-1][name].shape:
             raise UnsplittableError(f"the shape of {name} depends on the length of the batch, not of the row")
     if work.part.encoder.by_length and _difference(short[-1], sample[-1]) > MOST_OF_PADDING:
         raise UnsplittableError("what it gives for a row depends on the padding beside it")
@@ -249,7 +256,10 @@ def _find_or_store(work: _Pass, sample: list[Row], cache: CacheSettings) -> tupl
     stored = open_activations(folder, key)
     if _agreed(None if stored else "it is not there") is None and stored is not None:
         return stored, 0
-    reason = _agreed(room_for(folder, estimate_bytes(sample, len(work.rows)), cache.limit_gb))
+    needed = estimate_bytes(sample, len(work.rows))
+    if PartialState().num_processes > 1:
+        needed *= 2  # their parts, and all of it joined
+    reason = _agreed(room_for(folder, needed, cache.limit_gb))
     reason = reason or _store(work, sample, folder / key)
     stored = None if reason else open_activations(folder, key)
     reason = _agreed(reason or (None if stored else "it vanished from the store"))
@@ -317,8 +327,10 @@ def _facts(part: FrozenPart, rows: Dataset) -> dict[str, Any]:
     return {
         "ours": VERSION,
         "class": type(part.model).__name__,
+        "code": _code_digest(part.model),
         "config": {name: value for name, value in config.items() if name not in above},
         "boundary": part.boundary,
+        "positions": part.split.positions,
         "weights": _weights_digest(part),
         "encoder": part.encoder.facts,
         "rows": content_digest(rows, inputs),
@@ -327,6 +339,15 @@ def _facts(part: FrozenPart, rows: Dataset) -> dict[str, Any]:
         "device": next(part.model.parameters()).device.type,
         "format": "bfloat16" if part.bfloat16 else "float32",
     }
+
+
+def _code_digest(model: nn.Module) -> str:
+    """Of the source files of modules that no library's version stands for: remote code."""
+    found = xxhash.xxh3_128()
+    for name in sorted({type(module).__module__ for module in model.modules()}):
+        if name.partition(".")[0] not in ("torch", "transformers"):
+            found.update(Path(inspect.getfile(sys.modules[name])).read_bytes())
+    return found.hexdigest()
 
 
 def _weights_digest(part: FrozenPart) -> str:

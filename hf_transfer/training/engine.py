@@ -74,10 +74,15 @@ def run_plan(
     scale_kept_head(checkpoint, scale)
     splits = Splits(train, validation, scale)
     learned, facts = scale_labels(encoder, scale), []
-    for phase in plan.phases:
-        checkpoint, fact = run_phase(phase, plan, checkpoint, learned, training, splits)
+    for number in range(len(plan.phases)):
+        if plan.phases[number].solver == "convex":
+            solved = solve_phase(plan.phases[number], plan, checkpoint, learned, training, splits)
+            if solved:
+                facts.append(solved)
+                continue
+            plan = replace(plan, phases=tuple(replace(phase, solver="trainer") for phase in plan.phases))
+        checkpoint, fact = run_phase(plan.phases[number], plan, checkpoint, learned, training, splits)
         facts.append(fact)
-    _warn_of_plain_pictures(training, facts)
     unscale(checkpoint, scale)
     checkpoint.model.eval()
     return Trained(checkpoint, plan, encoder, training, tuple(facts))
@@ -86,11 +91,7 @@ def run_plan(
 def run_phase(
     phase: Phase, plan: Plan, checkpoint: Checkpoint, encoder: Encoder, training: TrainingConfig, splits: Splits
 ) -> tuple[Checkpoint, dict[str, Any]]:
-    """The checkpoint after one phase, and the facts for the record."""
-    if phase.solver == "convex":
-        facts = solve_phase(phase, plan, checkpoint, encoder, training, splits)
-        if facts:
-            return checkpoint, facts
+    """The checkpoint after one phase that is trained in steps, and the facts for the record."""
     model, head = checkpoint.model, set(checkpoint.head)
     if phase.adapter:
         model = wrap_with_adapter(model, checkpoint.head, phase.adapter, phase.adapter_rank)
@@ -143,7 +144,7 @@ def run_phase(
 def _arguments(
     phase: Phase, plan: Plan, training: TrainingConfig, encoder: Encoder, folder: Path, validation: Dataset | None
 ) -> TrainingConfig:
-    stepped = [p for p in plan.phases if p.solver == "trainer" or p == phase]
+    stepped = [p for p in plan.phases if p.solver == "trainer"]
     total = sum(p.epochs for p in stepped)
     before = sum(p.epochs for p in stepped[: stepped.index(phase)])
     # Rounded at the borders of the phases, so that the steps of all phases add up to what was asked.
@@ -152,11 +153,13 @@ def _arguments(
         training,
         folder,
         num_train_epochs=phase.epochs,
-        max_steps=borders[1] - borders[0] if training.max_steps > 0 else -1,
+        max_steps=max(1, borders[1] - borders[0]) if training.max_steps > 0 else -1,
         learning_rate=plan.learning_rate,
         per_device_train_batch_size=plan.batch_size,
         weight_decay=plan.weight_decay,
         eval_strategy=training.eval_strategy if validation is not None else "no",
+        # A head that was solved may be the best step already.
+        eval_on_start=validation is not None and (training.eval_on_start or plan.phases[0].solver == "convex"),
         train_sampling_strategy=training.train_sampling_strategy
         or ("group_by_length" if encoder.by_length else "random"),
     )
@@ -190,6 +193,9 @@ def _history(trainer: PhaseTrainer) -> list[dict[str, float]]:
                     f"the {key} is {entry[key]} at step {entry['step']}",
                     "give a smaller --learning_rate, or check the data",
                 )
+    losses = [entry["loss"] for entry in entries if "loss" in entry]
+    if losses and losses[-1] > 2 * losses[0]:
+        log.warning("the loss rose from %.3g to %.3g: give a smaller --learning_rate", losses[0], losses[-1])
     return [{key: entry[key] for key in kept if key in entry} for entry in entries]
 
 
@@ -202,15 +208,6 @@ def _watch(trainer: PhaseTrainer, model: Any, training: TrainingConfig, validati
     best = BestStep(model, training.metric_for_best_model, training.early_stopping_patience)
     trainer.add_callback(best)
     return best
-
-
-def _warn_of_plain_pictures(training: TrainingConfig, phases: list[dict[str, Any]]) -> None:
-    """Say that --augmentation changed nothing, if it did not."""
-    if training.augmentation != "none" and not any("augmentation" in phase for phase in phases):
-        log.warning(
-            "--augmentation %s changed nothing: plain pictures were computed once; see --cached_views",
-            training.augmentation,
-        )
 
 
 @contextmanager

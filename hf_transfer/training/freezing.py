@@ -78,6 +78,10 @@ def freeze_below(
     boundary = min(stages.depth_of(name) for name in trainable)
     if boundary < 2 or not plan.cache.on:  # the embeddings alone cost less than reading what they give
         return None
+    if training.n_gpu > 1:
+        log.warning("the frozen layers run in every epoch: start one process a GPU with accelerate launch")
+        return None
+    _say_that_pictures_are_plain(training, plan.cache)
     given = [rows for rows in (splits.train, splits.validation) if rows is not None]
     computed: list[list[Computed]] = []
     try:
@@ -106,10 +110,11 @@ def solve_phase(
     """The facts of a phase whose linear head is solved on features computed once; None if there are none."""
     model = checkpoint.model
     try:
+        _say_that_pictures_are_plain(training, plan.cache)
         part = _part("head", checkpoint, encoder, training, plan.cache)
         found = _compute_views(part, splits.train, training, plan.cache, keep=True)
     except UnsplittableError as reason:
-        log.warning("the head is trained in steps, and the body runs in every epoch: %s", reason)
+        log.warning("the head is trained in steps, not solved: %s", reason)
         return None
     computed = [each for each in found if each is not None]  # all: they are kept
     began = time.perf_counter()
@@ -144,7 +149,8 @@ def _solve(
         labels = (labels - splits.scale.offset) / splits.scale.factor
     balanced = training.class_weights == "balanced"
     weights = balanced_weights(labels.tolist(), outputs).numpy() if balanced else None
-    features = np.concatenate([each.matrix("features") for each in computed])
+    views = [each.matrix("features") for each in computed]
+    features = np.concatenate(views) if len(views) > 1 else views[0]
     problem_type = cast(ProblemType, checkpoint.model.config.problem_type)
     return solve_head(
         features,
@@ -167,6 +173,14 @@ def cache_facts(computed: Sequence[Computed]) -> dict[str, Any]:
         "cached_bytes": sum(each.nbytes for each in computed),
         "frozen_seconds": sum(each.seconds for each in computed),
     }
+
+
+def _say_that_pictures_are_plain(training: TrainingConfig, cache: CacheSettings) -> None:
+    if training.augmentation != "none" and not cache.views:
+        log.warning(
+            "--augmentation %s changes nothing where what is frozen is computed once: see --cached_views",
+            training.augmentation,
+        )
 
 
 def _compute_views(
@@ -195,6 +209,7 @@ def _part(
         encoder,
         batch_size=training.per_device_eval_batch_size,
         workers=training.dataloader_num_workers,
+        quiet=bool(training.disable_tqdm),
         bfloat16=cache.dtype == "bfloat16",
         augmentation=training.augmentation,
         about=about,

@@ -118,9 +118,8 @@ class ReplaySplit:
     skipped: list[str] = field(init=False)
     _forms: dict[str, _Form] = field(init=False, default_factory=dict)
     _absent: dict[str, tuple[torch.Size, torch.dtype]] = field(init=False, default_factory=dict)
-    _read: dict[str, int] = field(
-        init=False, default_factory=dict
-    )  # positions that are read of what is recorded, if few
+    needed: set[str] = field(init=False, default_factory=set)
+    read: dict[str, int] = field(init=False, default_factory=dict)  # positions that are kept, where they are few
     _current: Tensors = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -147,13 +146,14 @@ class ReplaySplit:
         left = {n: t for n, t in inputs.items() if n == self.model.main_input_name and t.is_floating_point()}
         kept = {name: tensor for name, tensor in inputs.items() if name not in left}
         self._absent = {name: (tensor.shape[1:], tensor.dtype) for name, tensor in left.items()}
+        self.needed = set(kept)
         for path in self.cuts:
             for leaf in self._forms[path].recorded:
                 tensor = tree_flatten(seen[path])[0][leaf]
                 if len(tensor) != rows:
                     raise UnsplittableError(f"{path} gives a tensor of {len(tensor)} rows for {rows}")
                 name = self._name(path, leaf)
-                kept[name] = tensor.detach()[:, : self._read[name]] if name in self._read else tensor.detach()
+                kept[name] = tensor.detach()[:, : self.read[name]] if name in self.read else tensor.detach()
         return kept
 
     def narrow(self, activations: Mapping[str, torch.Tensor]) -> Tensors:
@@ -182,7 +182,7 @@ class ReplaySplit:
         for name, slope in zip(sequences, slopes, strict=True):
             read = _count_read(slope)
             if 0 < read <= MOST_READ < activations[name].shape[1] / 2:
-                self._read[name] = read
+                self.read[name] = read
                 narrowed[name] = activations[name][:, :read]
         return narrowed
 
@@ -211,6 +211,10 @@ class ReplaySplit:
             raise UnsplittableError(f"{path} gives no tensor")
         first = _first_tensor(args, kwargs)
         shape = None if first is None else first.shape
+        for leaf in recorded:  # one number in the shape of all: the values themselves need not stay in memory
+            leaves[leaf] = leaves[leaf].new_zeros(1).expand(leaves[leaf].shape)
+        if any(isinstance(leaf, torch.Tensor) and not leaf.is_floating_point() for leaf in leaves):
+            raise UnsplittableError(f"{path} gives whole numbers too")
         self._forms[path] = _Form(spec, leaves, recorded, leaves[recorded[0]].shape == shape)
         if path in self.cuts:
             seen[path] = output
@@ -233,9 +237,9 @@ class ReplaySplit:
         for leaf in form.recorded:
             name = self._name(path, leaf)
             leaves[leaf] = self._current[name]
-            if name in self._read:
+            if name in self.read:
                 live = next(value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor))
-                leaves[leaf] = F.pad(leaves[leaf], (0, 0, 0, live.shape[1] - self._read[name]))
+                leaves[leaf] = F.pad(leaves[leaf], (0, 0, 0, live.shape[1] - self.read[name]))
         return tree_unflatten(leaves, form.spec)
 
     def _hand_on(self, path: str, *args: Any, **kwargs: Any) -> Any:
@@ -278,7 +282,7 @@ class CheckedSplit:
                 if isinstance(self.split, ReplaySplit):
                     parts = self.split.narrow(parts)
                 again = self.split.suffix(parts)
-            except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+            except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
                 raise UnsplittableError(f"its upper part does not run alone: {error}") from error
         if again.shape != whole.shape or not torch.allclose(again, whole, *ROUNDING):
             raise UnsplittableError("its parts do not give what the whole gives")
@@ -288,6 +292,16 @@ class CheckedSplit:
     def suffix(self, activations: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """(rows, labels)."""
         return self.split.suffix(activations)
+
+    @property
+    def needs(self) -> set[str]:
+        """The inputs that the rest takes beside what is recorded."""
+        return set(self.split.needed) if isinstance(self.split, ReplaySplit) else set()
+
+    @property
+    def positions(self) -> dict[str, int]:
+        """Of what is recorded, how many positions are kept, where it is few."""
+        return dict(self.split.read) if isinstance(self.split, ReplaySplit) else {}
 
     def replaying(self) -> AbstractContextManager[None]:
         """The context in which the model takes what `prefix` gives in place of its inputs, to be trained."""

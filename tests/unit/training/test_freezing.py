@@ -1,3 +1,4 @@
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,14 +11,20 @@ import pytest
 import torch
 from transformers import (
     AutoTokenizer,
+    ImageGPTConfig,
+    ImageGPTForImageClassification,
+    ImageGPTImageProcessor,
     LlamaConfig,
     LlamaForSequenceClassification,
+    LongformerConfig,
+    LongformerForSequenceClassification,
     XLNetConfig,
     XLNetForSequenceClassification,
 )
 
 from hf_transfer.config import DataConfig, RunConfig
 from hf_transfer.data.sources import Data, load_data
+from hf_transfer.errors import UserError
 from hf_transfer.flags import parse_config
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import read_logits
@@ -240,6 +247,84 @@ def test_a_network_that_cannot_be_split_says_so_and_trains_whole(
     assert trained.phases[0]["steps"] == 2
     assert _facts(trained) == (0, "off")
     assert "run in every epoch" in caplog.text
+
+
+def test_a_network_that_pads_inside_says_so_and_trains_whole(
+    tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+    config = LongformerConfig(vocab_size=20, attention_window=4, max_position_embeddings=64, **sizes)
+    LongformerForSequenceClassification(config).save_pretrained(tmp_path)
+    trained = _train(tmp_path, "text", "--strategy", "top_layers", "--max_steps", "2")
+    assert (trained.phases[0]["steps"], _facts(trained)) == (2, (0, "off"))
+    assert "run in every epoch" in caplog.text
+
+
+def test_a_picture_model_whose_upper_part_reads_its_inputs_again_trains_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clusters = [[x / 4 - 1, x / 4 - 1, x / 4 - 1] for x in range(8)]
+    ImageGPTImageProcessor(clusters=clusters, size={"height": 4, "width": 4}).save_pretrained(tmp_path)
+    config = ImageGPTConfig(vocab_size=9, n_positions=16, n_embd=16, n_layer=4, n_head=2)
+    ImageGPTForImageClassification(config).save_pretrained(tmp_path)
+    trained = _train(tmp_path, "image", "--strategy", "top_layers", "--max_steps", "2")
+    assert (trained.phases[0]["steps"], _facts(trained)) == (2, (0, "off"))
+    assert "its upper part reads input_ids too" in caplog.text
+
+
+def test_code_of_ones_own_is_in_the_key(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "from transformers import BertForSequenceClassification as Bert\nclass Own(Bert):\n    scale = {}\n"
+    found = []
+    for scale in (1, 1, 2):
+        (tmp_path / "own_code.py").write_text(source.format(scale))
+        checkpoint, data = _load(tiny_bert, "text")
+        checkpoint.model.__class__ = importlib.reload(importlib.import_module("own_code")).Own
+        config = _config("--strategy", "head")
+        plan = choose_plan(config.transfer, checkpoint, data, config.training)
+        found.append(_facts(run_plan(plan, checkpoint, data, config.training))[1])
+    assert found == ["miss", "hit", "miss"]
+
+
+def test_statistics_of_batchnorm_are_in_the_key(tiny_resnet: Path) -> None:
+    found = []
+    for shift in (0.0, 0.0, 0.5):
+        config, (checkpoint, data) = _config("--strategy", "head"), _load(tiny_resnet, "image")
+        next(b for n, b in checkpoint.model.named_buffers() if n.endswith("running_mean")).add_(shift)
+        plan = choose_plan(config.transfer, checkpoint, data, config.training)
+        found.append(_facts(run_plan(plan, checkpoint, data, config.training))[1])
+    assert found == ["miss", "hit", "miss"]
+
+
+def test_a_solved_head_is_the_start_of_full_and_may_be_the_best_step(tiny_vit: Path) -> None:
+    flags = ("--eval_strategy", "steps", "--eval_steps", "1", "--max_steps", "2", "--learning_rate", "10")
+    head, full = _train(tiny_vit, "image", "--strategy", "head_then_full", *flags).phases
+    assert "solved" in head
+    assert next(entry["step"] for entry in full["history"] if "eval_loss" in entry) == 0
+    assert full["best_step"] == 0
+
+
+def test_more_layers_than_there_are_is_refused(tiny_vit: Path) -> None:
+    with pytest.raises(UserError, match="--trainable_layers 9: the model has 2"):
+        _train(tiny_vit, "image", "--strategy", "top_layers", "--trainable_layers", "9")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--strategy", "full", "--frozen_dtype", "bfloat16"),
+        ("--strategy", "scratch", "--cached_views", "2", "--augmentation", "light"),
+        ("--strategy", "head", "--cached_views", "2"),
+        ("--strategy", "head", "--cached_views", "2", "--augmentation", "light", "--cache_frozen", "false"),
+        ("--strategy", "full", "--trainable_layers", "2"),
+        ("--strategy", "top_layers", "--trainable_layers", "0"),
+        ("--strategy", "head", "--cache_limit_gb", "0"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(flags: tuple[str, ...]) -> None:
+    with pytest.raises(UserError):
+        _config(*flags)
 
 
 def test_a_network_that_sees_the_padding_says_so_and_trains_whole(
