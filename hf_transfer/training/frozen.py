@@ -117,7 +117,7 @@ class ReplaySplit:
     cuts: list[str] = field(init=False)
     skipped: list[str] = field(init=False)
     _forms: dict[str, _Form] = field(init=False, default_factory=dict)
-    _absent: dict[str, tuple[torch.Size, torch.dtype]] = field(init=False, default_factory=dict)
+    _absent: dict[str, torch.Size] = field(init=False, default_factory=dict)
     needed: set[str] = field(init=False, default_factory=set)
     read: dict[str, int] = field(init=False, default_factory=dict)  # positions that are kept, where they are few
     _current: Tensors = field(init=False, default_factory=dict)
@@ -145,7 +145,7 @@ class ReplaySplit:
             raise UnsplittableError(f"{', '.join(set(self.cuts) - set(seen))} did not run")
         left = {n: t for n, t in inputs.items() if n == self.model.main_input_name and t.is_floating_point()}
         kept = {name: tensor for name, tensor in inputs.items() if name not in left}
-        self._absent = {name: (tensor.shape[1:], tensor.dtype) for name, tensor in left.items()}
+        self._absent = {name: tensor.shape[1:] for name, tensor in left.items()}
         self.needed = set(kept)
         for path in self.cuts:
             for leaf in self._forms[path].recorded:
@@ -227,8 +227,8 @@ class ReplaySplit:
         self._current = {name: tensor for name, tensor in kwargs.items() if name.startswith(RECORDED)}
         rest = {name: value for name, value in kwargs.items() if name not in self._current}
         some = next(iter(self._current.values()))
-        for name, (shape, dtype) in self._absent.items():
-            rest[name] = torch.zeros(1, dtype=dtype, device=some.device).expand(len(some), *shape)
+        for name, shape in self._absent.items():
+            rest[name] = some.new_zeros(1).expand(len(some), *shape)
         return args, rest
 
     def _replay(self, path: str, *args: Any, **kwargs: Any) -> Any:
@@ -245,10 +245,9 @@ class ReplaySplit:
     def _hand_on(self, path: str, *args: Any, **kwargs: Any) -> Any:
         form = self._forms[path]
         first, leaves = _first_tensor(args, kwargs), list(form.leaves)
-        rows = len(next(iter(self._current.values())))
+        some = next(iter(self._current.values()))
         for leaf in form.recorded:
-            old = leaves[leaf]
-            leaves[leaf] = old.new_zeros(1).expand(rows, *old.shape[1:])
+            leaves[leaf] = some.new_zeros(1).expand(len(some), *leaves[leaf].shape[1:])
         if form.keeps_shape:
             leaves[form.recorded[0]] = first
         return tree_unflatten(leaves, form.spec)

@@ -347,6 +347,16 @@ def test_in_bfloat16_half_is_stored_and_the_weights_stay_to_the_bit(tiny_bert: P
     assert not torch.equal(after["classifier.weight"], precise.model.classifier.weight)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("tiny_bert", "text"), ("tiny_vit", "image"), ("tiny_resnet", "image")])
+def test_layers_learn_in_32_bits_from_what_was_computed_in_bfloat16(
+    name: str, kind: str, request: pytest.FixtureRequest
+) -> None:
+    flags = ("--strategy", "top_layers", "--max_steps", "2", "--frozen_dtype", "bfloat16")
+    trained = _train(request.getfixturevalue(name), kind, *flags)
+    assert _facts(trained) == (2, "miss")
+    assert {tensor.dtype for tensor in trained.model.parameters()} == {torch.float32}
+
+
 def test_views_are_computed_once_each_and_learned_from(tiny_vit: Path) -> None:
     flags = ("--strategy", "head", "--augmentation", "light")
     plain = _train(tiny_vit, "image", "--strategy", "head")
