@@ -114,6 +114,7 @@ class _ColumnWriter:
         self._write(1, np.zeros(1, np.int64))
 
     def append(self, arrays: list[np.ndarray]) -> None:
+        """Write the arrays of some rows; ValueError if one is not like the first."""
         for array in arrays:
             if array.dtype != self.dtype or array.ndim != len(self.shape) or array.shape[1:] != self.shape[1:]:
                 was, now = f"{self.dtype} {self.shape}", f"{array.dtype} {array.shape}"

@@ -221,6 +221,7 @@ def test_top_layers_with_and_without_the_cache_against_full(name: str, request: 
     print(f"\n{name}, {layers} layers learn, {rows} rows, {EPOCHS_OF_LAYERS} epochs; medians of {ROUNDS} rounds")
     for contender, measured in times.items():
         print(f"  {contender:<30}{median(measured):7.1f} s   {median(measured) / ours:5.2f} x top_layers")
+    assert all(len(measured) == ROUNDS for measured in times.values())
 
 
 def _fewer(data: Data) -> Data:
