@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from hf_transfer.config import ProblemType, TrainingConfig
 from hf_transfer.errors import UserError
-from hf_transfer.training.losses import balanced_weights, choose_loss
+from hf_transfer.training.losses import balanced_weights, choose_loss, require_fitting_flags
 
 LOGITS = torch.tensor([[1.0, -2.0], [0.5, 0.25], [3.0, 0.0]])
 SETS = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
@@ -48,4 +48,4 @@ def test_the_loss_is_the_mean_over_all_batches_of_a_step(
 @pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
 def test_what_means_something_for_classes_only_is_refused(problem_type: ProblemType, flag: str, value: object) -> None:
     with pytest.raises(UserError, match=f"--{flag} {value} does not fit {problem_type}"):
-        choose_loss(problem_type, _asked(**{flag: value}), [], 2)
+        require_fitting_flags(problem_type, _asked(**{flag: value}))
