@@ -149,6 +149,7 @@ def _arguments(
     before = sum(p.epochs for p in stepped[: stepped.index(phase)])
     # Rounded at the borders of the phases, so that the steps of all phases add up to what was asked.
     borders = [round(training.max_steps * epochs / total) for epochs in (before, before + phase.epochs)]
+    evaluates = validation is not None and training.eval_strategy != "no"
     return phase_arguments(
         training,
         folder,
@@ -157,9 +158,9 @@ def _arguments(
         learning_rate=plan.learning_rate,
         per_device_train_batch_size=plan.batch_size,
         weight_decay=plan.weight_decay,
-        eval_strategy=training.eval_strategy if validation is not None else "no",
+        eval_strategy=training.eval_strategy if evaluates else "no",
         # A head that was solved may be the best step already.
-        eval_on_start=validation is not None and (training.eval_on_start or plan.phases[0].solver == "convex"),
+        eval_on_start=evaluates and (training.eval_on_start or plan.phases[0].solver == "convex"),
         train_sampling_strategy=training.train_sampling_strategy
         or ("group_by_length" if encoder.by_length else "random"),
     )

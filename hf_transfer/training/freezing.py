@@ -152,15 +152,7 @@ def _solve(
     views = [each.matrix("features") for each in computed]
     features = np.concatenate(views) if len(views) > 1 else views[0]
     problem_type = cast(ProblemType, checkpoint.model.config.problem_type)
-    return solve_head(
-        features,
-        labels,
-        problem_type,
-        outputs,
-        with_bias,
-        weights,
-        **({"views": len(computed)} if len(computed) > 1 else {}),
-    )
+    return solve_head(features, labels, problem_type, outputs, with_bias, weights, views=len(views))
 
 
 def cache_facts(computed: Sequence[Computed]) -> dict[str, Any]:
