@@ -21,7 +21,7 @@ from hf_transfer.config import ProblemType, SourceModelConfig
 from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.models.adapters import Adapter
 from hf_transfer.models.head import find_output_layer, renew, require_labels, require_only_head_new, set_labels
-from hf_transfer.models.layers import find_head
+from hf_transfer.models.layers import LayerMap, find_head, layer_map
 from hf_transfer.repositories import card_license, find_repository
 from hf_transfer.tasks import TASKS, Task, model_kinds, served_tasks
 
@@ -48,7 +48,8 @@ class Checkpoint:
     """A model for a task, its processor, where it comes from, and what of it is new.
 
     `new_parameters` names exactly the parameters that the checkpoint could not give, `dropped_parameters` the tensors
-    of the checkpoint that the model has no place for, and `head` what learns when the head alone learns.
+    of the checkpoint that the model has no place for, and `head` what learns when the head alone learns. Those called
+    `fixed` were put in, as a part of how the head reads, and never learn.
     """
 
     model: Any
@@ -61,6 +62,12 @@ class Checkpoint:
     read_processor: Callable[[], Any]
     seconds: float = 0.0  # that loading took
     adapter: Adapter | None = None  # that the model has learned with, and has been merged into it
+    fixed: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> LayerMap:
+        """The stages of the network as it was pretrained; what is fixed stands with the head."""
+        return layer_map(self.model, self.head, self.fixed)
 
     @property
     def processor(self) -> Any:

@@ -35,17 +35,18 @@ class LayerMap:
         return self.depths[parameter]
 
 
-def layer_map(model: Any, head: Collection[str] | None = None) -> LayerMap:
+def layer_map(model: Any, head: Collection[str] | None = None, fixed: Collection[str] = ()) -> LayerMap:
     """The stages of a model, read from its module tree and its forward methods; there is no table of architectures.
 
     A layer is an element of an outermost list of blocks, with what runs between it and the next one; what runs before
     the first is the embeddings. Lists side by side with as many elements (patch embeddings, blocks and norms of a
     pyramid) are one. `head` names the parameters of the head (Checkpoint.head); without it they are all those that
-    find_head gives. A parameter that several layers share belongs to the first of them.
+    find_head gives. `fixed` names parameters that stand with the head, a layer of them is none of the n
+    (Checkpoint.fixed). A parameter that several layers share belongs to the first of them.
     """
     depths = _depths_of_body(model)
-    layers = max(depths.values())
-    ends = set(find_head(model) if head is None else head)
+    ends = {*(find_head(model) if head is None else head), *fixed}
+    layers = max(depth for name, depth in depths.items() if not (fixed and name in ends))
     depths |= dict.fromkeys(ends, layers + 1)
     return LayerMap(("embeddings", *(f"layer {n}" for n in range(1, layers + 1)), "head"), depths)
 

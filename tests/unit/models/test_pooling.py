@@ -1,0 +1,245 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    GPT2Config,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+    pipeline,
+    set_seed,
+)
+
+from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.head import find_linear_head
+from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
+from hf_transfer.tasks import find_task
+
+IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
+LABELS = ("x", "y", "z")
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 40,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
+WITH_LAYER = {
+    "bert": BertConfig(**SIZES),
+    "roberta": RobertaConfig(**SIZES),
+    "xlm-roberta": XLMRobertaConfig(**SIZES),
+    "distilbert": DistilBertConfig(
+        vocab_size=60, dim=32, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=40, pad_token_id=1
+    ),
+    "deberta-v2": DebertaV2Config(
+        **SIZES, relative_attention=True, pos_att_type=["p2c", "c2p"], share_att_key=True, norm_rel_ebd="layer_norm"
+    ),
+}
+WITH_OPTION = {"modernbert": ModernBertConfig(**SIZES, cls_token_id=0, sep_token_id=2)}
+
+Load = Callable[[str], Checkpoint]
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
+    """A function that loads a tiny model whose weights are far from those that training starts with."""
+    configs: dict[str, Any] = {
+        **WITH_LAYER,
+        **WITH_OPTION,
+        "gpt2": GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=60, pad_token_id=1),
+        "mpnet": MPNetConfig(**SIZES),
+    }
+
+    def load_one(name: str) -> Checkpoint:
+        folder = tmp_path_factory.mktemp(name)
+        set_seed(0)
+        model = AutoModelForSequenceClassification.from_config(configs[name])
+        with torch.no_grad():
+            for parameter in model.parameters():
+                _ = parameter.add_(0.4 * torch.randn_like(parameter)) if parameter.ndim == 1 else parameter.mul_(8)
+        model.save_pretrained(folder)
+        return load_checkpoint(str(folder), TEXTS, LABELS)
+
+    return load_one
+
+
+def _batch() -> dict[str, torch.Tensor]:
+    """Rows of 20, 11 and 5 tokens."""
+    ids = torch.randint(5, 60, (3, 20), generator=torch.Generator().manual_seed(7))
+    mask = (torch.arange(20) < torch.tensor([[20], [11], [5]])).long()
+    return {"input_ids": torch.where(mask.bool(), ids, 1), "attention_mask": mask}
+
+
+def _features(model: Any, batch: dict[str, torch.Tensor], layer: str | None = None) -> torch.Tensor:
+    """What a layer reads, the output layer where none is named."""
+    read: list[torch.Tensor] = []
+    module = model.get_submodule(layer or find_linear_head(model))
+    handle = module.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    with torch.no_grad():
+        model.eval()(**batch)
+    handle.remove()
+    return read[0]
+
+
+def _mean(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    mask = batch["attention_mask"].unsqueeze(-1)
+    with torch.no_grad():
+        return (model.base_model.eval()(**batch)[0] * mask).sum(1) / mask.sum(1)
+
+
+@pytest.mark.parametrize("name", WITH_LAYER)
+def test_the_head_reads_the_mean_over_all_tokens_but_padding(load: Load, name: str) -> None:
+    checkpoint, batch = load(name), _batch()
+    features = _features(with_mean_pooling(checkpoint).model, batch)
+    for row, mean in zip(features, _mean(checkpoint.model, batch), strict=True):
+        assert torch.corrcoef(torch.stack([row, mean]))[0, 1] > 0.998  # a few large values are bent
+
+
+@pytest.mark.parametrize("name", [*WITH_LAYER, *WITH_OPTION])
+def test_padding_changes_nothing(load: Load, name: str) -> None:
+    model, batch = with_mean_pooling(load(name)).model.eval(), _batch()
+    alone = {key: tensor[1:2, :11] for key, tensor in batch.items()}
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch).logits[1:2], model(**alone).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*WITH_LAYER, *WITH_OPTION])
+def test_it_is_saved_and_loaded_as_a_plain_model(load: Load, name: str, tmp_path: Path) -> None:
+    pooled = with_mean_pooling(load(name))
+    pooled.model.save_pretrained(tmp_path)
+    again, report = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] | report["unexpected_keys"]
+    assert list(again.config.id2label.values()) == list(LABELS)
+    assert again.config.problem_type == "single_label_classification"
+    with torch.no_grad():
+        assert torch.equal(again.eval()(**_batch()).logits, pooled.model.eval()(**_batch()).logits)
+
+
+def test_a_pipeline_says_what_the_model_says(tiny_bert: Path, tmp_path: Path) -> None:
+    pooled = with_mean_pooling(load_checkpoint(str(tiny_bert), TEXTS, LABELS))
+    pooled.model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path)
+    texts = ["the cat sleeps", "a red bird sings a dog"]
+    given = pipeline("text-classification", str(tmp_path), top_k=None, device="cpu")(texts, batch_size=2)
+    with torch.no_grad():
+        logits = pooled.model.eval()(**pooled.processor(texts, padding=True, return_tensors="pt")).logits
+    for row, scores in zip(logits.softmax(-1), given, strict=True):
+        named = {each["label"]: each["score"] for each in scores}
+        assert [named[label] for label in LABELS] == pytest.approx(row.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", WITH_LAYER)
+def test_all_that_was_put_in_is_fixed_and_the_head_is_one_linear_layer(load: Load, name: str) -> None:
+    checkpoint = load(name)
+    pooled = with_mean_pooling(checkpoint)
+    output = find_linear_head(pooled.model)
+    assert pooled.head == pooled.new_parameters == (f"{output}.weight", f"{output}.bias")
+    added = {name for name, _ in pooled.model.named_parameters()} - set(checkpoint.model.state_dict())
+    assert added
+    assert added < set(pooled.fixed)
+    dense = set(pooled.fixed) - added
+    assert {name.rpartition(".")[2] for name in dense} == {"weight", "bias"}
+    assert dense <= set(checkpoint.new_parameters) | set(pooled.dropped_parameters)
+
+
+@pytest.mark.parametrize("name", WITH_LAYER)
+def test_all_else_is_as_it_was_pretrained(load: Load, name: str) -> None:
+    checkpoint = load(name)
+    pooled, old = with_mean_pooling(checkpoint), checkpoint.model.state_dict()
+    same = [name for name in old if name not in pooled.fixed]
+    assert set(pooled.head) < set(same)
+    assert all(torch.equal(pooled.model.state_dict()[name], old[name]) for name in same)
+
+
+@pytest.mark.parametrize("name", WITH_LAYER)
+def test_the_added_layer_is_none_of_the_networks_layers(load: Load, name: str) -> None:
+    checkpoint = load(name)
+    pooled = with_mean_pooling(checkpoint)
+    assert pooled.layers.stages == checkpoint.layers.stages == ("embeddings", "layer 1", "layer 2", "head")
+    assert {pooled.layers.depth_of(name) for name in (*pooled.fixed, *pooled.head)} == {3}
+    old = checkpoint.layers.depths
+    assert all(pooled.layers.depths[name] == depth for name, depth in old.items() if name not in pooled.fixed)
+
+
+@pytest.mark.parametrize("name", WITH_OPTION)
+def test_a_class_with_an_option_for_the_mean_gets_no_layer(load: Load, name: str) -> None:
+    checkpoint, batch = load(name), _batch()
+    pooled = with_mean_pooling(checkpoint)
+    assert pooled.model.config.classifier_pooling == "mean"
+    assert pooled.fixed == ()
+    assert pooled.head == checkpoint.head
+    assert set(pooled.model.state_dict()) == set(checkpoint.model.state_dict())
+    torch.testing.assert_close(_features(pooled.model, batch, "head.dense"), _mean(checkpoint.model, batch))
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "modernbert"])
+def test_the_given_model_is_untouched(load: Load, name: str) -> None:
+    checkpoint = load(name)
+    checkpoint.model.train()
+    checkpoint.model.base_model.eval()
+    modes = [module.training for module in checkpoint.model.modules()]
+    before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
+    config, random_state = checkpoint.model.config.to_dict(), torch.get_rng_state()
+    with torch.no_grad():
+        for parameter in with_mean_pooling(checkpoint).model.parameters():
+            parameter.fill_(0)
+    assert checkpoint.model.config.to_dict() == config
+    assert all(torch.equal(tensor, before[name]) for name, tensor in checkpoint.model.state_dict().items())
+    assert [module.training for module in checkpoint.model.modules()] == modes
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in checkpoint.model.modules())
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_large_values_of_a_network_do_not_hide_that_another_vector_is_read(load: Load) -> None:
+    checkpoint = load("bert")
+    norm = checkpoint.model.bert.encoder.layer[-1].output.LayerNorm
+    with torch.no_grad():
+        norm.bias[3] += 1000.0  # of every token, as of RoBERTa: all vectors of the network correlate
+    seen = _features(with_mean_pooling(checkpoint).model, _batch(), "bert.pooler.dense")
+    mean = _mean(checkpoint.model, _batch())
+    assert torch.corrcoef(mean[:2])[0, 1] > 0.999
+    others = [number for number in range(32) if number != 3]
+    for row, expected in zip(seen[:, others], mean[:, others], strict=True):
+        assert torch.corrcoef(torch.stack([row, expected]))[0, 1] > 0.999
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("gpt2", "score reads every token"),
+        ("mpnet", "would read what correlates with the mean"),  # a bias by position, which all layers share
+    ],
+)
+def test_an_architecture_that_cannot_read_the_mean_is_refused(load: Load, name: str, reason: str) -> None:
+    with pytest.raises(UnpoolableError, match=reason):
+        with_mean_pooling(load(name))
+
+
+def test_a_network_that_reads_pictures_is_refused(tiny_resnet: Path) -> None:
+    with pytest.raises(UnpoolableError, match="reads pixel_values, not tokens"):
+        with_mean_pooling(load_checkpoint(str(tiny_resnet), IMAGES, LABELS))
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert"])
+def test_what_reads_the_mean_already_is_refused(load: Load, name: str) -> None:
+    with pytest.raises(UnpoolableError, match="reads the mean already"):
+        with_mean_pooling(with_mean_pooling(load(name)))
+
+
+def test_a_head_that_was_kept_is_refused(load: Load) -> None:
+    with pytest.raises(UnpoolableError, match="was kept"):
+        with_mean_pooling(replace(load("bert"), new_parameters=()))
