@@ -33,8 +33,8 @@ OUTPUT = re.compile(r"att(n|ention)\w*\.(.*\.)?(output\.dense|out_lin|out_proj|o
 LOUDNESS = 1e3
 
 # What the dense layer before the output layer does to values of unit size, so that the activation behind it is close to
-# linear: factor and offset. The first is for tanh, the second for ReLU and its smooth kin. Solved heads on MiniLM are as
-# good with any factor from 0.05 to 0.3, and worse from 1; a smaller one would make learning in steps slow.
+# linear: factor and offset. The first is for tanh, the second for ReLU and its smooth kin. A head solved on MiniLM is
+# as good with any factor of tanh from 0.05 to 0.3, and worse with 1.
 BENDS = ((0.2, 0.0), (1.0, 4.0))
 
 LENGTHS = (13, 8)  # tokens of the two rows of the proof; the second is padded
