@@ -12,6 +12,7 @@ from typing import Any
 from hf_transfer.command import run_command
 from hf_transfer.errors import UserError, unknown
 from hf_transfer.shipped import shipped_folder
+from hf_transfer.tasks import TASKS
 
 
 def main() -> None:
@@ -25,6 +26,9 @@ def _dispatch() -> None:
     run = doors.add_parser("run", help="run a recipe: hf-transfer run image_classification --config my.yaml")
     run.add_argument("recipe", help=", ".join(recipe_names()))
     run.add_argument("flags", nargs=argparse.REMAINDER, help="the recipe's flags; --help lists them")
+    plan = doors.add_parser("plan", help="print what a recipe would do, and its cost, without training")
+    plan.add_argument("recipe", help=", ".join(planned_recipes()))
+    plan.add_argument("flags", nargs=argparse.REMAINDER, help="the recipe's flags; --output_dir is not needed")
     use = doors.add_parser("predict", help="sort pictures or texts with a model")
     use.add_argument("model", help="folder of a run, or Hub id")
     use.add_argument(
@@ -37,6 +41,8 @@ def _dispatch() -> None:
     asked = parser.parse_args()
     if asked.door == "run":
         run_recipe(asked.recipe, asked.flags)
+    elif asked.door == "plan":
+        show_plan(asked.recipe, asked.flags)
     elif asked.door == "cache":
         show_cache(asked)
     else:
@@ -69,6 +75,27 @@ def run_recipe(name: str, flags: list[str]) -> None:
     path = shipped_folder("recipes") / f"{name}.py"
     sys.argv = [str(path), *(_find_config(word) for word in flags)]
     runpy.run_path(str(path), run_name="__main__")
+
+
+def planned_recipes() -> list[str]:
+    """The recipes that have a plan to show: those that are called as their task is."""
+    return [name for name in recipe_names() if name.replace("_", "-") in TASKS]
+
+
+def show_plan(name: str, flags: list[str]) -> None:
+    """Print what a recipe would do with these flags, and at what cost; nothing is learned, nothing written."""
+    if name not in recipe_names():
+        raise unknown("recipe", name, recipe_names())
+    if name not in planned_recipes():
+        raise UserError(
+            f"the recipe {name!r} has no plan to show", f"those that have one: {', '.join(planned_recipes())}"
+        )
+    from hf_transfer.flags import parse_config
+    from hf_transfer.studies.preview import preview
+
+    nowhere = ["--output_dir", ".", "--overwrite_output_dir", "true"]  # it is asked for, and nothing is put there
+    config = parse_config(argv=[*map(_find_config, flags), *nowhere])
+    print(preview(config, TASKS[name.replace("_", "-")]))
 
 
 def predict_inputs(model: str, inputs: list[str], top_k: int | None) -> None:

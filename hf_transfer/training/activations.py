@@ -107,15 +107,18 @@ def compute(part: FrozenPart, rows: Dataset, cache: CacheSettings, keep: bool = 
     in memory. Raises UnsplittableError from the split's first batch.
     """
     began = time.perf_counter()
-    lengths = np.asarray(rows["length"][:]) if part.encoder.by_length else np.zeros(len(rows), int)
-    order = np.argsort(-lengths, kind="stable")  # the longest first: what does not fit into memory shows at once
-    work, sample = _try(_Pass(part, rows, lengths, order))
+    work, sample = _try(_in_order(part, rows))
     found = _find_or_store(work, sample, cache) if cache.on else None
     if found is None and not keep:
         return None
     stored, passes = found or ([row for batch in work.run(work.batches) for row in batch], 1)
     nbytes = stored.nbytes if isinstance(stored, Activations) else 0
-    return Computed(stored, np.argsort(order, kind="stable"), passes, nbytes, time.perf_counter() - began)
+    return Computed(stored, np.argsort(work.order, kind="stable"), passes, nbytes, time.perf_counter() - began)
+
+
+def estimate(part: FrozenPart, rows: Dataset, count: int) -> int:
+    """Bytes that `compute` would store for `count` rows which are like these. Raises UnsplittableError as it does."""
+    return estimate_bytes(_try(_in_order(part, rows))[1], count)
 
 
 def replay_collate(encoder: Encoder, computed: Sequence[Sequence[Computed]]) -> Collate:
@@ -212,6 +215,12 @@ class _Pass:
 
     def _unpadded(self, array: np.ndarray, length: int) -> np.ndarray:
         return array[len(array) - length :] if self.part.encoder.pads_left else array[:length]
+
+
+def _in_order(part: FrozenPart, rows: Dataset) -> _Pass:
+    """The longest first: what does not fit into memory shows at once."""
+    lengths = np.asarray(rows["length"][:]) if part.encoder.by_length else np.zeros(len(rows), int)
+    return _Pass(part, rows, lengths, np.argsort(-lengths, kind="stable"))
 
 
 def _try(work: _Pass) -> tuple[_Pass, list[Row]]:

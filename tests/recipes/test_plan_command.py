@@ -1,0 +1,196 @@
+"""`hf-transfer plan` beside what a run with the same flags then does."""
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hf_transfer import cli
+from hf_transfer.record import read_record
+from tests.conftest import ROOT, Outcome
+
+Recipe = Callable[..., Outcome]
+UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Recipe]:
+    """A function that asks for the plan of a recipe as a user does, in an empty folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def ask(name: str, *flags: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["hf-transfer", "plan", name, *map(str, flags)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        finally:
+            logging.getLogger("hf_transfer").handlers.clear()
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    yield ask
+    assert not list((tmp_path / "here").iterdir())
+
+
+def _phases(said: str) -> dict[str, dict[str, str]]:
+    """The table of phases: name of a phase -> heading -> cell."""
+    lines = said.split("\n\n")[1].splitlines()
+    heading, *rows = [re.split(r" {2,}", line) for line in lines]
+    return {row[0]: dict(zip(heading, row, strict=True)) for row in rows}
+
+
+def _rates(said: str) -> dict[str, str]:
+    _, *rows = said.split("\n\n")[2].splitlines()
+    return dict(re.split(r" {2,}", row, maxsplit=1) for row in rows)
+
+
+def _cost(said: str) -> str:
+    return said.splitlines()[-1].removeprefix("cost").strip()
+
+
+def _bytes(text: str) -> float:
+    number, unit = text.split()
+    return float(number) * UNITS[unit]
+
+
+@pytest.fixture
+def texts(tiny_bert: Path, text_file: Path) -> tuple[object, ...]:
+    """Flags of a small run on texts, with validation."""
+    return (
+        *("--model_name_or_path", tiny_bert, "--dataset_name", text_file, "--label_column", "animal"),
+        *("--per_device_train_batch_size", "16", "--use_cpu", "--disable_tqdm", "true"),
+    )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--strategy", "gradual", "--num_train_epochs", "2"),
+        ("--strategy", "gradual", "--max_steps", "7"),
+        ("--strategy", "contrastive", "--num_train_epochs", "1.5"),
+        ("--strategy", "lora", "--max_steps", "2"),
+        ("--strategy", "top_layers", "--num_train_epochs", "1", "--label_smoothing_factor", "0.1"),
+        ("--strategy", "head_then_full", "--max_steps", "4", "--pooling", "mean"),
+    ],
+    ids=lambda flags: " ".join(flags),
+)
+def test_a_run_does_what_the_plan_says(
+    flags: tuple[str, ...], plan: Recipe, recipe: Recipe, texts: tuple[object, ...], tmp_path: Path
+) -> None:
+    own = () if "--pooling" in flags else ("--pooling", "own")
+    asked = plan("text_classification", *texts, *flags, *own)
+    assert asked.code == 0, asked.err
+    ended = recipe("text_classification", *texts, *flags, *own, "--output_dir", tmp_path / "run")
+    assert ended.code == 0, ended.err
+    phases, done = _phases(asked.out), read_record(tmp_path / "run" / "record.json").phases
+    assert list(phases) == [phase["name"] for phase in done]
+    for said, phase in zip(phases.values(), done, strict=True):
+        assert said["learns"].startswith(f"{phase['trainable_parameters']:,} (")
+        assert (said["how"] == "solved") == ("solved" in phase)
+        if said["how"] != "solved":
+            assert int(said["steps"]) == phase["steps"]
+            assert float(said["epochs"]) == pytest.approx(phase["epochs"], abs=0.1)
+        assert (said["computed once"] != "nothing") == (phase["frozen_passes"] > 0)
+        if phase["cached_bytes"]:
+            assert _bytes(said["cache"]) == pytest.approx(phase["cached_bytes"], rel=0.1)
+        else:
+            assert said["cache"] in ("-", "in memory")
+
+
+def test_printing_a_plan_writes_nothing(plan: Recipe, texts: tuple[object, ...], tmp_path: Path) -> None:
+    flags = (*texts, "--strategy", "top_layers", "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "out")
+    assert plan("text_classification", *flags).code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
+
+
+def test_the_cost_is_that_of_full_or_far_below(plan: Recipe, texts: tuple[object, ...]) -> None:
+    said = {name: plan("text_classification", *texts, "--strategy", name).out for name in ("full", "head", "scratch")}
+    assert _cost(said["full"]) == _cost(said["scratch"]) == "1.00 x full"
+    assert float(_cost(said["head"]).split()[0]) < 0.05
+    assert "random weights" in said["scratch"]
+
+
+def test_frozen_phases_name_their_boundary_and_what_they_keep(plan: Recipe, texts: tuple[object, ...]) -> None:
+    phases = _phases(plan("text_classification", *texts, "--strategy", "gradual").out)
+    assert phases["head"]["computed once"] == "below the head"
+    assert phases["top layer"]["computed once"] == "below layer 2"
+    assert _bytes(phases["top layer"]["cache"]) > 0
+    assert phases["full"]["computed once"] == "nothing"
+    assert phases["full"]["learns"].endswith("(100.00%)")
+
+
+def test_every_layer_has_its_rate_from_the_head_down(plan: Recipe, texts: tuple[object, ...]) -> None:
+    flags = ("--strategy", "head_then_full", "--learning_rate", "8e-4")
+    together = _rates(plan("text_classification", *texts, *flags).out)
+    assert together == {
+        "head": "solved, at no rate",
+        "full": "head 8.0e-04, layers 2-1 8.0e-04, embeddings 8.0e-04",
+    }
+    apart = _rates(plan("text_classification", *texts, *flags, "--layer_decay", "0.5").out)
+    assert apart["full"] == "head 8.0e-04, layer 2 4.0e-04, layer 1 2.0e-04, embeddings 1.0e-04"
+
+
+def test_without_a_cache_nothing_is_computed_once_and_the_plan_says_why_where_there_is_no_room(
+    plan: Recipe, texts: tuple[object, ...]
+) -> None:
+    off = plan("text_classification", *texts, "--strategy", "top_layers", "--cache_frozen", "false").out
+    small = plan("text_classification", *texts, "--strategy", "top_layers", "--cache_limit_gb", "1e-6").out
+    kept = plan("text_classification", *texts, "--strategy", "top_layers").out
+    assert _phases(off)["top_layers"]["computed once"] == "nothing"
+    assert _phases(small)["top_layers"]["computed once"] == "nothing"
+    assert "more than --cache_limit_gb 1e-06" in small
+    assert _cost(off) == _cost(small)
+    assert float(_cost(kept).split()[0]) < float(_cost(off).split()[0])
+
+
+def test_auto_shows_what_it_chooses_from(plan: Recipe, texts: tuple[object, ...]) -> None:
+    said = plan("text_classification", *texts, "--strategy", "auto").out
+    assert re.search(r"^full +100.00% +1.00 +full$", said, re.M)
+    assert re.search(r"^head +\d+.\d+% +0.0\d+ +head$", said, re.M)
+    assert re.search(r"^contrastive .* contrastive -> head$", said, re.M)
+    assert "decides by what it finds" in said
+
+
+def test_auto_says_which_strategies_are_not_possible(plan: Recipe, tiny_bert: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\n" + "\n".join(f"the cat runs,{number / 7}" for number in range(60)))
+    words = ("--dataset_name", rows, "--problem_type", "regression", "--strategy", "auto", "--use_cpu")
+    said = plan("text_classification", "--model_name_or_path", tiny_bert, *words)
+    assert re.search(r"^contrastive .*not possible: --strategy contrastive needs one class a row", said.out, re.M)
+
+
+def test_pictures_have_a_plan_too_by_a_shipped_config(plan: Recipe) -> None:
+    said = plan("image_classification", "--config", "digits.yaml", "--use_cpu")
+    assert said.code == 0, said.err
+    assert _phases(said.out)["full"]["learns"] == "312,490 (100.00%)"
+    assert "decides by evidence when it is run" in said.out
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("text_clasification", (), "unknown recipe 'text_clasification'"),
+        ("pretrain", (), "the recipe 'pretrain' has no plan to show"),
+        ("text_classification", (), "--model_name_or_path is missing"),
+        ("text_classification", ("--strategy", "hed"), "unknown --strategy 'hed'"),
+        ("text_classification", ("--config", "nowhere.yaml"), "no config file 'nowhere.yaml'"),
+        ("image_classification", ("--config", "digits.yaml", "--pooling", "mean"), "--pooling mean: ResNet"),
+        ("image_classification", ("--config", "digits.yaml", "--dataset_name", "./no"), "no folder or file './no'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_two_lines(name: str, flags: tuple[str, ...], message: str, plan: Recipe) -> None:
+    ended = plan(name, *flags)
+    said = [line for line in ended.err.splitlines() if line.startswith(("error: ", "hint: ", "Traceback"))]
+    assert ended.code == 2
+    assert [line.split(":")[0] for line in said] == ["error", "hint"]
+    assert message in said[0]
+
+
+def test_every_recipe_of_a_task_has_a_plan() -> None:
+    assert cli.planned_recipes() == sorted(path.stem for path in (ROOT / "recipes").glob("*_classification.py"))
