@@ -30,7 +30,7 @@ _HOMES = {
     "load_checkpoint": "models.checkpoint",
     "Phase": "strategies.plan",
     "Plan": "strategies.plan",
-    "choose_plan": "strategies",
+    "choose_plan": "studies.choose",
     "run_plan": "training.engine",
     "Trained": "training.engine",
     "split_model": "training.frozen",

@@ -6,7 +6,9 @@ from typing import Any, Literal, get_args
 
 from transformers import TrainingArguments
 
-Strategy = Literal["head", "top_layers", "full", "head_then_full", "lora", "scratch"]
+Strategy = Literal[
+    "head", "top_layers", "full", "gradual", "head_then_full", "contrastive", "lora", "scratch", "auto"
+]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]  # transformers' names
 Augmentation = Literal["none", "light", "photo"]
 
@@ -102,6 +104,16 @@ class TransferConfig:
 
     strategy: Strategy = field(
         default="head_then_full", metadata={"help": "Which parameters learn, and when (see README)."}
+    )
+    pooling: Literal["auto", "own", "mean"] = field(
+        default="auto",
+        metadata={
+            "help": "What the head reads: what the class pools by itself, or the mean over all positions. auto: what "
+            "a solved head does best on, by cross-validation."
+        },
+    )
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Each layer learns at this share of the rate of the layer above it."}
     )
     trainable_layers: int | None = field(
         default=None, metadata={"help": "Layers below the head that --strategy top_layers trains. Default: a quarter."}

@@ -66,7 +66,6 @@ def predict(trained: Trained, split: Dataset) -> Predictions:
                 save_strategy="no",
             ),
             data_collator=trained.encoder.collate,
-            lr_scale={},
             compute_loss_func=_no_loss,
         )
         trainer.remove_callback(ProgressCallback)

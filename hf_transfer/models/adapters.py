@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -82,16 +82,19 @@ def require_loadable(model: nn.Module) -> None:
         )
 
 
-def wrap_with_adapter(model: Any, head: Sequence[str], method: str, rank: int) -> PeftModel:
+def wrap_with_adapter(
+    model: Any, head: Sequence[str], method: str, rank: int, fixed: Collection[str] = ()
+) -> PeftModel:
     """The model with an adapter of a PEFT method at every linear and convolutional layer below the head.
 
     `head` names the parameters that learn whole, PEFT keeps only what it is told to (modules_to_save); `rank` goes to
-    methods that have one. LoRA's scaling is 2 x rank, after Hu et al. 2021 (arXiv 2106.09685) and PEFT's examples.
+    methods that have one; layers of parameters in `fixed` get none. LoRA's scaling is 2 x rank, after Hu et al. 2021 (arXiv 2106.09685) and PEFT's examples.
     Raises UserError for an unknown method, and for one that does not fit the network.
     """
     require_method(method, rank)
     learns_whole = sorted({name.rpartition(".")[0] for name in head})
-    targets = _targets(model, learns_whole)
+    left_out = {name.rpartition(".")[0] for name in fixed}
+    targets = {name: module for name, module in _targets(model, learns_whole).items() if name not in left_out}
     settings = _settings(method, rank)
     settings.modules_to_save = learns_whole
     if method == "lora":
@@ -119,6 +122,21 @@ def wrap_with_adapter(model: Any, head: Sequence[str], method: str, rank: int) -
         raise UserError(f"--peft_method {method} adapts nothing of {type(model).__name__}", "lora fits most networks")
     _answer_for_wrapped_layers(wrapped)
     return wrapped
+
+
+def adapter_rates(wrapped: PeftModel, rates: Mapping[str, float]) -> dict[str, float]:
+    """Name of each parameter that learns in a wrapped model -> the rate of what it adds to or stands for.
+
+    `rates` are those of the plain model's parameters; an addition to a layer learns as the layer would.
+    """
+    of_layer = {name.rpartition(".")[0]: rate for name, rate in rates.items()}
+    found = {}
+    for name, parameter in wrapped.named_parameters():
+        if parameter.requires_grad:
+            parts = name.removeprefix("base_model.model.").split(".")
+            paths = (".".join(parts[:length]) for length in range(len(parts), -1, -1))
+            found[name] = next(of_layer[path] for path in paths if path in of_layer)
+    return found
 
 
 @dataclass(frozen=True)

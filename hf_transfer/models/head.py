@@ -1,7 +1,8 @@
 """The head: what the load report says is new, and nothing else."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -93,3 +94,18 @@ def parameter_count(module: nn.Module) -> int:
 def read_logits(outputs: Any) -> torch.Tensor:
     """The logits of a classification model's outputs; PP-LCNet gives them another name, as its first output."""
     return outputs["logits"] if "logits" in outputs else outputs[0]
+
+
+def headless(model: Any) -> AbstractContextManager[None]:
+    """The context in which a model gives what its linear output layer reads (rows, width) in place of logits."""
+    return in_place_of(model.get_submodule(find_linear_head(model)), lambda features: features)
+
+
+@contextmanager
+def in_place_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """The context in which a module answers as `forward` does."""
+    object.__setattr__(module, "forward", forward)
+    try:
+        yield
+    finally:
+        object.__delattr__(module, "forward")

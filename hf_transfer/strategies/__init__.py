@@ -10,8 +10,18 @@ from hf_transfer.models.adapters import require_loadable
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head, parameter_count
 from hf_transfer.models.layers import layer_map
-from hf_transfer.strategies import defaults, full, head, head_then_full, lora, scratch, top_layers
-from hf_transfer.strategies.plan import CacheSettings, PhasesOf, Plan, Schedule
+from hf_transfer.strategies import (
+    contrastive,
+    defaults,
+    full,
+    gradual,
+    head,
+    head_then_full,
+    lora,
+    scratch,
+    top_layers,
+)
+from hf_transfer.strategies.plan import CacheSettings, PhasesOf, Plan, Schedule, Solver
 
 T = TypeVar("T", int, float)
 log = logging.getLogger(__name__)
@@ -20,15 +30,22 @@ STRATEGIES: dict[str, PhasesOf] = {
     "head": head.phases,
     "top_layers": top_layers.phases,
     "full": full.phases,
+    "gradual": gradual.phases,
     "head_then_full": head_then_full.phases,
+    "contrastive": contrastive.phases,
     "lora": lora.phases,
     "scratch": scratch.phases,
 }
 
 
-def choose_plan(config: TransferConfig, checkpoint: Checkpoint, data: Data, training: TrainingConfig) -> Plan:
-    """The plan of the strategy that the user names; what no flag says comes from strategies/defaults.py."""
+def make_plan(config: TransferConfig, checkpoint: Checkpoint, data: Data, training: TrainingConfig) -> Plan:
+    """The plan of a strategy by its name; what no flag says comes from strategies/defaults.py.
+
+    Runs nothing. `--strategy auto` and `--pooling auto` need evidence: see studies/choose.py.
+    """
     name, examples = config.strategy, len(data.train)
+    if name == "contrastive":
+        _require_contrastive(checkpoint, data)
     if config.keep_adapter:
         require_loadable(checkpoint.model)
     depth = _count_layers(checkpoint)
@@ -37,10 +54,11 @@ def choose_plan(config: TransferConfig, checkpoint: Checkpoint, data: Data, trai
         raise UserError(f"--trainable_layers {layers}: the model has {depth}", f"give 1 to {depth}, or --strategy full")
     batch_size = _given(training.per_device_train_batch_size, defaults.default_batch_size(examples))
     examples_a_step = batch_size * training.world_size * training.gradient_accumulation_steps
-    epochs = _given(training.num_train_epochs, defaults.default_epochs(examples, examples_a_step))
+    epochs = _given(training.num_train_epochs, defaults.default_epochs(name, examples, examples_a_step))
     default_rate = defaults.default_learning_rate(name, parameter_count(checkpoint.model))
     in_steps = _why_not_solved(checkpoint, training)
-    schedule = Schedule(epochs, "trainer" if in_steps else "convex", layers, config.peft_method, config.lora_rank)
+    solver: Solver = "trainer" if in_steps else "convex"
+    schedule = Schedule(epochs, solver, depth, layers, config.peft_method, config.lora_rank)
     phases = STRATEGIES[name](schedule)
     reasons = [f"the strategy {name} was asked for by name"]
     if all(phase.solver == "convex" for phase in phases):
@@ -56,7 +74,22 @@ def choose_plan(config: TransferConfig, checkpoint: Checkpoint, data: Data, trai
         init="random" if name == "scratch" else "pretrained",
         reasons=tuple(reasons),
         cache=_cache_settings(config, training),
+        layer_decay=config.layer_decay,
     )
+
+
+def _require_contrastive(checkpoint: Checkpoint, data: Data) -> None:
+    """Raise UserError where there are no classes to pull together, or no one place where they could be compared."""
+    if data.problem_type != "single_label_classification":
+        raise UserError(
+            f"--strategy contrastive needs one class a row, the labels are for {data.problem_type}",
+            "give another --strategy",
+        )
+    if find_linear_head(checkpoint.model) is None:
+        raise UserError(
+            f"--strategy contrastive needs one linear output layer, {type(checkpoint.model).__name__} has none",
+            "give another --strategy",
+        )
 
 
 def _say_what_plays_no_part(training: TrainingConfig) -> None:

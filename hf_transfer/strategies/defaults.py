@@ -11,10 +11,14 @@ def default_batch_size(examples: int) -> int:
     return 16 if examples < 1000 else 32
 
 
-def default_epochs(examples: int, examples_a_step: int) -> float:
-    """Epochs until about FEWEST_STEPS steps are made, within bounds."""
+def default_epochs(strategy: str, examples: int, examples_a_step: int) -> float:
+    """Epochs until about FEWEST_STEPS steps are made, within bounds; of the contrastive loss, half as many.
+
+    A row of a contrastive batch is compared with all others of it, so it says more (measured: see README).
+    """
     steps_an_epoch = math.ceil(examples / examples_a_step)
-    return float(min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps_an_epoch))))
+    epochs = float(min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps_an_epoch))))
+    return epochs / 2 if strategy == "contrastive" else epochs
 
 
 def default_learning_rate(strategy: str, parameters: int) -> float:

@@ -1,11 +1,15 @@
 """A plan: what is learned, in which order, as data. One engine runs any plan."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hf_transfer.models.layers import LayerMap
+
 Stage = Literal["head", "body"]
 Solver = Literal["trainer", "convex"]
+Loss = Literal["task", "contrastive"]
+Pooling = Literal["own", "mean"]
 
 
 @dataclass(frozen=True)
@@ -13,6 +17,7 @@ class Phase:
     """A stretch of training: which stages learn, at which multiple of the plan's rate, for how many epochs.
 
     Of the body, the top `layers` learn, or all. A `convex` phase solves a linear head in place of training it in steps.
+    The `contrastive` loss pulls together what the head reads of examples of one class, and pushes apart the rest.
     With an `adapter` (a method of PEFT) the body's own weights stay and additions of `adapter_rank` learn in its place.
     """
 
@@ -22,6 +27,7 @@ class Phase:
     lr_scale: Mapping[Stage, float] = field(default_factory=lambda: {"head": 1.0, "body": 1.0})
     layers: int | None = None
     solver: Solver = "trainer"
+    loss: Loss = "task"
     adapter: str | None = None
     adapter_rank: int = 0
 
@@ -44,7 +50,8 @@ class CacheSettings:
 class Plan:
     """Phases, where the weights come from, the hyperparameters that they share, and why.
 
-    `learning_rate` is that of the transferred parameters; `batch_size` counts examples a device and step.
+    `learning_rate` is that of the transferred parameters, times `layer_decay` for each layer that lies between them and
+    the head; `batch_size` counts examples a device and step. `pooling` says what the head reads.
     """
 
     strategy: str
@@ -55,17 +62,39 @@ class Plan:
     init: Literal["pretrained", "random"] = "pretrained"
     reasons: tuple[str, ...] = ()
     cache: CacheSettings = CacheSettings()
+    layer_decay: float = 1.0
+    pooling: Pooling = "own"
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a strategy divides among its phases: epochs of all, how a head alone learns, layers that learn, adapters."""
+    """What a strategy divides among its phases: epochs of all, how a head alone learns, layers, adapters.
+
+    The network has `layers`, of which `trainable_layers` learn where a strategy trains a part.
+    """
 
     epochs: float
     head_solver: Solver = "convex"
+    layers: int = 1
     trainable_layers: int = 1
     peft_method: str = "lora"
     lora_rank: int = 8
 
 
 PhasesOf = Callable[[Schedule], tuple[Phase, ...]]
+
+
+def learning_rates(phase: Phase, plan: Plan, layers: LayerMap, fixed: Collection[str] = ()) -> dict[str, float]:
+    """Name of each parameter that a phase trains -> its peak rate; those in `fixed` never learn.
+
+    Layer k of n learns at the body's rate times layer_decay ** (n + 1 - k), the embeddings as layer 0 (Howard and Ruder
+    2018, arXiv 1801.06146; counted as by Clark et al. 2020, arXiv 2003.10555).
+    """
+    top = len(layers.stages) - 1
+    lowest = 0 if phase.layers is None else max(0, top - phase.layers)
+    rates = {}
+    for name, depth in layers.depths.items():
+        stage: Stage = "head" if depth == top else "body"
+        if name not in fixed and stage in phase.trainable and depth >= lowest:
+            rates[name] = plan.learning_rate * phase.lr_scale[stage] * plan.layer_decay ** (top - depth)
+    return rates

@@ -20,7 +20,7 @@ from hf_transfer.errors import UserError
 from hf_transfer.evaluation.evaluate import evaluate
 from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.record import Estimate, RunRecord, read_record
-from hf_transfer.strategies import choose_plan
+from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import Task
 from hf_transfer.training.engine import run_plan
 

@@ -17,12 +17,15 @@ from hf_transfer.config import ProblemType, TrainingConfig
 from hf_transfer.data.encode import Encoder, make_encoder
 from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError
-from hf_transfer.models.adapters import merge, read_adapter, wrap_with_adapter
+from hf_transfer.models.adapters import adapter_rates, merge, read_adapter, wrap_with_adapter
 from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.freezing import training_only
-from hf_transfer.strategies.plan import Phase, Plan
+from hf_transfer.models.head import headless
+from hf_transfer.models.pooling import with_mean_pooling
+from hf_transfer.strategies.plan import Phase, Plan, learning_rates
 from hf_transfer.training.augment import fit_augmentation
-from hf_transfer.training.freezing import Splits, cache_facts, find_trainable, freeze_below, solve_phase
+from hf_transfer.training.contrastive import MOST_ROWS, BalancedSampler, contrastive_loss
+from hf_transfer.training.freezing import Splits, cache_facts, freeze_below, solve_phase
 from hf_transfer.training.losses import LossFunction, choose_loss, require_fitting_flags
 from hf_transfer.training.scaling import find_scale, scale_kept_head, scale_labels, unscale
 from hf_transfer.training.trainer import BestStep, PhaseTrainer, QuietProgress, accuracy_of, phase_arguments
@@ -65,6 +68,8 @@ def run_plan(
     set_seed(training.seed)
     if plan.init == "random":
         checkpoint = randomized(checkpoint, training.seed)
+    if plan.pooling == "mean":
+        checkpoint = with_mean_pooling(checkpoint)
     encoder = make_encoder(checkpoint.task, checkpoint.processor, checkpoint.model.config, max_length)
     with training.main_process_first(desc="encoding"):
         train = encoder.rows(data.train)
@@ -76,7 +81,9 @@ def run_plan(
     learned, facts = scale_labels(encoder, scale), []
     for number in range(len(plan.phases)):
         if plan.phases[number].solver == "convex":
-            solved = solve_phase(plan.phases[number], plan, checkpoint, learned, training, splits)
+            # Weights that have learned already are this run's alone: what they give is of no use to another.
+            once = plan if number == 0 else replace(plan, cache=replace(plan.cache, on=False))
+            solved = solve_phase(plan.phases[number], once, checkpoint, learned, training, splits)
             if solved:
                 facts.append(solved)
                 continue
@@ -92,34 +99,39 @@ def run_phase(
     phase: Phase, plan: Plan, checkpoint: Checkpoint, encoder: Encoder, training: TrainingConfig, splits: Splits
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """The checkpoint after one phase that is trained in steps, and the facts for the record."""
-    model, head = checkpoint.model, set(checkpoint.head)
+    model, rates, frozen = checkpoint.model, learning_rates(phase, plan, checkpoint.layers, checkpoint.fixed), None
     if phase.adapter:
-        model = wrap_with_adapter(model, checkpoint.head, phase.adapter, phase.adapter_rank)
-        trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        head = {name for name in trainable if ".modules_to_save." in name}
-        frozen = None
+        model = wrap_with_adapter(model, checkpoint.head, phase.adapter, phase.adapter_rank, checkpoint.fixed)
+        rates = adapter_rates(model, rates)
     else:
-        trainable = find_trainable(phase, checkpoint)
-        frozen = freeze_below(trainable, plan, checkpoint, encoder, training, splits)
+        frozen = freeze_below(rates, plan, checkpoint, encoder, training, splits)
     began = time.perf_counter()
     rows, validation = (splits.train, splits.validation) if frozen is None else (frozen.train, frozen.validation)
     augment = None if frozen else fit_augmentation(training.augmentation, encoder, rows)
+    sampler = None
+    if phase.loss == "contrastive":
+        most = training.per_device_train_batch_size or MOST_ROWS
+        sampler = BalancedSampler(rows["label"][:], training.seed, most)
+        plan = replace(plan, batch_size=sampler.batch_size)
+        validation = None  # the loss of other batches would say nothing of the head
     with ExitStack() as contexts:
-        contexts.enter_context(training_only(model, trainable))
+        contexts.enter_context(training_only(model, rates))
         folder = contexts.enter_context(_training_folder(training, phase))
         if frozen:
             contexts.enter_context(frozen.replaying())
+        if phase.loss == "contrastive":
+            contexts.enter_context(headless(model))
         trainer = PhaseTrainer(
             model=model,
             args=_arguments(phase, plan, training, encoder, folder, validation),
-            head=head,
-            lr_scale=phase.lr_scale,
+            rates=rates,
+            sampler=sampler,
             augment=augment,
             train_dataset=rows,
             eval_dataset=validation,
             data_collator=frozen.collate if frozen else encoder.collate,
             compute_metrics=accuracy_of if _problem_type(checkpoint) == "single_label_classification" else None,
-            compute_loss_func=_loss(training, splits.train, checkpoint),
+            compute_loss_func=_loss(phase, training, splits.train, checkpoint),
         )
         best = _watch(trainer, model, training, validation)
         trainable_count = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -166,7 +178,9 @@ def _arguments(
     )
 
 
-def _loss(training: TrainingConfig, train: Dataset, checkpoint: Checkpoint) -> LossFunction:
+def _loss(phase: Phase, training: TrainingConfig, train: Dataset, checkpoint: Checkpoint) -> LossFunction:
+    if phase.loss == "contrastive":
+        return contrastive_loss
     return choose_loss(_problem_type(checkpoint), training, train["label"][:], len(checkpoint.labels))
 
 

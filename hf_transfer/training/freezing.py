@@ -17,7 +17,6 @@ from hf_transfer.config import ProblemType, TrainingConfig
 from hf_transfer.data.encode import Collate, Encoder
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head
-from hf_transfer.models.layers import layer_map
 from hf_transfer.strategies.plan import CacheSettings, Phase, Plan
 from hf_transfer.training.activations import Computed, FrozenPart, compute, light_rows, replay_collate
 from hf_transfer.training.augment import fit_augmentation
@@ -53,18 +52,6 @@ class Frozen:
         return self.split.replaying()
 
 
-def find_trainable(phase: Phase, checkpoint: Checkpoint) -> set[str]:
-    """The names of the parameters that a phase trains."""
-    stages = layer_map(checkpoint.model, checkpoint.head)
-    top = len(stages.stages) - 1
-    lowest = 0 if phase.layers is None else max(0, top - phase.layers)
-    return {
-        name
-        for name, depth in stages.depths.items()
-        if ("head" in phase.trainable if depth == top else "body" in phase.trainable and depth >= lowest)
-    }
-
-
 def freeze_below(
     trainable: Collection[str],
     plan: Plan,
@@ -74,7 +61,7 @@ def freeze_below(
     splits: Splits,
 ) -> Frozen | None:
     """The rows with all below the lowest stage that trains computed; None where nothing is or can be."""
-    stages = layer_map(checkpoint.model, checkpoint.head)
+    stages = checkpoint.layers
     boundary = min(stages.depth_of(name) for name in trainable)
     if boundary < 2 or not plan.cache.on:  # the embeddings alone cost less than reading what they give
         return None
@@ -110,13 +97,10 @@ def solve_phase(
     """The facts of a phase whose linear head is solved on features computed once; None if there are none."""
     model = checkpoint.model
     try:
-        _say_that_pictures_are_plain(training, plan.cache)
-        part = _part("head", checkpoint, encoder, training, plan.cache)
-        found = _compute_views(part, splits.train, training, plan.cache, keep=True)
+        computed = read_by_head(checkpoint, encoder, training, plan.cache, splits.train)
     except UnsplittableError as reason:
         log.warning("the head is trained in steps, not solved: %s", reason)
         return None
-    computed = [each for each in found if each is not None]  # all: they are kept
     began = time.perf_counter()
     layer = model.get_submodule(find_linear_head(model))
     solved: list[Any] = [None]
@@ -139,6 +123,15 @@ def solve_phase(
         "solved": {"strength": solved[0].strength},
         **({"augmentation": training.augmentation} if plan.cache.views else {}),
     }
+
+
+def read_by_head(
+    checkpoint: Checkpoint, encoder: Encoder, training: TrainingConfig, cache: CacheSettings, rows: Dataset
+) -> list[Computed]:
+    """What a linear head reads of rows, each view of them: "features" (width,). Raises UnsplittableError."""
+    _say_that_pictures_are_plain(training, cache)
+    part = _part("head", checkpoint, encoder, training, cache)
+    return [each for each in _compute_views(part, rows, training, cache, keep=True) if each is not None]
 
 
 def _solve(
@@ -188,9 +181,9 @@ def _compute_views(
 def _part(
     boundary: Boundary, checkpoint: Checkpoint, encoder: Encoder, training: TrainingConfig, cache: CacheSettings
 ) -> FrozenPart:
-    model, stages = checkpoint.model.eval(), layer_map(checkpoint.model, checkpoint.head)
+    model, stages = checkpoint.model.eval(), checkpoint.layers
     first = len(stages.stages) - 1 if boundary == "head" else boundary
-    above = frozenset(name for name, depth in stages.depths.items() if depth >= first)
+    above = frozenset(name for name, depth in stages.depths.items() if depth >= first and name not in checkpoint.fixed)
     about = {"model": checkpoint.provenance.id, "boundary": stages.stages[first]}
     model.to(training.device)
     return FrozenPart(

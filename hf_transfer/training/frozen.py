@@ -5,7 +5,7 @@ of each tower gives what was recorded, those before it hand on their input. Mask
 the blocks stay the model's own business. The first batch is computed both ways: a model that cannot be split says so.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from hf_transfer.models.head import find_linear_head, read_logits
+from hf_transfer.models.head import find_linear_head, in_place_of, read_logits
 from hf_transfer.models.layers import layer_blocks, layer_map
 
 Tensors = dict[str, torch.Tensor]
@@ -138,7 +138,7 @@ class ReplaySplit:
         with torch.no_grad(), ExitStack() as patches:
             for path in (*self.skipped, *self.cuts):
                 module = self.model.get_submodule(path)
-                patches.enter_context(_in_place_of(module, partial(self._watch, path, module.forward, seen)))
+                patches.enter_context(in_place_of(module, partial(self._watch, path, module.forward, seen)))
             with suppress(_AllSeenError):
                 self.model(**inputs)
         if set(seen) != set(self.cuts):
@@ -198,9 +198,9 @@ class ReplaySplit:
             handle = self.model.register_forward_pre_hook(self._take, with_kwargs=True)
             patches.callback(handle.remove)
             for path in self.skipped:
-                patches.enter_context(_in_place_of(self.model.get_submodule(path), partial(self._hand_on, path)))
+                patches.enter_context(in_place_of(self.model.get_submodule(path), partial(self._hand_on, path)))
             for path in self.cuts:
-                patches.enter_context(_in_place_of(self.model.get_submodule(path), partial(self._replay, path)))
+                patches.enter_context(in_place_of(self.model.get_submodule(path), partial(self._replay, path)))
             yield
 
     def _watch(self, path: str, forward: Any, seen: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -323,12 +323,3 @@ def _count_read(slope: torch.Tensor | None) -> int:
 
 def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor | None:
     return next((value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), None)
-
-
-@contextmanager
-def _in_place_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    object.__setattr__(module, "forward", forward)
-    try:
-        yield
-    finally:
-        object.__delattr__(module, "forward")

@@ -2,47 +2,50 @@
 
 import copy
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Sampler
 from transformers import ProgressCallback, Trainer, TrainerCallback
 
 from hf_transfer.config import TrainingConfig
-from hf_transfer.strategies.plan import Stage
 from hf_transfer.training.augment import Augment
 
 
 class PhaseTrainer(Trainer):
-    """Trainer with a rate of its own for the head, pictures changed at random, and one model in all processes."""
+    """Trainer with rates of their own, batches of ours, pictures changed at random, and one model in all processes."""
 
     def __init__(
         self,
         *args: Any,
-        head: Collection[str] = (),
-        lr_scale: Mapping[Stage, float],
+        rates: Mapping[str, float] | None = None,
+        sampler: Sampler[int] | None = None,
         augment: Augment | None = None,
         **options: Any,
     ) -> None:
-        self.head = set(head)
-        self.lr_scale = lr_scale
+        self.rates = rates or {}
+        self.sampler = sampler
         self.augment = augment
         super().__init__(*args, **options)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Trainer's optimizer, its groups split so that the stages learn at their own multiples of the rate."""
+        """Trainer's optimizer, its groups split so that each parameter learns at its own rate."""
         optimizer = super().create_optimizer(model)
-        head = {id(p) for name, p in (model or self.model).named_parameters() if name in self.head}
-        for group in list(optimizer.param_groups):
-            apart = [p for p in group["params"] if id(p) in head]
-            rate = group["lr"]
-            group["params"] = [p for p in group["params"] if id(p) not in head]
-            group["lr"] = rate * self.lr_scale["body"]
-            optimizer.add_param_group({**group, "params": apart, "lr": rate * self.lr_scale["head"]})
-        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        rate_of = {id(p): self.rates.get(name) for name, p in (model or self.model).named_parameters()}
+        groups = list(optimizer.param_groups)
+        optimizer.param_groups.clear()
+        for group in groups:
+            rates = [rate_of.get(id(p)) for p in group["params"]]
+            for rate in dict.fromkeys(rates):
+                own = [p for p, of in zip(group["params"], rates, strict=True) if of == rate]
+                optimizer.add_param_group({**group, "params": own, **({"lr": rate} if rate is not None else {})})
         return optimizer
+
+    def _get_train_sampler(self, *args: Any, **options: Any) -> Sampler[int] | None:
+        return self.sampler or super()._get_train_sampler(*args, **options)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> torch.Tensor:
         """Trainer's, on pictures that are changed afresh.

@@ -30,7 +30,7 @@ from hf_transfer.evaluation.predict import predict
 from hf_transfer.flags import parse_config
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.freezing import training_only
-from hf_transfer.strategies import choose_plan
+from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import Trained, run_plan
 from hf_transfer.training.losses import cross_entropy, mean_loss

@@ -28,7 +28,7 @@ from hf_transfer.errors import UserError
 from hf_transfer.flags import parse_config
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import read_logits
-from hf_transfer.strategies import choose_plan
+from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.cache import cache_folder, list_entries
 from hf_transfer.training.engine import Trained, run_plan

@@ -11,7 +11,7 @@ from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
 from hf_transfer.flags import parse_config
 from hf_transfer.models.checkpoint import load_checkpoint
-from hf_transfer.strategies import choose_plan
+from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.augment import AUGMENTATIONS, make_augmentation
 from hf_transfer.training.engine import Trained, run_plan

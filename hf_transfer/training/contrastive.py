@@ -1,0 +1,77 @@
+"""The supervised contrastive loss, and batches in which every class has several members.
+
+Khosla et al. 2020, "Supervised Contrastive Learning" (arXiv 2004.11362).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.data import Sampler
+
+from hf_transfer.models.head import read_logits
+
+TEMPERATURE = 0.1  # of the paper
+MEMBERS = 4  # of a class in a batch
+MOST_ROWS = 128  # of a batch: with more classes than fit, each batch holds some of them
+
+
+def contrastive_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+    """The mean over a batch of features (n, width) that the model gives in place of logits.
+
+    For every row: the mean over the others of its class of -log(exp(similarity) / sum over all others), similarities
+    being cosines by TEMPERATURE (L_out of the paper). Rows alone in their class only push. `num_items_in_batch` is what
+    Trainer hands to every loss; a batch is whole here, so that it plays no part.
+    """
+    features = F.normalize(read_logits(outputs).float(), dim=-1)
+    similarity = features @ features.T / TEMPERATURE
+    itself = torch.eye(len(labels), dtype=torch.bool, device=features.device)
+    log_share = similarity - similarity.masked_fill(itself, -torch.inf).logsumexp(1, keepdim=True)
+    same = (labels[:, None] == labels[None]) & ~itself
+    partners = same.sum(1)
+    losses = -(log_share * same).sum(1) / partners.clamp(min=1)
+    return losses.sum() / (partners > 0).sum().clamp(min=1)
+
+
+@dataclass
+class BalancedSampler(Sampler[int]):
+    """Row numbers in an order whose every `batch_size` rows hold MEMBERS of each class, or of as many as there is room.
+
+    A class with fewer rows gives them more than once, so that a network with dropout or augmentation sees them twice.
+    An epoch has as many rows as there are, rounded up to whole batches.
+    """
+
+    labels: Sequence[int]
+    seed: int
+    most_rows: int = MOST_ROWS
+    epoch: int = field(default=0, init=False)
+
+    @property
+    def batch_size(self) -> int:
+        """Rows a batch: MEMBERS of each class that it holds."""
+        return MEMBERS * min(len(set(self.labels)), max(2, self.most_rows // MEMBERS))
+
+    def set_epoch(self, epoch: int) -> None:
+        """What Accelerate calls before each epoch: the next order."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.labels) // self.batch_size) * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        draw = np.random.default_rng((self.seed, self.epoch))
+        labels = np.asarray(self.labels)
+        members = {label: _endless(np.flatnonzero(labels == label), draw) for label in np.unique(labels).tolist()}
+        classes = _endless(np.array(list(members)), draw)
+        for _ in range(len(self) // MEMBERS):
+            own = members[next(classes)]
+            yield from (next(own) for _ in range(MEMBERS))
+
+
+def _endless(values: np.ndarray, draw: np.random.Generator) -> Iterator[int]:
+    """The values in random order, again and again."""
+    while True:
+        yield from draw.permutation(values).tolist()
