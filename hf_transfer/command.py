@@ -4,7 +4,8 @@ import importlib.metadata
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from hf_transfer.errors import UserError
 
@@ -48,6 +49,18 @@ def _show_log() -> None:
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
     log.setLevel(logging.INFO if _is_first() else logging.ERROR)
+
+
+@contextmanager
+def only_warnings() -> Iterator[None]:
+    """Within the context the library logs warnings alone: runs of which a study is made are not what was asked for."""
+    logger = logging.getLogger("hf_transfer")
+    before = logger.level
+    logger.setLevel(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _take_debug_flag(argv: list[str]) -> bool:

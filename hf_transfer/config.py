@@ -6,9 +6,7 @@ from typing import Any, Literal, get_args
 
 from transformers import TrainingArguments
 
-Strategy = Literal[
-    "head", "top_layers", "full", "gradual", "head_then_full", "contrastive", "lora", "scratch", "auto"
-]
+Strategy = Literal["head", "top_layers", "full", "gradual", "head_then_full", "contrastive", "lora", "scratch", "auto"]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]  # transformers' names
 Augmentation = Literal["none", "light", "photo"]
 
@@ -111,6 +109,10 @@ class TransferConfig:
             "help": "What the head reads: what the class pools by itself, or the mean over all positions. auto: what "
             "a solved head does best on, by cross-validation."
         },
+    )
+    auto_budget: float = field(
+        default=3.0,
+        metadata={"help": "Most that the trials of --strategy auto may cost, in full fine-tunings (estimated)."},
     )
     layer_decay: float = field(
         default=1.0, metadata={"help": "Each layer learns at this share of the rate of the layer above it."}

@@ -35,7 +35,13 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-FREEZING = {"head", "top_layers", "head_then_full"}  # strategies with a phase in which a part is frozen
+FREEZING = {
+    "head",
+    "top_layers",
+    "gradual",
+    "head_then_full",
+    "auto",
+}  # strategies with a phase in which a part is frozen
 
 
 class _Parser(HfArgumentParser):
@@ -140,7 +146,7 @@ def _check(config: RunConfig) -> None:
             raise UserError(f"--{name} {given[name]} is not offered", reason)
     if not 0 < config.evaluation.confidence < 1:
         raise UserError(f"--confidence {config.evaluation.confidence} is no level", "a number between 0 and 1, as 0.95")
-    for name in ("learning_rate", "num_train_epochs", "cache_limit_gb"):
+    for name in ("learning_rate", "num_train_epochs", "cache_limit_gb", "auto_budget", "layer_decay"):
         if given[name] is not None and given[name] <= 0:
             raise UserError(f"--{name} {given[name]} is too small", "give more than 0")
     for name in (

@@ -30,7 +30,7 @@ def main() -> None:
     checkpoint = load_checkpoint(
         **config.model.source, task=task, labels=data.labels, seed=seed, problem_type=data.problem_type
     )
-    plan = choose_plan(config.transfer, checkpoint, data, config.training)
+    plan = choose_plan(config.transfer, checkpoint, data, config.training, config.data.max_length)
     trained = run_plan(plan, checkpoint, data, config.training, config.data.max_length)
     record = evaluate(trained, data, config.evaluation)
     record = save(trained, record, config)

@@ -27,7 +27,7 @@ VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 LABEL_NAMES = ("label", "labels", "target", "class", "category")
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.15
-FEWEST_VALIDATION_ROWS = 20  # fewer say nothing about which step is best
+FEWEST_VALIDATION_ROWS = 100  # fewer say little of which step is best, and teach more
 SPLIT_SEED = 0  # rows held out do not change with --seed: runs stay comparable
 
 
@@ -77,7 +77,7 @@ def load_data(config: DataConfig, task: Task, seed: int) -> Data:
     """The examples that a run learns from and is judged by.
 
     A missing test split is cut from the training rows (a fifth, stratified, the same for every seed), a missing
-    validation split too (15 %) unless the examples a class were limited or it would be of under 20 rows.
+    validation split too (15 %) unless the examples a class were limited or it would be of under 100 rows.
     Raises UserError for sources, splits and columns that do not exist, and for labels that do not fit the problem.
     """
     began = time.perf_counter()

@@ -58,6 +58,17 @@ def stratified_sample(labels: Sequence[int], n: int, seed: int) -> np.ndarray:
     return np.sort(rows[np.argsort(shares, kind="stable")[:n]])
 
 
+def assign_folds(strata: Sequence[int] | np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """(n,) the fold of each row, from 0; every stratum is shared out evenly among them."""
+    _, which = np.unique(np.asarray(strata), return_inverse=True)
+    shuffled = np.random.default_rng(seed).permutation(len(which))
+    order = shuffled[np.argsort(which[shuffled], kind="stable")]
+    fold = np.empty(len(which), dtype=np.int64)
+    # Dealt like cards, on from one stratum to the next, so that small strata do not all begin at the first fold.
+    fold[order] = np.arange(len(which)) % folds
+    return fold
+
+
 def _shuffled_groups(labels: Sequence[int], seed: int) -> dict[int, np.ndarray]:
     """Class -> its row numbers in random order; a class's order does not depend on the other classes."""
     values = np.asarray(labels)

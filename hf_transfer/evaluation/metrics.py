@@ -149,6 +149,8 @@ class Reading:
     answers: Callable[[np.ndarray], np.ndarray]  # outputs -> what the model says
     scores: dict[str, Score]
     usual: tuple[str, ...]  # the default of --metrics
+    loss: Score  # what training makes small, of outputs
+    right: Callable[[np.ndarray, np.ndarray], np.ndarray]  # labels, outputs -> (n,) how right each row is, at most 1
 
 
 READINGS: dict[ProblemType, Reading] = {
@@ -157,6 +159,8 @@ READINGS: dict[ProblemType, Reading] = {
         answers=lambda probabilities: probabilities.argmax(-1),
         scores={s.__name__: s for s in (accuracy, balanced_accuracy, f1_macro, f1_weighted, log_loss)},
         usual=("accuracy", "f1_macro", "log_loss"),
+        loss=log_loss,
+        right=lambda labels, probabilities: (probabilities.argmax(-1) == labels).astype(float),
     ),
     "multi_label_classification": Reading(
         outputs=expit,
@@ -168,12 +172,16 @@ READINGS: dict[ProblemType, Reading] = {
             "log_loss": labels_log_loss,
         },
         usual=("f1_micro", "f1_macro", "exact_match", "log_loss"),
+        loss=labels_log_loss,
+        right=lambda labels, probabilities: ((probabilities > THRESHOLD) == labels).mean(1),
     ),
     "regression": Reading(
         outputs=lambda logits: logits[:, 0],
         answers=lambda numbers: numbers,
         scores={s.__name__: s for s in (rmse, mae, r2, pearson, spearman)},
         usual=("rmse", "mae", "r2"),
+        loss=rmse,
+        right=lambda numbers, answers: 1 - (numbers - answers) ** 2 / max(float(numbers.var()), np.finfo(float).tiny),
     ),
 }
 COUNTED = ("accuracy", "exact_match")  # shares of examples that are right or not

@@ -9,7 +9,6 @@ from hf_transfer.errors import UserError
 from hf_transfer.models.adapters import require_loadable
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head, parameter_count
-from hf_transfer.models.layers import layer_map
 from hf_transfer.strategies import (
     contrastive,
     defaults,
@@ -21,7 +20,7 @@ from hf_transfer.strategies import (
     scratch,
     top_layers,
 )
-from hf_transfer.strategies.plan import CacheSettings, PhasesOf, Plan, Schedule, Solver
+from hf_transfer.strategies.plan import HEAD_SCALE, CacheSettings, PhasesOf, Plan, Schedule, Solver
 
 T = TypeVar("T", int, float)
 log = logging.getLogger(__name__)
@@ -58,9 +57,10 @@ def make_plan(config: TransferConfig, checkpoint: Checkpoint, data: Data, traini
     default_rate = defaults.default_learning_rate(name, parameter_count(checkpoint.model))
     in_steps = _why_not_solved(checkpoint, training)
     solver: Solver = "trainer" if in_steps else "convex"
-    schedule = Schedule(epochs, solver, depth, layers, config.peft_method, config.lora_rank)
+    head_scale = HEAD_SCALE if checkpoint.new_parameters else 1.0
+    schedule = Schedule(epochs, solver, depth, layers, config.peft_method, config.lora_rank, head_scale)
     phases = STRATEGIES[name](schedule)
-    reasons = [f"the strategy {name} was asked for by name"]
+    reasons = []
     if all(phase.solver == "convex" for phase in phases):
         _say_what_plays_no_part(training)
     if in_steps and any(phase.trainable == ("head",) for phase in phases):
@@ -123,7 +123,7 @@ def _why_not_solved(checkpoint: Checkpoint, training: TrainingConfig) -> str | N
 
 
 def _count_layers(checkpoint: Checkpoint) -> int:
-    return len(layer_map(checkpoint.model, checkpoint.head).stages) - 2
+    return len(checkpoint.layers.stages) - 2
 
 
 def _given(flag: T | None, default: T) -> T:

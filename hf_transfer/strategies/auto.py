@@ -4,15 +4,16 @@ The simplest plan that is not worse than another beyond noise wins: the one-stan
 Olshen and Stone 1984, "Classification and Regression Trees", section 3.4.3), on paired differences.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 SIMPLEST = "head"
-CANDIDATES = ("top_layers", "contrastive", "head_then_full")  # cheapest first
+CANDIDATES = ("top_layers", "contrastive", "head_then_full")  # what may be worth more, the cheapest first
 FOLDS = 3
-HOPE = 2.0  # standard errors above its mean that a candidate may still reach; below the simplest then, it is given up
+CLEAR = 2.0  # standard errors by which a difference is so clear that no further fold is needed
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Trial:
     scores: np.ndarray
     seconds: float
 
-    def and_also(self, other: "Trial") -> "Trial":
+    def __add__(self, other: "Trial") -> "Trial":
         """Both, of the same plan on different rows."""
         rows, scores = np.concatenate([self.rows, other.rows]), np.concatenate([self.scores, other.scores])
         return Trial(self.strategy, rows, scores, self.seconds + other.seconds)
@@ -38,31 +39,46 @@ class Gain:
     error: float
     n: int
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether more rows would hardly turn it."""
+        return abs(self.mean) > CLEAR * self.error
 
-def gain(trial: Trial, other: Trial) -> Gain:
-    """The paired difference of two trials over the rows that both were judged on."""
+    @property
+    def is_beyond_noise(self) -> bool:
+        """Whether it is above zero by more than its standard error."""
+        return self.mean > self.error
+
+
+def find_gain(trial: Trial, other: Trial) -> Gain:
+    """The paired difference of two trials over the rows that both were judged by."""
     rows, mine, theirs = np.intersect1d(trial.rows, other.rows, return_indices=True)
     differences = trial.scores[mine] - other.scores[theirs]
     error = float(differences.std(ddof=1) / np.sqrt(len(rows))) if len(rows) > 1 else np.inf
     return Gain(float(differences.mean()), error, len(rows))
 
 
-def is_hopeless(trial: Trial, simplest: Trial) -> bool:
-    """Whether more folds would not bring a candidate above the simplest plan."""
-    found = gain(trial, simplest)
-    return found.mean + HOPE * found.error <= 0
-
-
 def decide(simplest: Trial, others: Sequence[Trial]) -> tuple[str, tuple[str, ...]]:
     """The strategy to use, and why, in sentences with figures: the best beyond noise, else the simplest."""
-    gains = {trial.strategy: gain(trial, simplest) for trial in others}
-    beyond = {name: found for name, found in gains.items() if found.mean > found.error}
-    reasons = [f"{name} {_in_words(found)}" for name, found in gains.items()]
+    gains = {trial.strategy: find_gain(trial, simplest) for trial in others}
+    reasons = [
+        f"{name} gained {100 * gain.mean:+.1f} ± {100 * gain.error:.1f} points on {simplest.strategy} "
+        f"over {gain.n} rows that were held out of the training split"
+        for name, gain in gains.items()
+    ]
+    beyond = {name: gain for name, gain in gains.items() if gain.is_beyond_noise}
     if not beyond:
-        return simplest.strategy, (*reasons, f"nothing was better than {simplest.strategy} beyond noise")
+        return simplest.strategy, (*reasons, f"nothing that was tried was better than {simplest.strategy} beyond noise")
     best = max(beyond, key=lambda name: beyond[name].mean)
-    return best, (*reasons, f"{best} is the best of those that were better beyond noise")
+    return best, (*reasons, f"{best} gained most of those that gained more than a standard error")
 
 
-def _in_words(found: Gain) -> str:
-    return f"gained {100 * found.mean:+.1f} ± {100 * found.error:.1f} points on head over {found.n} held-out rows"
+def as_facts(simplest: Trial, others: Sequence[Trial]) -> list[dict[str, Any]]:
+    """The trials for the record; the gain is in units of the score, over the simplest plan on the same rows."""
+    facts: list[dict[str, Any]] = []
+    for trial in (simplest, *others):
+        gain = find_gain(trial, simplest)
+        compared: Mapping[str, float] = {} if trial is simplest else {"gain": gain.mean, "standard_error": gain.error}
+        score = float(trial.scores.mean())
+        facts.append({"strategy": trial.strategy, "score": score, "n": gain.n, "seconds": trial.seconds, **compared})
+    return facts

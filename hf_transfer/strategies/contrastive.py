@@ -4,7 +4,7 @@ Khosla et al. 2020, "Supervised Contrastive Learning" (arXiv 2004.11362); with f
 Tunstall et al. 2022 do for texts (SetFit, arXiv 2209.11055).
 """
 
-from hf_transfer.strategies.head import head_first
+from hf_transfer.strategies.head import head_phase
 from hf_transfer.strategies.plan import Phase, Schedule
 
 HEAD_SHARE = 1 / 3
@@ -12,5 +12,5 @@ HEAD_SHARE = 1 / 3
 
 def phases(schedule: Schedule) -> tuple[Phase, ...]:
     """A phase for the body alone by the contrastive loss, then one for the head."""
-    head, left = head_first(schedule, HEAD_SHARE)
+    head, left = head_phase(schedule, HEAD_SHARE)
     return Phase("contrastive", ("body",), left, loss="contrastive"), head

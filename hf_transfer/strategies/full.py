@@ -5,4 +5,4 @@ from hf_transfer.strategies.plan import Phase, Schedule
 
 def phases(schedule: Schedule) -> tuple[Phase, ...]:
     """One phase in which everything learns."""
-    return (Phase("full", ("head", "body"), schedule.epochs),)
+    return (Phase("full", ("head", "body"), schedule.epochs, schedule.beside_new_head),)

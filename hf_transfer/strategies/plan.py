@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from hf_transfer.models.layers import LayerMap
+
+# A new layer bears, and needs, a rate far above that of what was pretrained: ten times it is in Caffe's fine-tuning
+# (Jia et al. 2014, arXiv 1408.5093) and in "Dive into Deep Learning", section 14.2.
+HEAD_SCALE = 10.0
 
 Stage = Literal["head", "body"]
 Solver = Literal["trainer", "convex"]
@@ -17,6 +21,7 @@ class Phase:
     """A stretch of training: which stages learn, at which multiple of the plan's rate, for how many epochs.
 
     Of the body, the top `layers` learn, or all. A `convex` phase solves a linear head in place of training it in steps.
+    Its penalty is `penalty` times the one that cross-validation chooses: above 1 where later phases go on from there.
     The `contrastive` loss pulls together what the head reads of examples of one class, and pushes apart the rest.
     With an `adapter` (a method of PEFT) the body's own weights stay and additions of `adapter_rank` learn in its place.
     """
@@ -27,6 +32,7 @@ class Phase:
     lr_scale: Mapping[Stage, float] = field(default_factory=lambda: {"head": 1.0, "body": 1.0})
     layers: int | None = None
     solver: Solver = "trainer"
+    penalty: float = 1.0
     loss: Loss = "task"
     adapter: str | None = None
     adapter_rank: int = 0
@@ -64,13 +70,17 @@ class Plan:
     cache: CacheSettings = CacheSettings()
     layer_decay: float = 1.0
     pooling: Pooling = "own"
+    requested: str = ""  # what the user asked for, if it is not the strategy itself
+    evidence: tuple[Mapping[str, Any], ...] = ()  # how the strategies did that were tried before
+    seconds: float = 0.0  # that choosing took
 
 
 @dataclass(frozen=True)
 class Schedule:
     """What a strategy divides among its phases: epochs of all, how a head alone learns, layers, adapters.
 
-    The network has `layers`, of which `trainable_layers` learn where a strategy trains a part.
+    The network has `layers`, of which `trainable_layers` learn where a strategy trains a part. A head that begins with
+    random weights learns at `head_scale` times the rate of the layers below it.
     """
 
     epochs: float
@@ -79,6 +89,12 @@ class Schedule:
     trainable_layers: int = 1
     peft_method: str = "lora"
     lora_rank: int = 8
+    head_scale: float = HEAD_SCALE
+
+    @property
+    def beside_new_head(self) -> dict[Stage, float]:
+        """The multiples of the rate where the head begins with the body."""
+        return {"head": self.head_scale, "body": 1.0}
 
 
 PhasesOf = Callable[[Schedule], tuple[Phase, ...]]

@@ -8,4 +8,5 @@ from hf_transfer.strategies.plan import Phase, Schedule
 
 def phases(schedule: Schedule) -> tuple[Phase, ...]:
     """One phase in which the head and the top layers learn."""
-    return (Phase("top_layers", ("head", "body"), schedule.epochs, layers=schedule.trainable_layers),)
+    rates, layers = schedule.beside_new_head, schedule.trainable_layers
+    return (Phase("top_layers", ("head", "body"), schedule.epochs, rates, layers=layers),)

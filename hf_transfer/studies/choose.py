@@ -7,29 +7,44 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Any, cast
 
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from tqdm.auto import tqdm
 
+from hf_transfer.command import only_warnings
 from hf_transfer.config import Strategy, TrainingConfig, TransferConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data
-from hf_transfer.data.splits import stratified_sample
+from hf_transfer.data.splits import assign_folds, stratified_sample
+from hf_transfer.data.targets import TARGETS
+from hf_transfer.evaluation.metrics import READINGS
 from hf_transfer.evaluation.predict import predict
 from hf_transfer.models.checkpoint import Checkpoint
+from hf_transfer.models.flops import stage_flops
+from hf_transfer.models.head import find_linear_head
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
 from hf_transfer.strategies import make_plan
-from hf_transfer.strategies.auto import CANDIDATES, FOLDS, SIMPLEST, Trial, decide, is_hopeless
+from hf_transfer.strategies.auto import CANDIDATES, FOLDS, SIMPLEST, Trial, as_facts, decide, find_gain
+from hf_transfer.strategies.cost import plan_cost
 from hf_transfer.strategies.plan import Plan, Pooling
 from hf_transfer.training.engine import run_plan
+from hf_transfer.training.freezing import read_by_head
+from hf_transfer.training.frozen import UnsplittableError
+from hf_transfer.training.solver import solve_head
 
 log = logging.getLogger(__name__)
 
+MOST_ROWS = 2000  # that a pooling is judged by: the difference is known to a point then
+SAMPLE = 8  # rows by which the cost of a plan is measured
+
 
 @dataclass(frozen=True)
-class Given:
+class Asked:
     """What a plan is chosen for."""
 
     config: TransferConfig
@@ -38,55 +53,183 @@ class Given:
     training: TrainingConfig
     max_length: int | None = None
 
-
-def try_plan(strategy: str, given: Given, fold: np.ndarray, number: int) -> Trial:
-    """How a strategy does on the rows of a fold, learned from all others."""
-    began = time.perf_counter()
-    kept, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-    train = given.data.train
-    data = replace(given.data, splits={"train": train.select(kept), "test": train.select(held)})
-    checkpoint = replace(given.checkpoint, model=copy.deepcopy(given.checkpoint.model))
-    with _apart() as folder, _silence():
-        config = replace(given.config, strategy=cast(Strategy, strategy), cache_dir=folder)
-        plan = make_plan(config, checkpoint, data, given.training)
-        predictions = predict(run_plan(plan, checkpoint, data, given.training, given.max_length), data.test)
-    answers, labels = predictions.answers, predictions.labels
-    scores = (answers == labels).astype(float)
-    if TRACE is not None:
-        TRACE.append((strategy, number, held, predictions.logits, labels))
-    return Trial(strategy, held, scores, time.perf_counter() - began)
-
-
-TRACE: Any = None
-
-
-@contextmanager
-def _apart() -> Iterator[str]:
-    """A folder for what the trials compute, the same in all processes: no other run could use it."""
-    with tempfile.TemporaryDirectory() as own:
-        folders = [own]
-        broadcast_object_list(folders)
-        yield folders[0]
-        PartialState().wait_for_everyone()
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Within the context only warnings are logged: the plans that are tried are not the one that is run."""
-    logger = logging.getLogger("hf_transfer")
-    before = logger.level
-    logger.setLevel(max(before, logging.WARNING))
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
+    def plan(self, strategy: str) -> Plan:
+        """The plan of a strategy by its name."""
+        config = replace(self.config, strategy=cast(Strategy, strategy))
+        return make_plan(config, self.checkpoint, self.data, self.training)
 
 
 def choose_plan(
     config: TransferConfig, checkpoint: Checkpoint, data: Data, training: TrainingConfig, max_length: int | None = None
 ) -> Plan:
-    """The plan of the strategy that the user names, or of the one that the evidence names."""
+    """The plan of the strategy that the user names, or of the one that the evidence names.
+
+    `--pooling auto` solves the head on both poolings, `--strategy auto` tries plans on held-out rows of the training
+    split. Validation and test rows are never looked at.
+    """
+    began = time.perf_counter()
+    asked, pooling, why_pooling = _choose_pooling(Asked(config, checkpoint, data, training, max_length))
+    choice = _choose_strategy(asked) if config.strategy == "auto" else _as_asked(config.strategy)
+    plan = asked.plan(choice.strategy)
+    return replace(
+        plan,
+        requested=config.strategy,
+        pooling=pooling,
+        reasons=(*choice.reasons, *plan.reasons, *why_pooling),
+        evidence=choice.evidence,
+        seconds=time.perf_counter() - began,
+    )
+
+
+# --- the pooling ---
+
+
+def _choose_pooling(asked: Asked) -> tuple[Asked, Pooling, tuple[str, ...]]:
+    """What the plan is for with the pooling that is used, which one that is, and why."""
+    config = asked.config
+    bound = config.strategy == "scratch" or config.keep_adapter or not asked.checkpoint.new_parameters
+    if config.pooling == "own" or (config.pooling == "auto" and bound):
+        return asked, "own", ()
+    try:
+        pooled = replace(asked, checkpoint=with_mean_pooling(asked.checkpoint))
+    except UnpoolableError as reason:
+        if config.pooling == "mean":
+            log.warning("--pooling mean: %s; its own pooling stays", reason)
+            return asked, "own", (f"the head reads what the class pools by itself: {reason}",)
+        return asked, "own", ()
     if config.pooling == "mean":
-        checkpoint = with_mean_pooling(checkpoint)
-    pooling = "mean" if config.pooling == "mean" else "own"
-    return replace(make_plan(config, checkpoint, data, training), pooling=pooling)
+        return pooled, "mean", ("the head reads the mean over all tokens, as was asked",)
+    try:
+        own, mean = (_judge_pooling(each) for each in (asked, pooled))
+    except UnsplittableError as reason:
+        return asked, "own", (f"the head reads what the class pools by itself: the mean could not be tried, {reason}",)
+    figures = f"the held-out loss of a solved head is {mean:.3g} with the mean, {own:.3g} with the class's own pooling"
+    if own == mean:  # nothing could be held out
+        figures = "with one label a class no other evidence than that of Reimers and Gurevych 2019 (arXiv 1908.10084)"
+    if own < mean:
+        return asked, "own", (f"the head reads what the class pools by itself: {figures}",)
+    return pooled, "mean", (f"the head reads the mean over all tokens: {figures}",)
+
+
+def _judge_pooling(asked: Asked) -> float:
+    """The mean held-out loss of a head that is solved on what it reads, by cross-validation."""
+    rows, checkpoint = asked.data.train, asked.checkpoint
+    target = TARGETS[asked.data.problem_type]
+    if len(rows) > MOST_ROWS:
+        rows = rows.select(stratified_sample(target.strata(rows["label"][:]), MOST_ROWS, asked.training.seed))
+    encoder = make_encoder(checkpoint.task, checkpoint.processor, checkpoint.model.config, asked.max_length)
+    cache = asked.plan(SIMPLEST).cache
+    (computed,) = read_by_head(checkpoint, encoder, asked.training, replace(cache, views=0), encoder.rows(rows))
+    loss = [0.0]
+    if PartialState().is_main_process:
+        labels, problem_type = np.asarray(rows["label"][:]), asked.data.problem_type
+        solved = solve_head(computed.matrix("features"), labels, problem_type, len(asked.data.labels))
+        outputs = solved.out_of_fold[:, 0] if problem_type == "regression" else solved.out_of_fold
+        loss = [READINGS[problem_type].loss(labels, outputs)]
+    broadcast_object_list(loss)
+    return loss[0]
+
+
+# --- the strategy ---
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A strategy, why it is used, and the trials that speak for it, as facts."""
+
+    strategy: str
+    reasons: tuple[str, ...]
+    evidence: tuple[dict[str, Any], ...] = ()
+
+
+def _as_asked(strategy: str) -> Choice:
+    return Choice(strategy, (f"the strategy {strategy} was asked for by name",))
+
+
+def _choose_strategy(asked: Asked) -> Choice:
+    """The strategy that the evidence names."""
+    strata = TARGETS[asked.data.problem_type].strata(asked.data.train["label"][:])
+    _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    if 2 * (counts[which] > 1).sum() < len(strata):
+        return Choice(SIMPLEST, (f"{SIMPLEST}, since with one label a class nothing can be held out to try more",))
+    fold = assign_folds(strata, min(FOLDS, int(counts.max())), asked.training.seed)
+    simplest, others, reasons = _try_all(asked, fold)
+    strategy, because = decide(simplest, others)
+    return Choice(strategy, (*because, *reasons), tuple(as_facts(simplest, others)))
+
+
+def _try_all(asked: Asked, fold: np.ndarray) -> tuple[Trial, list[Trial], tuple[str, ...]]:
+    """The trials of the simplest plan and of the candidates, and what the budget left out.
+
+    The cheapest first, fold after fold until it is clear whether it gains.
+    """
+    costs, left, folds = _costs(asked), asked.config.auto_budget, range(int(fold.max()) + 1)
+    bar = tqdm(total=len(folds) * (1 + len(costs)), desc="trials", disable=_is_quiet(asked))
+    simplest = reduce(add, (_try_plan(SIMPLEST, asked, fold, number, bar) for number in folds))
+    trials: list[Trial] = []
+    for name, cost in costs.items():
+        done: Trial | None = None
+        for number in folds:
+            left -= cost * float(np.mean(fold != number))
+            if left < 0 or (done and find_gain(done, simplest).is_clear):
+                break
+            trial = _try_plan(name, asked, fold, number, bar)
+            done = done + trial if done else trial
+        trials += [done] if done else []
+        if left < 0:
+            over = f"--auto_budget {asked.config.auto_budget:g} left no time for more trials of {name}"
+            return simplest, trials, (over,)
+    return simplest, trials, ()
+
+
+def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int, bar: Any) -> Trial:
+    """How a strategy does on the rows of a fold when it learns from all others."""
+    began = time.perf_counter()
+    kept, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+    rows = asked.data.train
+    data = replace(asked.data, splits={"train": rows.select(kept), "test": rows.select(held)})
+    checkpoint = replace(asked.checkpoint, model=copy.deepcopy(asked.checkpoint.model))
+    with _folder_for_trials() as folder, only_warnings():
+        config = replace(asked.config, cache_dir=folder)
+        trial = Asked(config, checkpoint, data, _for_trials(asked.training), asked.max_length)
+        trained = run_plan(trial.plan(strategy), checkpoint, data, trial.training, asked.max_length)
+        predictions = predict(trained, data.test)
+    scores = READINGS[data.problem_type].right(predictions.labels, predictions.outputs)
+    bar.update()
+    return Trial(strategy, held, scores, time.perf_counter() - began)
+
+
+def _costs(asked: Asked) -> dict[str, float]:
+    """Strategy -> what it costs to train on all rows, in full fine-tunings."""
+    checkpoint, training = asked.checkpoint, asked.training
+    model = checkpoint.model.eval().to(training.device)
+    encoder = make_encoder(checkpoint.task, checkpoint.processor, model.config, asked.max_length)
+    inputs = encoder.collate(list(encoder.rows(asked.data.train.select(range(min(SAMPLE, len(asked.data.train)))))))
+    inputs = {name: tensor.to(training.device) for name, tensor in inputs.items() if name != "labels"}
+    layers, fixed = checkpoint.layers, checkpoint.fixed
+    flops = stage_flops(model, inputs, layers)
+    one_class = asked.data.problem_type == "single_label_classification" and find_linear_head(model)
+    names = [name for name in CANDIDATES if name != "contrastive" or one_class]
+    full = plan_cost(asked.plan("full"), layers, flops, fixed)
+    return {name: plan_cost(asked.plan(name), layers, flops, fixed) / full for name in names}
+
+
+def _for_trials(training: TrainingConfig) -> TrainingConfig:
+    """The user's arguments, less what belongs to a run that stays: nothing is shown, stored or stopped early."""
+    own = copy.copy(training)
+    own.disable_tqdm, own.save_strategy, own.report_to, own.early_stopping_patience = True, "no", [], None
+    return own
+
+
+def _is_quiet(asked: Asked) -> bool:
+    return bool(asked.training.disable_tqdm) or not PartialState().is_main_process
+
+
+@contextmanager
+def _folder_for_trials() -> Iterator[str]:
+    """A store of its own, the same in all processes: no other run has use for rows less a fold."""
+    with tempfile.TemporaryDirectory() as own:
+        folders = [own]
+        broadcast_object_list(folders)
+        yield folders[0]
+        PartialState().wait_for_everyone()

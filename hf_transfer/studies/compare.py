@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 from tqdm.auto import tqdm
 
+from hf_transfer.command import only_warnings
 from hf_transfer.config import RunConfig, Strategy
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
@@ -56,7 +57,8 @@ def compare(config: RunConfig, task: Task) -> dict[Cell, RunRecord]:
     for cell in tqdm(list(_cells(config)), desc="runs", disable=not state.is_main_process):
         path = folder / f"{cell.name}.json"
         if not path.exists():
-            record = _run(cell, config, task)
+            with only_warnings():
+                record = _run(cell, config, task)
             if state.is_main_process:
                 _write_whole(path, record.to_json())
             state.wait_for_everyone()
@@ -165,5 +167,6 @@ def _run(cell: Cell, config: RunConfig, task: Task) -> RunRecord:
     checkpoint = load_checkpoint(**config.model.source, task=task, labels=data.labels, seed=cell.seed)
     training = copy.copy(config.training)
     training.seed = cell.seed
-    plan = choose_plan(replace(config.transfer, strategy=cast(Strategy, cell.strategy)), checkpoint, data, training)
+    transfer = replace(config.transfer, strategy=cast(Strategy, cell.strategy))
+    plan = choose_plan(transfer, checkpoint, data, training, config.data.max_length)
     return evaluate(run_plan(plan, checkpoint, data, training, config.data.max_length), data, config.evaluation)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset
-from transformers import ProgressCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from hf_transfer.config import ProblemType, TrainingConfig
 from hf_transfer.data.encode import Encoder, make_encoder
@@ -28,7 +28,14 @@ from hf_transfer.training.contrastive import MOST_ROWS, BalancedSampler, contras
 from hf_transfer.training.freezing import Splits, cache_facts, freeze_below, solve_phase
 from hf_transfer.training.losses import LossFunction, choose_loss, require_fitting_flags
 from hf_transfer.training.scaling import find_scale, scale_kept_head, scale_labels, unscale
-from hf_transfer.training.trainer import BestStep, PhaseTrainer, QuietProgress, accuracy_of, phase_arguments
+from hf_transfer.training.trainer import (
+    BestStep,
+    LoggedLines,
+    PhaseTrainer,
+    QuietProgress,
+    accuracy_of,
+    phase_arguments,
+)
 
 log = logging.getLogger(__name__)
 
@@ -215,9 +222,8 @@ def _history(trainer: PhaseTrainer) -> list[dict[str, float]]:
 
 
 def _watch(trainer: PhaseTrainer, model: Any, training: TrainingConfig, validation: Dataset | None) -> BestStep | None:
-    if not training.disable_tqdm:
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(QuietProgress())
+    trainer.remove_callback(PrinterCallback if training.disable_tqdm else ProgressCallback)
+    trainer.add_callback(LoggedLines() if training.disable_tqdm else QuietProgress())
     if validation is None or training.eval_strategy == "no" or not training.load_best_model_at_end:
         return None
     best = BestStep(model, training.metric_for_best_model, training.early_stopping_patience)

@@ -105,7 +105,7 @@ def solve_phase(
     layer = model.get_submodule(find_linear_head(model))
     solved: list[Any] = [None]
     if PartialState().is_main_process:
-        solved[0] = _solve(computed, checkpoint, layer.bias is not None, training, splits)
+        solved[0] = _solve(computed, checkpoint, phase, training, splits)
     broadcast_object_list(solved)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(solved[0].weight))
@@ -135,8 +135,9 @@ def read_by_head(
 
 
 def _solve(
-    computed: Sequence[Computed], checkpoint: Checkpoint, with_bias: bool, training: TrainingConfig, splits: Splits
+    computed: Sequence[Computed], checkpoint: Checkpoint, phase: Phase, training: TrainingConfig, splits: Splits
 ) -> SolvedHead:
+    layer = checkpoint.model.get_submodule(find_linear_head(checkpoint.model))
     labels, outputs = np.asarray(splits.train["label"][:]), len(checkpoint.labels)
     if splits.scale != Scale():
         labels = (labels - splits.scale.offset) / splits.scale.factor
@@ -145,7 +146,8 @@ def _solve(
     views = [each.matrix("features") for each in computed]
     features = np.concatenate(views) if len(views) > 1 else views[0]
     problem_type = cast(ProblemType, checkpoint.model.config.problem_type)
-    return solve_head(features, labels, problem_type, outputs, with_bias, weights, views=len(views))
+    with_bias, seed = layer.bias is not None, 0
+    return solve_head(features, labels, problem_type, outputs, with_bias, weights, seed, len(views), phase.penalty)
 
 
 def cache_facts(computed: Sequence[Computed]) -> dict[str, Any]:

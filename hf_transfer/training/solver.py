@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from hf_transfer.config import ProblemType
-from hf_transfer.data.splits import strata_of_numbers, strata_of_sets
+from hf_transfer.data.splits import assign_folds, strata_of_numbers, strata_of_sets
 from hf_transfer.training.minimise import Vectors, minimise
 
 FOLDS = 5
@@ -53,6 +53,7 @@ def solve_head(
     class_weights: np.ndarray | None = None,
     seed: int = 0,
     views: int = 1,
+    penalty: float = 1.0,
 ) -> SolvedHead:
     """The linear head that minimises the mean loss plus the L2 penalty that cross-validation chooses.
 
@@ -62,11 +63,11 @@ def solve_head(
     Regression: ridge, half the squared error. The penalty acts on features that are centred and of unit deviation among
     the rows that a head learns from (without bias: of unit mean square, not centred).
 
-    The strength is that of the least held-out loss over five stratified folds, fewer where no class has five members;
-    rows of classes with one member do not vote. All views of a row are in one fold. `out_of_fold` comes from the folds
-    at that strength, the mean over the views of a row. Where fewer than half of the rows could vote (one label a
-    class), the strength is FIXED_STRENGTH and `out_of_fold` repeats the shares of the labels (their mean): a head that
-    leaves out the only member of a class has never seen the class, so leaving one out would say nothing.
+    The strength is `penalty` times that of the least held-out loss over five stratified folds, fewer where no class has
+    five members; rows of classes with one member do not vote. All views of a row are in one fold. `out_of_fold` comes
+    from the folds at that strength, the mean over the views of a row. Where fewer than half of the rows could vote (one
+    label a class), the strength is FIXED_STRENGTH and `out_of_fold` repeats the shares of the labels (their mean): a
+    head that leaves out the only member of a class has never seen it, so leaving one out would say nothing.
 
     With a bias, a class without an example gets one that makes it never probable (of several labels a row, one that
     gives it half an example); without, it only learns to be improbable. The same input gives the same bits. Raises
@@ -79,10 +80,11 @@ def solve_head(
     x, centre, factor = _standardise(features, with_bias)
     if problem_type == "regression":
         numbers = labels.astype(np.float64).reshape(len(x), outputs)
-        weight, bias, strength, held_out = _solve_ridge(x, numbers, with_bias, folds)
+        weight, bias, strength, held_out = _solve_ridge(x, numbers, with_bias, folds, penalty)
     else:
         row_weights = np.ones(len(x)) if class_weights is None else np.asarray(class_weights, dtype=np.float64)[labels]
-        weight, bias, strength, held_out = _solve_logistic(x, labels, outputs, with_bias, row_weights, folds)
+        problems = _pose(x, labels, outputs, with_bias, _looks(len(x), folds) * row_weights)
+        weight, bias, strength, held_out = _solve_logistic(problems, row_weights, folds, penalty)
     raw = weight * factor
     folded = (bias - raw @ centre).astype(np.float32) if with_bias else None
     out_of_fold = held_out.reshape(views, -1, outputs).mean(0).astype(np.float32)
@@ -153,11 +155,7 @@ def _folds(strata: np.ndarray, seed: int, views: int) -> Folds | None:
     votes = counts[which] > 1
     if 2 * votes.sum() < len(strata):
         return None
-    shuffled = np.random.default_rng(seed).permutation(len(strata))
-    order = shuffled[np.argsort(which[shuffled], kind="stable")]
-    fold = np.empty(len(strata), dtype=np.int64)
-    # Dealt like cards, on from one stratum to the next, so that small strata do not all begin at the first fold.
-    fold[order] = np.arange(len(strata)) % min(FOLDS, counts.max())
+    fold = assign_folds(which, min(FOLDS, int(counts.max())), seed)
     return np.tile(fold, views), np.tile(votes, views)
 
 
@@ -247,25 +245,27 @@ class _Problems:
         return torch.cat([logits[torch.arange(len(logits)), fold[rows]] for rows, logits in self.logits(weight)])
 
 
+def _looks(n: int, folds: Folds | None) -> np.ndarray:
+    """(problems, n) which rows each problem looks at: all but a fold, the last at all."""
+    every = np.ones((1, n), dtype=bool)
+    return every if folds is None else np.concatenate([folds[0] != np.arange(folds[0].max() + 1)[:, None], every])
+
+
 def _solve_logistic(
-    x: np.ndarray, labels: np.ndarray, outputs: int, with_bias: bool, row_weights: np.ndarray, folds: Folds | None
+    problems: _Problems, row_weights: np.ndarray, folds: Folds | None, penalty: float
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
     """Weight, bias, strength and out-of-fold probabilities on standardised features."""
-    looks = np.ones((1, len(x)), dtype=bool)
-    if folds is not None:
-        looks = np.concatenate([folds[0] != np.arange(folds[0].max() + 1)[:, None], looks])
-    problems = _pose(x, labels, outputs, with_bias, looks * row_weights)
     weight, strength = _start(problems), FIXED_STRENGTH
-    probabilities = problems.shares[-1].expand(len(x), -1)
+    probabilities = problems.shares[-1].expand(len(row_weights), -1)
     if folds is not None:
         votes = torch.from_numpy(folds[1] * row_weights)
         weight, logits, strength = _follow_path(problems, weight, torch.from_numpy(folds[0]), votes)
         probabilities = problems.probabilities(logits)
     final = problems.last()
-    weight = _descend(final, weight[-1:], strength, FINAL_TOLERANCE)
-    solved = (weight * final.factors)[0].double().numpy()
-    bias = solved[:, -1] if with_bias else np.zeros(outputs)
-    return solved[:, : x.shape[1]], bias, strength, probabilities.numpy()
+    weight = _descend(final, weight[-1:], strength * penalty, FINAL_TOLERANCE)
+    solved, columns = (weight * final.factors)[0].double().numpy(), int(final.penalised.sum())
+    bias = solved[:, -1] if columns < solved.shape[1] else np.zeros(len(solved))
+    return solved[:, :columns], bias, strength * penalty, probabilities.numpy()
 
 
 def _pose(x: np.ndarray, labels: np.ndarray, outputs: int, with_bias: bool, weights: np.ndarray) -> _Problems:
@@ -365,20 +365,20 @@ def _descend(problems: _Problems, start: torch.Tensor, strength: float, toleranc
 
 
 def _solve_ridge(
-    x: np.ndarray, numbers: np.ndarray, with_bias: bool, folds: Folds | None
+    x: np.ndarray, numbers: np.ndarray, with_bias: bool, folds: Folds | None, penalty: float
 ) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
     """Weight, bias, strength and out-of-fold numbers on standardised features."""
     if folds is None:
-        weight, bias = _ridge_path(x, numbers, with_bias, (FIXED_STRENGTH,))
-        return weight[0], bias[0], FIXED_STRENGTH, np.tile(numbers.mean(0), (len(x), 1))
+        weight, bias = _ridge_path(x, numbers, with_bias, (FIXED_STRENGTH * penalty,))
+        return weight[0], bias[0], FIXED_STRENGTH * penalty, np.tile(numbers.mean(0), (len(x), 1))
     predicted = np.empty((len(STRENGTHS), *numbers.shape))
     for number in range(folds[0].max() + 1):
         out = folds[0] == number
         weight, bias = _ridge_path(x[~out], numbers[~out], with_bias, STRENGTHS)
         predicted[:, out] = x[out] @ weight.transpose(0, 2, 1) + bias[:, None]
     best = int(np.argmin(((predicted - numbers) ** 2).sum((1, 2))))
-    weight, bias = _ridge_path(x, numbers, with_bias, (STRENGTHS[best],))
-    return weight[0], bias[0], STRENGTHS[best], predicted[best]
+    weight, bias = _ridge_path(x, numbers, with_bias, (STRENGTHS[best] * penalty,))
+    return weight[0], bias[0], STRENGTHS[best] * penalty, predicted[best]
 
 
 def _ridge_path(

@@ -1,6 +1,7 @@
 """transformers' Trainer with the few overrides that a plan needs, each with its reason."""
 
 import copy
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,10 @@ from transformers import ProgressCallback, Trainer, TrainerCallback
 
 from hf_transfer.config import TrainingConfig
 from hf_transfer.training.augment import Augment
+
+log = logging.getLogger(__name__)
+
+SHOWN = ("loss", "eval_loss", "eval_accuracy")  # of what Trainer logs, to whoever watches
 
 
 class PhaseTrainer(Trainer):
@@ -102,13 +107,23 @@ class BestStep(TrainerCallback):
             self.model.load_state_dict(self.weights, strict=True)
 
 
+class LoggedLines(TrainerCallback):
+    """A line of the log for what Trainer would print where there is no progress bar."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Say the newest figures."""
+        shown = [f"{name} {logs[name]:.4g}" for name in SHOWN if logs and name in logs]
+        if shown and state.is_world_process_zero:
+            log.info("step %d of %d: %s", state.global_step, state.max_steps, ", ".join(shown))
+
+
 class QuietProgress(ProgressCallback):
     """Trainer's progress bar with the newest figures at its end, in place of a line of text each time."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Show the losses beside the bar."""
         if self.training_bar is not None and logs:
-            shown = {k: f"{logs[k]:.3f}" for k in ("loss", "eval_loss", "eval_accuracy") if k in logs}
+            shown = {name: f"{logs[name]:.3f}" for name in SHOWN if name in logs}
             if shown:
                 self.training_bar.set_postfix(shown, refresh=False)
 

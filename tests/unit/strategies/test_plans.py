@@ -11,7 +11,7 @@ SCHEDULE = Schedule(epochs=12, trainable_layers=2, lora_rank=4)
 
 
 def test_every_strategy_that_can_be_asked_for_is_there() -> None:
-    assert set(STRATEGIES) == set(get_args(Strategy))
+    assert {*STRATEGIES, "auto"} == set(get_args(Strategy))
 
 
 def test_head_trains_the_head_alone() -> None:
