@@ -111,7 +111,7 @@ class TransferConfig:
         },
     )
     auto_budget: float = field(
-        default=3.0,
+        default=4.0,
         metadata={"help": "Most that the trials of --strategy auto may cost, in full fine-tunings (estimated)."},
     )
     layer_decay: float = field(

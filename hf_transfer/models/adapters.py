@@ -89,7 +89,7 @@ def wrap_with_adapter(
 
     `head` names the parameters that learn whole, PEFT keeps only what it is told to (modules_to_save); `rank` goes to
     methods that have one; layers of parameters in `fixed` get none. LoRA's scaling is 2 x rank, after Hu et al. 2021
-    (arXiv 2106.09685) and PEFT's examples. Raises UserError for an unknown method, and for one that does not fit the network.
+    (arXiv 2106.09685) and PEFT's examples. Raises UserError for an unknown method, or one that fits no layer.
     """
     require_method(method, rank)
     learns_whole = sorted({name.rpartition(".")[0] for name in head})

@@ -59,18 +59,17 @@ def find_gain(trial: Trial, other: Trial) -> Gain:
 
 
 def decide(simplest: Trial, others: Sequence[Trial]) -> tuple[str, tuple[str, ...]]:
-    """The strategy to use, and why, in sentences with figures: the best beyond noise, else the simplest."""
-    gains = {trial.strategy: find_gain(trial, simplest) for trial in others}
-    reasons = [
-        f"{name} gained {100 * gain.mean:+.1f} ± {100 * gain.error:.1f} points on {simplest.strategy} "
-        f"over {gain.n} rows that were held out of the training split"
-        for name, gain in gains.items()
-    ]
-    beyond = {name: gain for name, gain in gains.items() if gain.is_beyond_noise}
-    if not beyond:
-        return simplest.strategy, (*reasons, f"nothing that was tried was better than {simplest.strategy} beyond noise")
-    best = max(beyond, key=lambda name: beyond[name].mean)
-    return best, (*reasons, f"{best} gained most of those that gained more than a standard error")
+    """The strategy to use, and why, in sentences with figures: each must be better than the best before it."""
+    best, reasons = simplest, []
+    for trial in others:
+        gain, before = find_gain(trial, best), best.strategy
+        better = gain.is_beyond_noise
+        best = trial if better else best
+        reasons.append(
+            f"{trial.strategy} gained {100 * gain.mean:+.1f} ± {100 * gain.error:.1f} points on {before} over "
+            f"{gain.n} held-out training rows: {'better beyond noise' if better else 'not beyond noise'}"
+        )
+    return best.strategy, (*reasons, f"{best.strategy} is used")
 
 
 def as_facts(simplest: Trial, others: Sequence[Trial]) -> list[dict[str, Any]]:
