@@ -45,7 +45,7 @@ _HOMES = {
     "push": "sharing.hub",
     "verify": "sharing.verify",
     "compare": "studies.compare",
-    "write_tables": "studies.compare",
+    "write_tables": "studies.tables",
 }
 
 __all__ = ["__version__", *_HOMES]

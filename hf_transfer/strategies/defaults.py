@@ -27,12 +27,12 @@ def default_learning_rate(strategy: str, parameters: int) -> float:
     Everything learns: 5e-5 at the 110 million parameters of BERT-base and 2e-5 at the 340 million of BERT-large, which
     Devlin et al. 2019 (arXiv 1810.04805) search, and more for smaller networks along the same line: 2e-4 at the 22
     million of MiniLM, which measured best there; within 1e-5 and 1e-3. A head on fixed features: 1e-2. Adapters: ten
-    times the rate of the full network (Hu et al. 2021, arXiv 2106.09685, tables of hyperparameters).
+    times the rate of the full network (Hu et al. 2021, arXiv 2106.09685, tables of hyperparameters), up to 3e-3.
     """
     if strategy == "head":
         return 1e-2
-    rate = 5e-5 * (110e6 / max(parameters, 1)) ** 0.85
-    return min(1e-3, max(1e-5, rate)) * (10 if strategy == "lora" else 1)
+    rate = min(1e-3, max(1e-5, 5e-5 * (110e6 / max(parameters, 1)) ** 0.85))
+    return min(3e-3, 10 * rate) if strategy == "lora" else rate
 
 
 def default_trainable_layers(layers: int) -> int:
