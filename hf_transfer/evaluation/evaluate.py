@@ -112,7 +112,7 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
     stepped = [phase for phase in plan.phases if phase.solver == "trainer"]
     of_steps = {
         "learning_rate": plan.learning_rate,
-        "rates": {phase.name: dict(phase.lr_scale) for phase in stepped},
+        "rates": {p.name: {stage: p.lr_scale[stage] for stage in p.trainable} for p in stepped},
         "batch_size": plan.batch_size * arguments.world_size * arguments.gradient_accumulation_steps,
         "optimizer": str(arguments.optim.value),
         "weight_decay": plan.weight_decay,

@@ -66,10 +66,10 @@ def decide(simplest: Trial, others: Sequence[Trial]) -> tuple[str, tuple[str, ..
         better = gain.is_beyond_noise
         best = trial if better else best
         reasons.append(
-            f"{trial.strategy} gained {100 * gain.mean:+.1f} ± {100 * gain.error:.1f} points on {before} over "
-            f"{gain.n} held-out training rows: {'better beyond noise' if better else 'not beyond noise'}"
+            f"trial of {trial.strategy}: {100 * gain.mean:+.1f} ± {100 * gain.error:.1f} points beside {before} on "
+            f"{gain.n} held-out training rows, {'beyond' if better else 'within'} noise"
         )
-    return best.strategy, (*reasons, f"{best.strategy} is used")
+    return best.strategy, (*reasons, f"so {best.strategy} is used")
 
 
 def as_facts(simplest: Trial, others: Sequence[Trial]) -> list[dict[str, Any]]:

@@ -84,21 +84,29 @@ def choose_plan(
 # --- the pooling ---
 
 
+def pool_as_asked(config: TransferConfig, checkpoint: Checkpoint) -> tuple[Checkpoint, Pooling]:
+    """The checkpoint as `--pooling mean` wants it where that is possible, else as it is, and what its head reads."""
+    if config.pooling == "mean":
+        try:
+            return with_mean_pooling(checkpoint), "mean"
+        except UnpoolableError as reason:
+            log.warning("--pooling mean: %s; its own pooling stays", reason)
+    return checkpoint, "own"
+
+
 def _choose_pooling(asked: Asked) -> tuple[Asked, Pooling, tuple[str, ...]]:
     """What the plan is for with the pooling that is used, which one that is, and why."""
     config = asked.config
-    bound = config.strategy == "scratch" or config.keep_adapter or not asked.checkpoint.new_parameters
-    if config.pooling == "own" or (config.pooling == "auto" and bound):
+    if config.pooling != "auto":
+        checkpoint, pooling = pool_as_asked(config, asked.checkpoint)
+        reasons = ("the head reads the mean over all tokens, as was asked",) if pooling == "mean" else ()
+        return replace(asked, checkpoint=checkpoint), pooling, reasons
+    if config.strategy == "scratch" or config.keep_adapter or not asked.checkpoint.new_parameters:
         return asked, "own", ()
     try:
         pooled = replace(asked, checkpoint=with_mean_pooling(asked.checkpoint))
-    except UnpoolableError as reason:
-        if config.pooling == "mean":
-            log.warning("--pooling mean: %s; its own pooling stays", reason)
-            return asked, "own", (f"the head reads what the class pools by itself: {reason}",)
+    except UnpoolableError:
         return asked, "own", ()
-    if config.pooling == "mean":
-        return pooled, "mean", ("the head reads the mean over all tokens, as was asked",)
     try:
         own, mean = (_judge_pooling(each) for each in (asked, pooled))
     except UnsplittableError as reason:

@@ -19,10 +19,10 @@ from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.flops import stage_flops
 from hf_transfer.models.head import parameter_count
 from hf_transfer.models.layers import LayerMap
-from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
 from hf_transfer.strategies import STRATEGIES, make_plan
 from hf_transfer.strategies.cost import computed_below, phase_costs
-from hf_transfer.strategies.plan import Phase, Plan, learning_rates
+from hf_transfer.strategies.plan import Phase, Plan, Pooling, learning_rates
+from hf_transfer.studies.choose import pool_as_asked
 from hf_transfer.tasks import Task
 from hf_transfer.training.activations import SAMPLE, FrozenPart, estimate
 from hf_transfer.training.cache import cache_folder, room_for, show_bytes
@@ -44,6 +44,7 @@ class Setting:
     """What plans are made for: a checkpoint, data, some encoded rows of each split, and the operations by stage."""
 
     checkpoint: Checkpoint
+    pooling: Pooling
     layers: LayerMap
     data: Data
     training: TrainingConfig
@@ -126,11 +127,7 @@ def _set_up(config: RunConfig, task: Task) -> Setting:
     checkpoint = load_checkpoint(
         **config.model.source, task=task, labels=data.labels, seed=training.seed, problem_type=data.problem_type
     )
-    if config.transfer.pooling == "mean":
-        try:
-            checkpoint = with_mean_pooling(checkpoint)
-        except UnpoolableError as reason:
-            raise UserError(f"--pooling mean: {reason}", "leave it out, or give --pooling own") from reason
+    checkpoint, pooling = pool_as_asked(config.transfer, checkpoint)
     model = checkpoint.model.eval().to(training.device)
     encoder = make_encoder(task, checkpoint.processor, model.config, config.data.max_length)
     learned = ("train", "validation")
@@ -139,7 +136,7 @@ def _set_up(config: RunConfig, task: Task) -> Setting:
     inputs = {name: tensor.to(training.device) for name, tensor in encoder.collate(list(some)).items()}
     inputs.pop("labels")
     flops = stage_flops(model, inputs, checkpoint.layers)
-    return Setting(checkpoint, checkpoint.layers, data, training, encoder, samples, flops)
+    return Setting(checkpoint, pooling, checkpoint.layers, data, training, encoder, samples, flops)
 
 
 def _some_rows(rows: Dataset, encoder: Encoder) -> Dataset:
@@ -158,11 +155,9 @@ def _describe(config: RunConfig, setting: Setting) -> list[str]:
     data, asked = setting.data, config.transfer
     rows = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     start = "random weights, shaped as" if asked.strategy == "scratch" else "pretrained"
-    pooling = {
-        "auto": "its own (--pooling auto decides by evidence when it is run)",
-        "own": "its own",
-        "mean": "the mean over all tokens",
-    }[asked.pooling]
+    pooling = "the mean over all tokens" if setting.pooling == "mean" else "its own"
+    if asked.pooling == "auto":
+        pooling += " (--pooling auto decides by evidence when it is run)"
     stages = f"{len(setting.layers.stages) - 2} layers, {parameter_count(setting.checkpoint.model):,} parameters"
     return [
         f"strategy  {asked.strategy}",
