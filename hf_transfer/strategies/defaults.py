@@ -1,4 +1,10 @@
-"""Rates, epochs and batches from the size of data and model: a page of pure rules. Explicit flags win over them."""
+"""Rates, epochs and batches from the size of data and model: a page of pure rules. Explicit flags win over them.
+
+Three more rules are the defaults of TrainingConfig. Warm-up: a tenth of the steps, then a linear descent to zero, as
+Mosbach et al. 2021 (arXiv 2006.04884) find stable on small data. Patience: none, for the best step is kept where there
+is a validation split, and the others are seldom many. Augmentation: none, since no rule of ours knows whether what a
+picture shows stays the same in a mirror.
+"""
 
 import math
 
@@ -7,14 +13,16 @@ FEWEST_EPOCHS, MOST_EPOCHS = 3, 200
 
 
 def default_batch_size(examples: int) -> int:
-    """Examples a device and step: small where examples are few, so that an epoch has some steps."""
+    """Examples a device and step: 16 or 32, as Devlin et al. 2019 (arXiv 1810.04805); few examples make some steps."""
     return 16 if examples < 1000 else 32
 
 
 def default_epochs(strategy: str, examples: int, examples_a_step: int) -> float:
     """Epochs until about FEWEST_STEPS steps are made, within bounds; of the contrastive loss, half as many.
 
-    A row of a contrastive batch is compared with all others of it, so it says more (measured: see README).
+    On small data steps count, not epochs (Mosbach et al. 2021, arXiv 2006.04884). On digits and docstrings from 2 to 32
+    labels a class, 240 steps were no better than 120, and a contrastive batch, in which every row is compared with all
+    others, needed half of the rows.
     """
     steps_an_epoch = math.ceil(examples / examples_a_step)
     epochs = float(min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(FEWEST_STEPS / steps_an_epoch))))

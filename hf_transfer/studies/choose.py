@@ -39,7 +39,7 @@ from hf_transfer.training.solver import solve_head
 
 log = logging.getLogger(__name__)
 
-MOST_ROWS = 2000  # that a pooling is judged by: the difference is known to a point then
+ROWS, ROWS_A_CLASS = 500, 4  # that a pooling is judged by, the more of both: more would cost as much as to train
 SAMPLE = 8  # rows by which the cost of a plan is measured
 
 
@@ -123,8 +123,9 @@ def _judge_pooling(asked: Asked) -> float:
     """The mean held-out loss of a head that is solved on what it reads, by cross-validation."""
     rows, checkpoint = asked.data.train, asked.checkpoint
     target = TARGETS[asked.data.problem_type]
-    if len(rows) > MOST_ROWS:
-        rows = rows.select(stratified_sample(target.strata(rows["label"][:]), MOST_ROWS, asked.training.seed))
+    most = max(ROWS, ROWS_A_CLASS * len(asked.data.labels))
+    if len(rows) > most:
+        rows = rows.select(stratified_sample(target.strata(rows["label"][:]), most, asked.training.seed))
     encoder = make_encoder(checkpoint.task, checkpoint.processor, checkpoint.model.config, asked.max_length)
     cache = asked.plan(SIMPLEST).cache
     (computed,) = read_by_head(checkpoint, encoder, asked.training, replace(cache, views=0), encoder.rows(rows))
@@ -223,9 +224,10 @@ def _costs(asked: Asked) -> dict[str, float]:
 
 
 def _for_trials(training: TrainingConfig) -> TrainingConfig:
-    """The user's arguments, less what belongs to a run that stays: nothing is shown, stored or stopped early."""
+    """The user's arguments, less what belongs to a run that stays or needs a validation split."""
     own = copy.copy(training)
-    own.disable_tqdm, own.save_strategy, own.report_to, own.early_stopping_patience = True, "no", [], None
+    own.disable_tqdm, own.save_strategy, own.report_to = True, "no", []
+    own.early_stopping_patience, own.average_last, own.wise_ft = None, 0.0, False
     return own
 
 

@@ -62,7 +62,7 @@ class Subject:
 
 def _config(folder: Path, *flags: str) -> RunConfig:
     given = ["--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", str(folder / "o"), "--use_cpu"]
-    quiet = ["--disable_tqdm", "true", "--eval_strategy", "no", "--logging_strategy", "no"]
+    quiet = ["--disable_tqdm", "true", "--eval_strategy", "no", "--logging_strategy", "no", "--pooling", "own"]
     return parse_config(argv=[*given, *quiet, *flags])
 
 
