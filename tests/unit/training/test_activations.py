@@ -41,7 +41,8 @@ SOURCES = {
 
 def _config(*flags: str) -> RunConfig:
     given = ("--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", "nowhere", "--use_cpu")
-    return parse_config(argv=[*given, "--disable_tqdm", "true", *flags])
+    # Judging the poolings computes what the head reads beforehand.
+    return parse_config(argv=[*given, "--disable_tqdm", "true", "--pooling", "own", *flags])
 
 
 def _load(folder: Path, kind: str) -> tuple[Checkpoint, Data]:

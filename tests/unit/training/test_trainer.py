@@ -95,7 +95,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tiny_vit: Path, tmp_
         run_plan(plan, checkpoint, data, config.training)
 
 
-def test_head_and_body_learn_at_their_own_rates(tiny_vit: Path, tmp_path: Path) -> None:
+def test_each_parameter_learns_at_its_own_rate(tiny_vit: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(str(tiny_vit), find_task("image-classification"), ("a", "b"))
     config = _config(tmp_path)
     arguments = phase_arguments(
@@ -108,22 +108,22 @@ def test_head_and_body_learn_at_their_own_rates(tiny_vit: Path, tmp_path: Path) 
         eval_strategy="no",
         train_sampling_strategy="random",
     )
-    trainer = PhaseTrainer(
-        model=checkpoint.model,
-        args=arguments,
-        head=checkpoint.new_parameters,
-        lr_scale={"head": 10.0, "body": 0.5},
-    )
+    names = [name for name, _ in checkpoint.model.named_parameters()]
+    rates = {name: 1e-2 if name in checkpoint.head else 1e-4 * number for number, name in enumerate(names, 1)}
+    trainer = PhaseTrainer(model=checkpoint.model, args=arguments, rates=rates)
     groups = trainer.create_optimizer().param_groups
-    rates = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
-    named = dict(checkpoint.model.named_parameters())
-    assert len(rates) == len(named)
-    assert rates[id(named["classifier.weight"])] == (pytest.approx(1e-2), 0.1)
-    assert rates[id(named["classifier.bias"])] == (pytest.approx(1e-2), 0.0)
-    assert rates[id(named["vit.embeddings.patch_embeddings.projection.weight"])] == (pytest.approx(5e-4), 0.1)
+    given = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    found = {name: given[id(parameter)] for name, parameter in checkpoint.model.named_parameters()}
+    assert len(given) == len(found) > 20
+    assert {name: rate for name, (rate, _) in found.items()} == rates
+    decays = {name: decay for name, (_, decay) in found.items()}
+    assert (decays["classifier.weight"], decays["classifier.bias"]) == (0.1, 0.0)
+    assert decays["vit.embeddings.patch_embeddings.projection.weight"] == 0.1
 
 
-@pytest.mark.parametrize("strategy", ["head", "top_layers", "full", "head_then_full", "lora", "scratch"])
+@pytest.mark.parametrize(
+    "strategy", ["head", "top_layers", "full", "gradual", "head_then_full", "contrastive", "lora", "scratch"]
+)
 def test_each_strategy_changes_what_its_plan_says(strategy: str, tiny_vit: Path, tmp_path: Path) -> None:
     config = _config(tmp_path, "--strategy", strategy, "--max_steps", "6")
     task = find_task("image-classification")
