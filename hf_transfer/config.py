@@ -230,7 +230,21 @@ class TrainingConfig(TrainingArguments):
     class_weights: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "balanced: rare classes weigh more in the loss."}
     )
-    # Here and not in the transfer group: pre-training and comparisons offer it too.
+    # Here and not in the transfer group: pre-training and comparisons offer them too.
+    average_last: float = field(
+        default=0.0,
+        metadata={
+            "help": "Try the mean of the weights over this share of a phase's last steps, between 0 and 1; it is kept "
+            "where it is better on validation."
+        },
+    )
+    wise_ft: bool = field(
+        default=False,
+        metadata={
+            "help": "Try weights between those before and after everything learned (head_then_full, gradual: their "
+            "last phase); the best on validation are kept."
+        },
+    )
     augmentation: Augmentation = field(
         default="none",
         metadata={

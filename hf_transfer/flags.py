@@ -42,6 +42,7 @@ FREEZING = {
     "head_then_full",
     "auto",
 }  # strategies with a phase in which a part is frozen
+BEHIND_HEAD = ("head_then_full", "gradual", "auto")  # strategies that may train everything after a head
 
 
 class _Parser(HfArgumentParser):
@@ -62,7 +63,8 @@ def parse_config(groups: tuple[str, ...] = FINE_TUNING, argv: list[str] | None =
     """
     config = RunConfig(**dict(zip(groups, parse_flags([GROUPS[group] for group in groups], argv), strict=True)))
     _check(config)
-    _check_transfer(config, config.study.strategies if "study" in groups else [config.transfer.strategy])
+    alone = config.transfer.strategy if "transfer" in groups else "scratch"  # pre-training
+    _check_transfer(config, config.study.strategies if "study" in groups else [alone])
     if "study" in groups:
         _check_study(config)
     else:
@@ -161,6 +163,8 @@ def _check(config: RunConfig) -> None:
         if given[name] is not None and given[name] < 1:
             raise UserError(f"--{name} {given[name]} is too small", "give 1 or more")
     training = config.training
+    if not 0 <= training.average_last <= 1:
+        raise UserError(f"--average_last {training.average_last} is no share", "a number between 0 and 1, as 0.25")
     watched = training.load_best_model_at_end and training.eval_strategy != "no"
     if training.early_stopping_patience is not None and not watched:
         raise UserError("--early_stopping_patience needs evaluations", "give --eval_strategy, --load_best_model_at_end")
@@ -185,6 +189,11 @@ def _check_transfer(config: RunConfig, strategies: list[str]) -> None:
         raise UserError(f"--cached_views {views} with --cache_frozen false", "give one of them")
     if views < 0 or (views and config.training.augmentation == "none"):
         raise UserError(f"--cached_views {views} has no views to keep", "give --augmentation light, or photo, too")
+    if config.training.wise_ft and not set(BEHIND_HEAD).intersection(strategies):
+        raise UserError(
+            f"--wise_ft does not belong to --strategy {strategies[0]}",
+            f"it needs a head that learned before the rest: give --strategy {', '.join(BEHIND_HEAD)}",
+        )
     if config.model.keep_head and "scratch" in strategies:
         raise UserError("--keep_head does not belong to --strategy scratch", "from scratch nothing is kept")
 

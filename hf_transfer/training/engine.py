@@ -24,6 +24,7 @@ from hf_transfer.models.head import headless
 from hf_transfer.models.pooling import with_mean_pooling
 from hf_transfer.strategies.plan import Phase, Plan, learning_rates
 from hf_transfer.training.augment import fit_augmentation
+from hf_transfer.training.averaging import gather_candidates, keep_best
 from hf_transfer.training.contrastive import MOST_ROWS, BalancedSampler, contrastive_loss
 from hf_transfer.training.freezing import Splits, cache_facts, freeze_below, solve_phase
 from hf_transfer.training.losses import LossFunction, choose_loss, require_fitting_flags
@@ -66,10 +67,7 @@ def run_plan(
             f"--max_steps {training.max_steps} is too small for the {stepped} phases of {plan.strategy}",
             f"give {stepped} or more",
         )
-    if data.validation is None and training.early_stopping_patience is not None:
-        raise UserError(
-            "--early_stopping_patience needs a validation split", "name a --validation_split, or leave it out"
-        )
+    _require_validation(data, training)
     _require_same_problem(checkpoint, data)
     require_fitting_flags(data.problem_type, training)
     set_seed(training.seed)
@@ -140,23 +138,36 @@ def run_phase(
             compute_metrics=accuracy_of if _problem_type(checkpoint) == "single_label_classification" else None,
             compute_loss_func=_loss(phase, training, splits.train, checkpoint),
         )
-        best = _watch(trainer, model, training, validation)
-        trainable_count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        trainer.train()
-        trainer.share_buffers()
+        learned = _train(trainer, phase, plan, training)
     if phase.adapter:
         adapter = read_adapter(model)
         checkpoint = replace(checkpoint, model=merge(model), adapter=adapter)
     return checkpoint, {
         "name": phase.name,
-        "trainable_parameters": trainable_count,
-        "epochs": round(float(trainer.state.epoch), 4),
-        "steps": trainer.state.global_step,
-        "best_step": best.best_step if best else None,
+        **learned,
         "seconds": time.perf_counter() - began,
         **cache_facts(frozen.computed if frozen else ()),
         **({"augmentation": training.augmentation} if augment or (frozen and plan.cache.views) else {}),
-        "history": _history(trainer),
+    }
+
+
+def _train(trainer: PhaseTrainer, phase: Phase, plan: Plan, training: TrainingConfig) -> dict[str, Any]:
+    """How much learned, for how long, which weights were kept, and what was logged."""
+    model = trainer.model
+    best = _watch(trainer, model, training, trainer.eval_dataset)
+    candidates = gather_candidates(trainer, phase, plan, training)
+    trainer.train()
+    trainer.share_buffers()
+    steps, best_step = trainer.state.global_step, best.best_step if best else None
+    history = _history(trainer)  # before the candidates are judged: these are no steps
+    ended_with = "last step" if best_step in (None, steps) else "best step"
+    return {
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "epochs": round(float(trainer.state.epoch), 4),
+        "steps": steps,
+        "best_step": best_step,
+        **(keep_best(trainer, candidates, ended_with) if candidates else {}),
+        "history": history,
     }
 
 
@@ -202,6 +213,18 @@ def _require_same_problem(checkpoint: Checkpoint, data: Data) -> None:
             f"the model is set up for {_problem_type(checkpoint)}, the labels are for {data.problem_type}",
             "give load_checkpoint problem_type=data.problem_type; pre-training takes one class a row",
         )
+
+
+def _require_validation(data: Data, training: TrainingConfig) -> None:
+    """Raise UserError if an option chooses on a validation split that is not there."""
+    asked = {
+        "early_stopping_patience": training.early_stopping_patience is not None,
+        "average_last": training.average_last > 0,
+        "wise_ft": training.wise_ft,
+    }
+    for name, given in asked.items():
+        if given and data.validation is None:
+            raise UserError(f"--{name} needs a validation split", "name a --validation_split, or leave it out")
 
 
 def _history(trainer: PhaseTrainer) -> list[dict[str, float]]:

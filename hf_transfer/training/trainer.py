@@ -58,10 +58,14 @@ class PhaseTrainer(Trainer):
         Here, because evaluation and prediction do not come this way, and the batch is in one piece on its device: the
         collator has the processor's pictures on the CPU, maybe in a worker whose draws no seed of ours governs.
         """
+        return super().training_step(model, self.changed(inputs), *args, **options)
+
+    def changed(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """A batch as a step of training sees it: with --augmentation its pictures are changed at random."""
         if self.augment is not None:
             inputs = self._prepare_inputs(inputs)
             inputs["pixel_values"] = self.augment(inputs["pixel_values"])
-        return super().training_step(model, inputs, *args, **options)
+        return inputs
 
     def evaluation_loop(self, *args: Any, **options: Any) -> Any:
         """Trainer's, on the same model in every process."""
