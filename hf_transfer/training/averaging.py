@@ -69,7 +69,9 @@ class Candidates(TrainerCallback):
         if self.steps > 1:
             yield Candidate(f"average of the last {self.steps} steps", self.mean)
         learned = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-        for part in PARTS if self.before else ():
+        # Where the best step is the first, both ends are one, and only BatchNorm statistics would be compared.
+        apart = self.before and not all(torch.equal(self.before[name], ended[name]) for name in learned)
+        for part in PARTS if apart else ():
             between = {name: self.before[name].float().lerp(ended[name].float(), part) for name in learned}
             name, start = f"{part:.1f} of the way (WiSE-FT)", part == 0
             yield Candidate(name, self.before if start else between, has_statistics=start)

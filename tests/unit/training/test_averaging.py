@@ -220,13 +220,20 @@ def test_the_way_ends_where_the_phase_ended(tiny_vit: Path, digits: Data, tmp_pa
 
 
 def test_a_tie_goes_to_what_the_phase_ended_with(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
-    flags = ("--learning_rate", "1e-30", "--weight_decay", "0", "--wise_ft", "true", "--average_last", "1")
+    flags = ("--learning_rate", "1e-30", "--weight_decay", "0", "--average_last", "1")
     facts = _run(
         tiny_vit, digits, tmp_path, "--strategy", "head_then_full", "--max_steps", "3", "--eval_strategy", "no", *flags
     ).phases[1]
-    assert len(facts["candidates"]) == 12
+    assert len(facts["candidates"]) == 2
     assert len(set(_values(facts).values())) == 1
     assert facts["kept"] == "last step"
+
+
+def test_a_phase_that_ended_where_it_began_has_no_way_between(tiny_resnet: Path, digits: Data, tmp_path: Path) -> None:
+    flags = ("--wise_ft", "true", "--learning_rate", "3", "--max_steps", "3", *STEADY)
+    facts = _run(tiny_resnet, digits, tmp_path, "--strategy", "head_then_full", *flags).phases[1]
+    assert facts["best_step"] == 0
+    assert list(_values(facts)) == ["best step"]
 
 
 def test_of_gradual_only_the_last_phase_goes_part_of_the_way(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
