@@ -174,7 +174,7 @@ def _check_transfer(config: RunConfig, strategies: list[str]) -> None:
     for flag in ("peft_method", "lora_rank", "keep_adapter"):
         if "lora" not in strategies and getattr(config.transfer, flag) != getattr(TransferConfig, flag):
             raise UserError(f"--{flag} does not belong to --strategy {strategies[0]}", "give --strategy lora")
-    if config.transfer.trainable_layers is not None and "top_layers" not in strategies:
+    if config.transfer.trainable_layers is not None and not {"top_layers", "auto"}.intersection(strategies):
         raise UserError(
             f"--trainable_layers does not belong to --strategy {strategies[0]}", "give --strategy top_layers"
         )
@@ -193,6 +193,10 @@ def _check_transfer(config: RunConfig, strategies: list[str]) -> None:
         raise UserError(
             f"--wise_ft does not belong to --strategy {strategies[0]}",
             f"it needs a head that learned before the rest: give --strategy {', '.join(BEHIND_HEAD)}",
+        )
+    if config.transfer.keep_adapter and config.transfer.pooling == "mean":
+        raise UserError(
+            "--keep_adapter with --pooling mean", "the base model has no layer for the mean: give one of them"
         )
     if config.model.keep_head and "scratch" in strategies:
         raise UserError("--keep_head does not belong to --strategy scratch", "from scratch nothing is kept")

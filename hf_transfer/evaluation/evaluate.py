@@ -110,10 +110,11 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
     """What took part: where all that learned was solved, nothing of the steps."""
     plan, arguments = trained.plan, trained.training
     stepped = [phase for phase in plan.phases if phase.solver == "trainer"]
+    sizes = list(dict.fromkeys(phase["batch_size"] for phase in trained.phases if phase["steps"]))
     of_steps = {
         "learning_rate": plan.learning_rate,
         "rates": {p.name: {stage: p.lr_scale[stage] for stage in p.trainable} for p in stepped},
-        "batch_size": plan.batch_size * arguments.world_size * arguments.gradient_accumulation_steps,
+        "batch_size": sizes[0] if len(sizes) == 1 else ", ".join(map(str, sizes)),
         "optimizer": str(arguments.optim.value),
         "weight_decay": plan.weight_decay,
         **({"layer_decay": plan.layer_decay} if plan.layer_decay != 1 else {}),

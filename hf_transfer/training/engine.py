@@ -144,6 +144,8 @@ def run_phase(
         checkpoint = replace(checkpoint, model=merge(model), adapter=adapter)
     return checkpoint, {
         "name": phase.name,
+        "loss": phase.loss,
+        "batch_size": plan.batch_size * training.world_size * training.gradient_accumulation_steps,
         **learned,
         "seconds": time.perf_counter() - began,
         **cache_facts(frozen.computed if frozen else ()),
