@@ -130,10 +130,10 @@ def test_every_layer_has_its_rate_from_the_head_down(plan: Recipe, texts: tuple[
     together = _rates(plan("text_classification", *texts, *flags).out)
     assert together == {
         "head": "solved, at no rate",
-        "full": "head 8.0e-04, layers 2-1 8.0e-04, embeddings 8.0e-04",
+        "full": "head 4.0e-04, layers 2-1 4.0e-04, embeddings 4.0e-04",  # half, behind a solved head
     }
     apart = _rates(plan("text_classification", *texts, *flags, "--layer_decay", "0.5").out)
-    assert apart["full"] == "head 8.0e-04, layer 2 4.0e-04, layer 1 2.0e-04, embeddings 1.0e-04"
+    assert apart["full"] == "head 4.0e-04, layer 2 2.0e-04, layer 1 1.0e-04, embeddings 5.0e-05"
 
 
 def test_without_a_cache_nothing_is_computed_once_and_the_plan_says_why_where_there_is_no_room(
@@ -172,6 +172,13 @@ def test_pictures_have_a_plan_too_by_a_shipped_config(plan: Recipe) -> None:
     assert "decides by evidence when it is run" in said.out
 
 
+def test_a_pooling_that_is_not_possible_is_said_and_stays_away(plan: Recipe) -> None:
+    said = plan("image_classification", "--config", "digits.yaml", "--pooling", "mean", "--use_cpu")
+    assert said.code == 0
+    assert re.search(r"^pooling +its own$", said.out, re.M)
+    assert re.search(r"--pooling mean: ResNet.* reads pixel_values, not tokens; its own pooling stays", said.err)
+
+
 @pytest.mark.parametrize(
     ("name", "flags", "message"),
     [
@@ -180,7 +187,6 @@ def test_pictures_have_a_plan_too_by_a_shipped_config(plan: Recipe) -> None:
         ("text_classification", (), "--model_name_or_path is missing"),
         ("text_classification", ("--strategy", "hed"), "unknown --strategy 'hed'"),
         ("text_classification", ("--config", "nowhere.yaml"), "no config file 'nowhere.yaml'"),
-        ("image_classification", ("--config", "digits.yaml", "--pooling", "mean"), "--pooling mean: ResNet"),
         ("image_classification", ("--config", "digits.yaml", "--dataset_name", "./no"), "no folder or file './no'"),
     ],
 )

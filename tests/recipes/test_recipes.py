@@ -78,13 +78,17 @@ def test_the_same_command_again_is_refused_and_changes_nothing(digits: Path, rec
     assert (digits / "record.json").read_bytes() == before
 
 
-def test_texts_are_learned_from_a_csv_file_with_validation(
+def test_texts_are_learned_from_csv_files_with_validation(
     recipe: Recipe, tiny_bert: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run"
+    folder, texts = tmp_path / "run", tmp_path / "texts"
+    heading, *rows = text_file.read_text().splitlines()
+    texts.mkdir()
+    for name, own in (("train", rows[:160]), ("validation", rows[160:200]), ("test", rows[200:])):
+        (texts / f"{name}.csv").write_text("\n".join((heading, *own)))
     ended = recipe(
         "text_classification",
-        *("--model_name_or_path", tiny_bert, "--dataset_name", text_file, "--label_column", "animal"),
+        *("--model_name_or_path", tiny_bert, "--dataset_name", texts, "--label_column", "animal"),
         *("--output_dir", folder, "--num_train_epochs", "20", "--learning_rate", "5e-3", "--strategy", "full"),
         *("--class_weights", "balanced", "--early_stopping_patience", "9", "--use_cpu"),
     )

@@ -1,0 +1,319 @@
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    pipeline,
+    set_seed,
+)
+
+from hf_transfer.config import DataConfig
+from hf_transfer.data.encode import make_encoder
+from hf_transfer.data.sources import Data, load_data
+from hf_transfer.flags import parse_config
+from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.head import find_linear_head, headless, read_logits
+from hf_transfer.models.pooling import with_mean_pooling
+from hf_transfer.strategies import make_plan
+from hf_transfer.tasks import find_task
+from hf_transfer.training import engine
+from hf_transfer.training.contrastive import MEMBERS, TEMPERATURE, BalancedSampler, contrastive_loss
+from hf_transfer.training.engine import Trained, run_plan
+
+Load = Callable[[str], tuple[Checkpoint, Data]]
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny GPT-2 of four labels and its tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
+    tokenizer.save_pretrained(folder)
+    set_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "initializer_range": 0.2}
+    config = GPT2Config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, num_labels=4, **sizes)
+    GPT2ForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def load(request: pytest.FixtureRequest, picture_folder: Path, text_file: Path) -> Load:
+    """A function that loads a tiny model by its fixture, and eight rows of each class that it can tell."""
+
+    def load_one(name: str) -> tuple[Checkpoint, Data]:
+        images = name in ("tiny_resnet", "tiny_vit")
+        task = find_task("image-classification" if images else "text-classification")
+        source = str(picture_folder if images else text_file)
+        data = load_data(
+            DataConfig(source, label_column="label" if images else "animal", examples_per_class=8), task, 0
+        )
+        return load_checkpoint(str(request.getfixturevalue(name)), task, data.labels), data
+
+    return load_one
+
+
+def _loss(features: torch.Tensor, labels: list[int]) -> float:
+    return float(contrastive_loss({"logits": features}, torch.tensor(labels)))
+
+
+def _by_the_formula(features: torch.Tensor, labels: list[int]) -> float:
+    """L_out of Khosla et al. 2020, equation 2, term by term; over rows that have another one of their class."""
+    rows = [row / row.norm() for row in features.double()]
+    losses = []
+    for i, own in enumerate(labels):
+        same = [p for p, label in enumerate(labels) if label == own and p != i]
+        others = [a for a in range(len(labels)) if a != i]
+        total = sum(math.exp(float(rows[i] @ rows[a]) / TEMPERATURE) for a in others)
+        terms = [math.log(math.exp(float(rows[i] @ rows[p]) / TEMPERATURE) / total) for p in same]
+        losses += [-sum(terms) / len(same)] if same else []
+    return sum(losses) / len(losses)
+
+
+def _features(rows: int, width: int = 5) -> torch.Tensor:
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(rows))
+
+
+# --- the loss ---
+
+
+@pytest.mark.parametrize(
+    "labels", [[0, 0, 1, 1], [0, 1, 0, 2, 2, 0, 1], [3, 3, 3], [0, 0, 1, 2, 2, 5], [0] * 8 + [1] * 3]
+)
+def test_the_loss_is_that_of_the_paper(labels: list[int]) -> None:
+    features = _features(len(labels))
+    assert _loss(features, labels) == pytest.approx(_by_the_formula(features, labels), rel=1e-5)
+
+
+def test_lengths_and_what_trainer_hands_to_every_loss_play_no_part() -> None:
+    features, labels = _features(6), torch.tensor([0, 0, 1, 1, 2, 2])
+    longer = features * torch.tensor([[1.0], [9.0], [0.1], [2.0], [3.0], [4.0]])
+    torch.testing.assert_close(
+        contrastive_loss({"logits": longer}, labels, num_items_in_batch=torch.tensor(99)),
+        contrastive_loss({"logits": features}, labels),
+    )
+
+
+def test_a_row_alone_in_its_class_only_pushes() -> None:
+    features = torch.tensor([[1.0, 0.1], [1.0, -0.1], [0.9, 0.4]], requires_grad=True)
+    loss = contrastive_loss({"logits": features}, torch.tensor([0, 0, 1]))
+    (gradient,) = torch.autograd.grad(loss, features)
+    moved = features.detach() - torch.tensor([[0.0], [0.0], [0.1]]) * gradient
+    assert torch.cosine_similarity(moved[2], features[0], dim=0) < torch.cosine_similarity(
+        features[2], features[0], dim=0
+    )
+    assert loss.item() == pytest.approx(_by_the_formula(features.detach(), [0, 0, 1]), rel=1e-5)
+
+
+def test_a_batch_of_rows_that_are_all_alone_says_nothing() -> None:
+    features = _features(4).requires_grad_()
+    loss = contrastive_loss({"logits": features}, torch.arange(4))
+    (gradient,) = torch.autograd.grad(loss, features)
+    assert loss.item() == 0
+    assert not gradient.any()
+
+
+def test_classes_that_lie_apart_have_a_smaller_loss_than_those_that_are_mixed() -> None:
+    directions = torch.eye(3).repeat_interleave(4, 0)
+    apart = _loss(directions, np.repeat([0, 1, 2], 4).tolist())
+    mixed = _loss(directions, np.tile([0, 1, 2], 4).tolist())
+    # The best there is with three equal others in the class: log 3, as far as exp(-10) is nothing.
+    assert apart == pytest.approx(math.log(3), abs=1e-3)
+    assert mixed > 5
+
+
+def test_a_loss_of_half_precision_is_taken_in_32_bits() -> None:
+    features, labels = _features(8).bfloat16(), [0, 0, 1, 1, 2, 2, 3, 3]
+    loss = contrastive_loss({"logits": features}, torch.tensor(labels))
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(_by_the_formula(features.float(), labels), rel=1e-4)
+
+
+# --- the batches ---
+
+
+def _batches(sampler: BalancedSampler) -> Iterator[list[int]]:
+    order = list(sampler)
+    assert len(order) == len(sampler)
+    return (order[start : start + sampler.batch_size] for start in range(0, len(order), sampler.batch_size))
+
+
+def test_every_batch_holds_four_of_each_class() -> None:
+    labels = [0] * 50 + [1] * 9 + [2] * 4
+    batches = list(_batches(BalancedSampler(labels, seed=0)))
+    assert len(batches) == 6  # 63 rows in batches of 12
+    assert all(Counter(labels[row] for row in batch) == {0: 4, 1: 4, 2: 4} for batch in batches)
+
+
+def test_a_class_gives_its_rows_in_turn() -> None:
+    labels = [0] * 12 + [1] * 12
+    order = list(BalancedSampler(labels, seed=0))
+    assert Counter(order) == dict.fromkeys(range(24), 1)
+
+
+def test_with_many_classes_each_batch_holds_four_of_some_and_all_have_their_turn() -> None:
+    labels = np.repeat(np.arange(8), 6).tolist()
+    sampler = BalancedSampler(labels, seed=0, most_rows=16)
+    assert sampler.batch_size == 16
+    batches = list(_batches(sampler))
+    assert all(list(Counter(labels[row] for row in batch).values()) == [4] * 4 for batch in batches)
+    for first, second in zip(batches[::2], batches[1::2], strict=False):
+        assert {labels[row] for row in first + second} == set(range(8))
+
+
+@pytest.mark.parametrize(
+    ("classes", "most_rows", "batch_size"), [(3, 128, 12), (100, 128, 128), (5, 16, 16), (5, 3, 8)]
+)
+def test_a_batch_has_room_for_two_classes_at_least(classes: int, most_rows: int, batch_size: int) -> None:
+    assert BalancedSampler(list(range(classes)) * 3, 0, most_rows).batch_size == batch_size
+
+
+def test_a_class_of_one_row_gives_it_again() -> None:
+    batches = list(_batches(BalancedSampler([0] * 9 + [1], seed=0)))
+    assert len(batches) == 2
+    assert all(batch.count(9) == MEMBERS for batch in batches)
+
+
+def test_the_same_seed_gives_the_same_order_and_another_seed_another() -> None:
+    labels = np.repeat(np.arange(3), 10).tolist()
+    orders = [list(BalancedSampler(labels, seed)) for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_epochs_differ_and_can_be_had_again() -> None:
+    sampler, orders = BalancedSampler(np.repeat(np.arange(3), 10).tolist(), seed=0), []
+    for epoch in (0, 1, 0):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert orders[0] == orders[2] != orders[1]
+
+
+# --- what learns ---
+
+
+@pytest.mark.parametrize("name", ["tiny_bert", "tiny_resnet", "tiny_gpt2"])
+def test_features_are_what_the_output_layer_reads(load: Load, name: str) -> None:
+    checkpoint, data = load(name)
+    model, batch = checkpoint.model.eval(), _batch(checkpoint, data)
+    layer = model.get_submodule(find_linear_head(model))
+    with torch.no_grad():
+        logits = read_logits(model(**batch))
+        with headless(model):
+            features = read_logits(model(**batch))
+        assert features.shape == (len(data.train), layer.in_features)
+        torch.testing.assert_close(layer(features), logits)
+        torch.testing.assert_close(read_logits(model(**batch)), logits)  # the head is back
+
+
+@pytest.mark.parametrize("name", ["tiny_bert", "tiny_resnet", "tiny_gpt2"])
+def test_the_engine_trains_on_features_in_balanced_batches_that_differ(
+    load: Load, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[tuple[torch.Size, list[int], torch.Tensor]] = []
+
+    def look(outputs: Any, labels: torch.Tensor, **options: Any) -> torch.Tensor:
+        seen.append((read_logits(outputs).shape, labels.tolist(), read_logits(outputs).detach()))
+        return contrastive_loss(outputs, labels, **options)
+
+    monkeypatch.setattr(engine, "contrastive_loss", look)
+    checkpoint, data = load(name)
+    width = checkpoint.model.get_submodule(find_linear_head(checkpoint.model)).in_features
+    classes = len(data.labels)
+    # Nothing moves, so that batches which differ are of other rows.
+    trained = _train(checkpoint, data, tmp_path, "--num_train_epochs", "2", "--learning_rate", "1e-30")
+    assert len(seen) == trained.phases[0]["steps"] == 4
+    for shape, labels, _ in seen:
+        assert shape == (4 * classes, width)
+        assert Counter(labels) == dict.fromkeys(range(classes), 4)
+    epochs = [seen[0][2], seen[2][2]]
+    assert not torch.allclose(*(torch.cat([e.sort(0).values]) for e in epochs), atol=1e-4)
+
+
+def test_a_small_batch_that_was_asked_for_holds_two_classes(load: Load, tmp_path: Path) -> None:
+    trained = _train(*load("tiny_bert"), tmp_path, "--num_train_epochs", "1", "--per_device_train_batch_size", "8")
+    assert trained.phases[0]["steps"] == 3  # of 24 rows
+
+
+def test_the_body_learns_by_the_contrastive_loss_and_then_the_head_is_solved(load: Load, tmp_path: Path) -> None:
+    checkpoint, data = load("tiny_bert")
+    before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
+    trained = _train(checkpoint, data, tmp_path, "--num_train_epochs", "2")
+    body, head = trained.phases
+    assert (body["name"], head["name"]) == ("contrastive", "head")
+    assert body["trainable_parameters"] + head["trainable_parameters"] == checkpoint.model.num_parameters()
+    assert "solved" in head
+    assert head["cache"] == "off"  # weights that have learned are of use to no other run
+    after = trained.model.state_dict()
+    assert not any(torch.equal(after[name], before[name]) for name in before if name.endswith("query.weight"))
+
+
+def test_the_validation_rows_play_no_part_in_it(load: Load, tmp_path: Path) -> None:
+    checkpoint, data = load("tiny_bert")
+    data = Data({**data.splits, "validation": data.test}, data.labels, data.origin, data.fingerprint)
+    body, _ = _train(checkpoint, data, tmp_path, "--num_train_epochs", "2").phases
+    assert body["best_step"] is None
+    assert body["history"]
+    assert not any("eval_loss" in entry for entry in body["history"])
+
+
+@pytest.mark.parametrize("name", ["tiny_bert", "tiny_resnet", "tiny_gpt2"])
+def test_rows_of_a_class_lie_closer_than_before_and_those_of_others_farther(
+    load: Load, name: str, tmp_path: Path
+) -> None:
+    checkpoint, data = load(name)
+    if name == "tiny_bert":
+        checkpoint = with_mean_pooling(checkpoint)
+    batch, labels = _batch(checkpoint, data), np.array(data.train["label"][:])
+    before = _closeness(checkpoint.model, batch, labels)
+    trained = _train(checkpoint, data, tmp_path, "--num_train_epochs", "80", "--learning_rate", "1e-2")
+    after = _closeness(trained.model, batch, labels)
+    assert after.within - after.between > before.within - before.between + 0.2
+    history = [entry["loss"] for entry in trained.phases[0]["history"]]
+    assert history[-1] < history[0]
+
+
+@pytest.mark.parametrize("name", ["tiny_bert", "tiny_gpt2"])
+def test_the_result_is_a_plain_model_that_a_pipeline_loads(load: Load, name: str, tmp_path: Path) -> None:
+    checkpoint, data = load(name)
+    trained = _train(checkpoint, data, tmp_path, "--num_train_epochs", "2")
+    trained.model.save_pretrained(tmp_path)
+    checkpoint.processor.save_pretrained(tmp_path)
+    _, report = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] | report["unexpected_keys"]
+    with torch.no_grad():
+        expected = read_logits(trained.model.eval()(**_batch(checkpoint, data))).softmax(-1)
+    given = pipeline("text-classification", str(tmp_path), top_k=None, device="cpu")(data.train["text"][:])
+    for scores, row in zip(given, expected.tolist(), strict=True):
+        named = {each["label"]: each["score"] for each in scores}
+        assert [named[label] for label in data.labels] == pytest.approx(row, abs=1e-5)
+
+
+def _batch(checkpoint: Checkpoint, data: Data) -> dict[str, torch.Tensor]:
+    """All training rows, without their labels."""
+    encoder = make_encoder(checkpoint.task, checkpoint.processor, checkpoint.model.config)
+    batch = encoder.collate(list(encoder.rows(data.train)))
+    return {name: tensor for name, tensor in batch.items() if name != "labels"}
+
+
+def _closeness(model: Any, batch: dict[str, torch.Tensor], labels: np.ndarray) -> SimpleNamespace:
+    """The mean cosine of two rows of a class, and of two rows of different classes."""
+    with torch.no_grad(), headless(model.eval()):
+        features = torch.nn.functional.normalize(read_logits(model(**batch)), dim=-1)
+    cosines, same = (features @ features.T).numpy(), labels[:, None] == labels[None]
+    return SimpleNamespace(within=cosines[same].mean(), between=cosines[~same].mean())
+
+
+def _train(checkpoint: Checkpoint, data: Data, tmp_path: Path, *flags: str) -> Trained:
+    given = ("--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", str(tmp_path / "out"), "--use_cpu")
+    own = ("--strategy", "contrastive", "--disable_tqdm", "true")
+    config = parse_config(argv=[*given, *own, *flags])
+    return run_plan(make_plan(config.transfer, checkpoint, data, config.training), checkpoint, data, config.training)
