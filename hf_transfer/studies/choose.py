@@ -29,7 +29,17 @@ from hf_transfer.models.flops import stage_flops
 from hf_transfer.models.head import find_linear_head
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
 from hf_transfer.strategies import make_plan
-from hf_transfer.strategies.auto import CANDIDATES, FOLDS, SIMPLEST, Trial, as_facts, decide, find_gain
+from hf_transfer.strategies.auto import (
+    CANDIDATES,
+    FEWEST_A_CLASS,
+    FOLDS,
+    SIMPLEST,
+    UNTRIED,
+    Trial,
+    as_facts,
+    decide,
+    find_gain,
+)
 from hf_transfer.strategies.cost import plan_cost
 from hf_transfer.strategies.plan import Plan, Pooling
 from hf_transfer.training.engine import run_plan
@@ -127,7 +137,8 @@ def _judge_pooling(asked: Asked) -> float:
     if len(rows) > most:
         rows = rows.select(stratified_sample(target.strata(rows["label"][:]), most, asked.training.seed))
     encoder = make_encoder(checkpoint.task, checkpoint.processor, checkpoint.model.config, asked.max_length)
-    cache = asked.plan(SIMPLEST).cache
+    with only_warnings():  # which flags play no part where a head is solved is no news of the run's own plan
+        cache = asked.plan(SIMPLEST).cache
     (computed,) = read_by_head(checkpoint, encoder, asked.training, replace(cache, views=0), encoder.rows(rows))
     loss = [0.0]
     if PartialState().is_main_process:
@@ -159,9 +170,9 @@ def _choose_strategy(asked: Asked) -> Choice:
     """The strategy that the evidence names."""
     strata = TARGETS[asked.data.problem_type].strata(asked.data.train["label"][:])
     _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)
-    if 2 * (counts[which] > 1).sum() < len(strata):
-        return Choice(SIMPLEST, (f"{SIMPLEST}, since with one label a class nothing can be held out to try more",))
-    fold = assign_folds(strata, min(FOLDS, int(counts.max())), asked.training.seed)
+    if 2 * (counts[which] >= FEWEST_A_CLASS).sum() < len(strata):
+        return Choice(UNTRIED, (f"{UNTRIED}, since under {FEWEST_A_CLASS} labels a class are too few for trials",))
+    fold = assign_folds(strata, FOLDS, asked.training.seed)
     simplest, others, reasons = _try_all(asked, fold)
     strategy, because = decide(simplest, others)
     return Choice(strategy, (*because, *reasons), tuple(as_facts(simplest, others)))
