@@ -14,7 +14,7 @@ SIMPLEST = "head"
 CANDIDATES = ("top_layers", "contrastive", "head_then_full")  # what may be worth more, the cheapest first
 FOLDS = 3
 # With fewer, a trial would learn from half of what the final plan has, and say little of it. Then it is the plan that
-# goes on from the solved head without being torn: in no draw of our tables was it far below the head, and better in most.
+# goes on from the solved head: in no draw of our tables was it far below the head, in most it was above it.
 FEWEST_A_CLASS = 3
 UNTRIED = "head_then_full"
 CLEAR = 2.0  # standard errors by which a difference is so clear that no further fold is needed
