@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from hf_transfer.strategies import STRATEGIES
-from hf_transfer.strategies.auto import CANDIDATES, SIMPLEST, Gain, Trial, as_facts, decide, find_gain
+from hf_transfer.strategies.auto import (
+    CANDIDATES,
+    FEWEST_A_CLASS,
+    FOLDS,
+    SIMPLEST,
+    UNTRIED,
+    Gain,
+    Trial,
+    as_facts,
+    decide,
+    find_gain,
+)
 
 
 def _trial(strategy: str, scores: list[float], first: int = 0, seconds: float = 1.0) -> Trial:
@@ -17,8 +28,12 @@ def _of_two(strategy: str, right: int, wrong: int) -> Trial:
 
 
 def test_what_auto_chooses_from_are_strategies_and_the_simplest_is_none_of_the_larger() -> None:
-    assert {SIMPLEST, *CANDIDATES} < set(STRATEGIES)
+    assert {SIMPLEST, UNTRIED, *CANDIDATES} < set(STRATEGIES)
     assert SIMPLEST not in CANDIDATES
+
+
+def test_each_fold_has_a_row_of_a_class_of_the_fewest_that_are_tried() -> None:
+    assert FEWEST_A_CLASS >= FOLDS
 
 
 def test_the_gain_is_the_mean_paired_difference_with_its_standard_error() -> None:

@@ -1,0 +1,350 @@
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Value
+
+from hf_transfer.config import DataConfig, ProblemType, TrainingConfig, TransferConfig
+from hf_transfer.data.encode import make_encoder
+from hf_transfer.data.sources import Data, Origin, load_data
+from hf_transfer.evaluation.metrics import log_loss
+from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.head import headless, read_logits
+from hf_transfer.models.pooling import with_mean_pooling
+from hf_transfer.strategies import STRATEGIES, make_plan
+from hf_transfer.strategies.auto import CANDIDATES, FOLDS, SIMPLEST, UNTRIED
+from hf_transfer.strategies.plan import Plan
+from hf_transfer.studies import choose
+from hf_transfer.studies.choose import choose_plan
+from hf_transfer.tasks import find_task
+from hf_transfer.training.solver import solve_head
+from tests.conftest import WORDS
+
+IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
+LABELS = ("x", "y", "z")
+Digits = Callable[[int], Data]
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    """A function that gives digits of three classes: so many to learn from of each, 100 to judge by."""
+
+    @cache
+    def few(examples_per_class: int) -> Data:
+        data = load_data(DataConfig("builtin:digits", examples_per_class=examples_per_class), IMAGES, seed=0)
+        splits = {
+            name: rows.select(np.flatnonzero(np.array(rows["label"][:]) < 3)) for name, rows in data.splits.items()
+        }
+        return replace(
+            data, splits={"train": splits["train"], "test": splits["test"].select(range(100))}, labels=LABELS
+        )
+
+    return few
+
+
+@pytest.fixture
+def pictures(tiny_resnet: Path) -> Checkpoint:
+    """A tiny ResNet for three classes."""
+    return load_checkpoint(str(tiny_resnet), IMAGES, LABELS)
+
+
+@pytest.fixture
+def untried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the test no trial may be made."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        pytest.fail("a trial was made")
+
+    monkeypatch.setattr(choose, "run_plan", fail)
+    monkeypatch.setattr(choose, "solve_head", fail)
+
+
+def _choose(checkpoint: Checkpoint, data: Data, strategy: str = "auto", seed: int = 0, **changes: Any) -> Plan:
+    """The plan that is chosen; `changes` by the names of flags."""
+    transfer = {name: value for name, value in changes.items() if hasattr(TransferConfig, name)}
+    others = {name: value for name, value in changes.items() if name not in transfer}
+    return choose_plan(TransferConfig(strategy=strategy, **transfer), checkpoint, data, _training(seed=seed, **others))
+
+
+def _training(**changes: Any) -> TrainingConfig:
+    return TrainingConfig(output_dir="nowhere", use_cpu=True, disable_tqdm=True, **changes)
+
+
+def _texts(rows: int, problem_type: ProblemType, seed: int = 0) -> Data:
+    """Texts of known words whose label is told by how many of them are animals."""
+    draw = np.random.default_rng(seed)
+    chosen = [draw.choice(WORDS, size=6).tolist() for _ in range(rows)]
+    counts = np.array([[words.count(animal) for animal in ("cat", "dog", "bird")] for words in chosen])
+    labels: dict[str, list[Any]] = {
+        "single_label_classification": counts.argmax(1).tolist(),
+        "multi_label_classification": (counts > 0).astype(float).tolist(),
+        "regression": (counts.sum(1) + draw.normal(0, 0.1, rows)).tolist(),
+    }
+    ids = [f"train/{row}" for row in range(rows)]
+    train = Dataset.from_dict({"text": list(map(" ".join, chosen)), "label": labels[problem_type], "id": ids})
+    if problem_type == "regression":
+        train = train.cast_column("label", Value("float32"))
+    names = LABELS[:1] if problem_type == "regression" else LABELS
+    return Data({"train": train, "test": train}, names, Origin("made"), str(seed), problem_type)
+
+
+# --- a strategy that is asked for by name ---
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.usefixtures("untried")
+def test_a_named_strategy_passes_straight_through(strategy: str, pictures: Checkpoint, digits: Digits) -> None:
+    plan = _choose(pictures, digits(4), strategy)
+    made = make_plan(TransferConfig(strategy=strategy), pictures, digits(4), _training())
+    assert plan == replace(made, requested=strategy, reasons=plan.reasons, seconds=plan.seconds)
+    assert plan.reasons == (f"the strategy {strategy} was asked for by name", *made.reasons)
+    assert plan.evidence == ()
+    assert 0 <= plan.seconds < 5
+
+
+# --- auto ---
+
+
+def test_auto_uses_one_of_its_candidates_and_says_why(pictures: Checkpoint, digits: Digits) -> None:
+    plan = _choose(pictures, digits(6), max_steps=10)
+    assert plan.requested == "auto"
+    assert plan.strategy in (SIMPLEST, *CANDIDATES)
+    assert plan.seconds > 0
+    made = make_plan(TransferConfig(strategy=plan.strategy), pictures, digits(6), _training())
+    assert plan == replace(made, requested="auto", reasons=plan.reasons, evidence=plan.evidence, seconds=plan.seconds)
+    tried = [fact["strategy"] for fact in plan.evidence]
+    assert sorted(tried) == sorted((SIMPLEST, *CANDIDATES))
+    assert tried[0] == SIMPLEST
+    assert plan.evidence[0]["n"] == 18
+    for name, reason in zip(tried[1:], plan.reasons, strict=False):
+        assert reason.startswith(f"trial of {name}: ")
+    assert f"so {plan.strategy} is used" in plan.reasons
+
+
+def test_auto_decides_alike_for_the_same_seed(pictures: Checkpoint, digits: Digits) -> None:
+    plans = [_choose(pictures, digits(4), auto_budget=1.0, max_steps=4) for _ in range(2)]
+    found = [(plan.strategy, plan.reasons, [{**fact, "seconds": 0} for fact in plan.evidence]) for plan in plans]
+    assert found[0] == found[1]
+    assert len(found[0][2]) > 1
+
+
+def test_auto_takes_a_larger_plan_where_the_head_cannot_tell(
+    tiny_bert: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "CANDIDATES", ("head_then_full",))
+    data = load_data(DataConfig(str(text_file), label_column="animal", examples_per_class=32), TEXTS, seed=0)
+    checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels)
+    plan = _choose(checkpoint, data, pooling="own", learning_rate=1e-2, max_steps=60)
+    assert plan.strategy == "head_then_full"
+    assert "beyond noise" in plan.reasons[0]
+    assert plan.evidence[1]["gain"] > plan.evidence[1]["standard_error"] > 0
+
+
+@pytest.mark.parametrize("examples_per_class", [1, 2])
+@pytest.mark.usefixtures("untried")
+def test_with_few_labels_a_class_auto_tries_nothing_and_says_why(
+    examples_per_class: int, pictures: Checkpoint, digits: Digits
+) -> None:
+    plan = _choose(pictures, digits(examples_per_class))
+    assert plan.strategy == UNTRIED
+    assert plan.reasons == (f"{UNTRIED}, since under 3 labels a class are too few for trials",)
+    assert plan.evidence == ()
+
+
+def test_three_labels_a_class_are_enough_to_try(pictures: Checkpoint, digits: Digits) -> None:
+    plan = _choose(pictures, digits(3), auto_budget=0.5, max_steps=3)
+    assert plan.evidence[0]["n"] == 9
+
+
+@pytest.mark.parametrize(("budget", "tried"), [(1e-9, 1), (0.7, 2)])
+def test_the_budget_ends_the_trials_and_the_plan_says_so(
+    budget: float, tried: int, pictures: Checkpoint, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "_costs", lambda _: {"top_layers": 0.3, "head_then_full": 1.0})
+    plan = _choose(pictures, digits(4), auto_budget=budget, max_steps=3)
+    assert len(plan.evidence) == tried
+    (left_out,) = (reason for reason in plan.reasons if "--auto_budget" in reason)
+    name = {1: "top_layers", 2: "head_then_full"}[tried]
+    assert left_out == f"--auto_budget {budget:g} left no time for more trials of {name}"
+
+
+def test_candidates_are_ordered_by_their_cost_in_full_fine_tunings(pictures: Checkpoint, digits: Digits) -> None:
+    asked = choose.Asked(TransferConfig(strategy="auto"), pictures, digits(4), _training())
+    costs = choose._costs(asked)
+    assert set(costs) == set(CANDIDATES)
+    assert 0 < costs["top_layers"] < 1 < costs["head_then_full"] < 1.5
+    assert list(costs.values()) == sorted(costs.values())
+
+
+def test_trials_see_training_rows_alone_and_each_is_held_out_once(
+    pictures: Checkpoint, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learned, judged = [], []
+    run, judge = choose.run_plan, choose.predict
+
+    def look_at_run(plan: Plan, checkpoint: Checkpoint, data: Data, *others: Any) -> Any:
+        learned.append((plan.strategy, set(data.train["id"][:]), set(data.splits)))
+        return run(plan, checkpoint, data, *others)
+
+    def look_at_predict(trained: Any, rows: Dataset) -> Any:
+        judged.append(set(rows["id"][:]))
+        return judge(trained, rows)
+
+    monkeypatch.setattr(choose, "run_plan", look_at_run)
+    monkeypatch.setattr(choose, "predict", look_at_predict)
+    data = digits(4)
+    # Of another shape than rows are: whoever reads them fails.
+    unreadable = Dataset.from_dict({"nothing": [0] * 30})
+    closed = replace(data, splits={"train": data.train, "validation": unreadable, "test": unreadable})
+    plan = _choose(pictures, closed, auto_budget=1.0, max_steps=3)
+    every = set(data.train["id"][:])
+    assert len(learned) >= FOLDS + 1
+    for (_, kept, splits), held in zip(learned, judged, strict=True):
+        assert (kept | held, kept & held) == (every, set())
+        assert splits == {"train", "test"}  # the fold that is held out
+    of_simplest = [held for (strategy, _, _), held in zip(learned, judged, strict=True) if strategy == SIMPLEST]
+    assert sum(map(len, of_simplest)) == len(set.union(*of_simplest)) == len(every)
+    assert plan.evidence[0]["n"] == len(every)
+
+
+def test_the_given_checkpoint_and_arguments_stay_as_they_were(pictures: Checkpoint, digits: Digits) -> None:
+    before = {name: tensor.clone() for name, tensor in pictures.model.state_dict().items()}
+    training = _training(early_stopping_patience=3, wise_ft=True, average_last=0.5, max_steps=3)
+    said = training.to_dict()
+    choose_plan(TransferConfig(strategy="auto", auto_budget=1.0), pictures, digits(4), training)
+    assert len(before) > 20
+    assert all(torch.equal(tensor, before[name]) for name, tensor in pictures.model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in pictures.model.parameters())
+    assert training.to_dict() == said
+
+
+def test_trials_leave_nothing_in_the_store_of_the_user(pictures: Checkpoint, digits: Digits, tmp_path: Path) -> None:
+    _choose(pictures, digits(4), auto_budget=1.0, max_steps=3, cache_dir=str(tmp_path / "store"))
+    assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
+def test_without_one_class_a_row_contrastive_is_not_tried(tiny_bert: Path, problem_type: ProblemType) -> None:
+    data = _texts(30, problem_type)
+    checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels, problem_type=problem_type)
+    plan = _choose(checkpoint, data, pooling="own", max_steps=2)
+    assert {fact["strategy"] for fact in plan.evidence} == {"head", "top_layers", "head_then_full"}
+    assert plan.strategy in (SIMPLEST, *CANDIDATES)
+    assert all(np.isfinite(fact["score"]) for fact in plan.evidence)
+
+
+# --- the pooling ---
+
+
+def _held_out_loss(checkpoint: Checkpoint, data: Data) -> float:
+    """Of a head that is solved on what the output layer reads of all rows in one batch."""
+    model = checkpoint.model.eval()
+    encoder = make_encoder(checkpoint.task, checkpoint.processor, model.config)
+    batch = encoder.collate(list(encoder.rows(data.train)))
+    labels = batch.pop("labels").numpy()
+    with torch.no_grad(), headless(model):
+        features = read_logits(model(**batch)).numpy()
+    return log_loss(labels, solve_head(features, labels, data.problem_type, len(data.labels)).out_of_fold)
+
+
+@pytest.mark.parametrize("first_token_tells", [False, True])
+def test_the_pooling_with_the_lower_held_out_loss_is_used(tiny_bert: Path, first_token_tells: bool) -> None:
+    data = _texts(90, "single_label_classification")
+    if first_token_tells:  # by one word, which the first token sees and is lost in the mean of many
+        animals = [("cat", "dog", "bird")[label] for label in data.train["label"][:]]
+        around = np.random.default_rng(1).choice(("red", "blue", "the", "a"), size=(len(animals), 20))
+        texts = [" ".join((animal, *words)) for animal, words in zip(animals, around.tolist(), strict=True)]
+        data = replace(data, splits={"train": data.train.remove_columns("text").add_column("text", texts)})
+    checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels)
+    losses = {"own": _held_out_loss(checkpoint, data), "mean": _held_out_loss(with_mean_pooling(checkpoint), data)}
+    plan = _choose(checkpoint, data, "full")
+    assert plan.pooling == min(losses, key=losses.__getitem__)
+    assert f"{losses['mean']:.3g} with the mean, {losses['own']:.3g} with the class's own pooling" in plan.reasons[-1]
+
+
+def test_a_mean_that_was_asked_for_is_used_untried(tiny_bert: Path, untried: None) -> None:
+    data = _texts(30, "single_label_classification")
+    plan = _choose(load_checkpoint(str(tiny_bert), TEXTS, data.labels), data, "full", pooling="mean")
+    assert plan.pooling == "mean"
+    assert "the head reads the mean over all tokens, as was asked" in plan.reasons
+
+
+def test_a_mean_that_is_not_possible_is_warned_of_and_its_own_stays(
+    pictures: Checkpoint, digits: Digits, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = _choose(pictures, digits(4), "full", pooling="mean")
+    assert plan.pooling == "own"
+    assert "--pooling mean: ResNetForImageClassification reads pixel_values" in caplog.text
+    assert "its own pooling stays" in caplog.text
+
+
+@pytest.mark.usefixtures("untried")
+def test_pictures_and_decoders_keep_their_own_pooling_without_a_word(
+    pictures: Checkpoint, digits: Digits, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert _choose(pictures, digits(4), "full", pooling="auto").pooling == "own"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("strategy", "flags"), [("scratch", {}), ("lora", {"keep_adapter": True}), ("full", {"pooling": "own"})]
+)
+@pytest.mark.usefixtures("untried")
+def test_where_the_pooling_is_bound_nothing_is_tried(tiny_bert: Path, strategy: str, flags: dict[str, Any]) -> None:
+    data = _texts(30, "single_label_classification")
+    plan = _choose(load_checkpoint(str(tiny_bert), TEXTS, data.labels), data, strategy, **flags)
+    assert plan.pooling == "own"
+    assert plan.reasons == (f"the strategy {strategy} was asked for by name",)
+
+
+@pytest.mark.usefixtures("untried")
+def test_a_head_that_was_kept_keeps_what_it_reads(tiny_bert: Path) -> None:
+    data = _texts(30, "single_label_classification")
+    names = tuple(f"LABEL_{number}" for number in range(4))
+    data = replace(data, labels=names)
+    assert _choose(load_checkpoint(str(tiny_bert), TEXTS, names, keep_head=True), data, "full").pooling == "own"
+
+
+def test_with_one_label_a_class_the_mean_is_used_by_what_others_found(tiny_bert: Path) -> None:
+    data = _texts(60, "single_label_classification")
+    labels = np.array(data.train["label"][:])
+    first = [int(np.flatnonzero(labels == label)[0]) for label in range(3)]
+    data = replace(data, splits={"train": data.train.select(first)})
+    plan = _choose(load_checkpoint(str(tiny_bert), TEXTS, data.labels), data, "head")
+    assert plan.pooling == "mean"
+    assert "Reimers and Gurevych 2019" in plan.reasons[-1]
+
+
+def test_judging_the_poolings_says_nothing_of_flags_that_a_solved_head_ignores(
+    tiny_bert: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = _texts(30, "single_label_classification")
+    checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels)
+    caplog.set_level("INFO", logger="hf_transfer")
+    caplog.clear()
+    _choose(checkpoint, data, "full", learning_rate=1e-3)
+    assert "plays no part" not in caplog.text
+
+
+def test_the_trials_of_auto_are_made_with_the_pooling_that_was_chosen(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed, run = [], choose.run_plan
+
+    def look(plan: Plan, checkpoint: Checkpoint, *others: Any) -> Any:
+        fixed.append(len(checkpoint.fixed))
+        return run(plan, checkpoint, *others)
+
+    monkeypatch.setattr(choose, "run_plan", look)
+    data = _texts(24, "single_label_classification")
+    checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels)
+    plan = _choose(checkpoint, data, pooling="mean", auto_budget=1e-9)
+    assert len(fixed) == FOLDS
+    assert set(fixed) == {len(with_mean_pooling(checkpoint).fixed)}
+    assert plan.pooling == "mean"
+    assert checkpoint.fixed == ()
