@@ -2,9 +2,9 @@
 
 import copy
 import itertools
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -26,8 +26,8 @@ from hf_transfer.studies.choose import pool_as_asked
 from hf_transfer.tasks import Task
 from hf_transfer.training.activations import SAMPLE, FrozenPart, estimate
 from hf_transfer.training.cache import cache_folder, room_for, show_bytes
-from hf_transfer.training.contrastive import MOST_ROWS, BalancedSampler
 from hf_transfer.training.frozen import UnsplittableError, split_model
+from hf_transfer.training.pace import Pace, in_passes, pace
 
 MOST_TOKENIZED = 1000  # texts of a split whose lengths stand for those of all
 
@@ -52,6 +52,11 @@ class Setting:
     samples: Mapping[str, Dataset]
     flops: tuple[float, ...]
     measured: dict[tuple[Any, ...], dict[str, int] | str] = field(default_factory=dict)
+
+    @cached_property
+    def labels(self) -> list[Any]:
+        """Those of the training rows."""
+        return list(self.data.train["label"][:])
 
     def plan(self, config: TransferConfig, strategy: str) -> Plan:
         """The plan of a strategy, of which flags for another one play no part."""
@@ -81,16 +86,6 @@ class Setting:
             bfloat16=plan.cache.dtype == "bfloat16",
         )
         return {name: estimate(part, rows, len(self.data.splits[name])) for name, rows in self.samples.items()}
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How long a phase trains: examples a device and step, and how often as many rows are seen as there are."""
-
-    epochs: float
-    steps: int
-    batch_size: int
-    passes: float
 
 
 @dataclass(frozen=True)
@@ -235,7 +230,8 @@ def _forecast_phase(phase: Phase, plan: Plan, setting: Setting, note: str | None
     notes = (note, reason and f"what is frozen runs in every epoch: {reason}")
     boundary = 0 if reason else boundary
     rates = {} if phase.solver == "convex" else rates
-    return Forecast(phase, _pace(phase, plan, setting), trainable, rates, boundary, cached, tuple(filter(None, notes)))
+    trains = pace(phase, plan, setting.labels, setting.training)
+    return Forecast(phase, trains, trainable, rates, boundary, cached, tuple(filter(None, notes)))
 
 
 def _count_adapter(phase: Phase, checkpoint: Checkpoint, layers: LayerMap) -> tuple[int, set[float]]:
@@ -265,39 +261,9 @@ def _size_of_cache(phase: Phase, plan: Plan, setting: Setting, boundary: int) ->
     return show_bytes(needed), None
 
 
-def _pace(phase: Phase, plan: Plan, setting: Setting) -> Pace | None:
-    """How long a phase trains, counted as Trainer does; None where it is solved."""
-    if phase.solver == "convex":
-        return None
-    training, batch_size = setting.training, plan.batch_size
-    rows = rows_an_epoch = len(setting.data.train)
-    if phase.loss == "contrastive":
-        most = training.per_device_train_batch_size or MOST_ROWS
-        sampler = BalancedSampler(setting.data.train["label"][:], training.seed, most)
-        rows_an_epoch, batch_size = len(sampler), sampler.batch_size
-    examples_a_step = batch_size * training.world_size * training.gradient_accumulation_steps
-    steps_an_epoch = math.ceil(rows_an_epoch / examples_a_step)
-    steps, epochs = math.ceil(phase.epochs * steps_an_epoch), phase.epochs
-    if training.max_steps > 0:
-        steps = _share_of_steps(phase, plan, training.max_steps)
-        epochs = steps / steps_an_epoch
-    return Pace(epochs, steps, batch_size, epochs * rows_an_epoch / rows)
-
-
-def _share_of_steps(phase: Phase, plan: Plan, steps: int) -> int:
-    """The part of --max_steps that a phase takes, by its part of the epochs."""
-    stepped = [each for each in plan.phases if each.solver == "trainer"]
-    before = sum(each.epochs for each in stepped[: stepped.index(phase)])
-    total = sum(each.epochs for each in stepped)
-    return max(1, round(steps * (before + phase.epochs) / total) - round(steps * before / total))
-
-
 def _costs(plan: Plan, setting: Setting, whole: Collection[str] = ()) -> tuple[float, ...]:
-    paces = [_pace(phase, plan, setting) for phase in plan.phases]
-    phases = [replace(p, epochs=pace.passes) if pace else p for p, pace in zip(plan.phases, paces, strict=True)]
-    return phase_costs(
-        replace(plan, phases=tuple(phases)), setting.layers, setting.flops, setting.checkpoint.fixed, whole
-    )
+    counted = in_passes(plan, setting.labels, setting.training)
+    return phase_costs(counted, setting.layers, setting.flops, setting.checkpoint.fixed, whole)
 
 
 def _whole(forecasts: Sequence[Forecast]) -> set[str]:
@@ -311,13 +277,13 @@ def _full_cost(config: TransferConfig, setting: Setting) -> float:
 def _cells(forecast: Forecast, cost: float, setting: Setting) -> tuple[str, ...]:
     """A phase's row of the table."""
     phase, share = forecast.phase, forecast.trainable / parameter_count(setting.checkpoint.model)
-    how, pace = "solved", ("-", "-", "-")
+    how, trains = "solved", ("-", "-", "-")
     if forecast.pace:
         how = f"steps, {phase.adapter} adapters" if phase.adapter else f"steps, {phase.loss} loss"
-        pace = (f"{forecast.pace.epochs:.4g}", f"{forecast.pace.steps:,}", str(forecast.pace.batch_size))
+        trains = (f"{forecast.pace.epochs:.4g}", f"{forecast.pace.steps:,}", str(forecast.pace.batch_size))
     learns = f"{forecast.trainable:,} ({share:.2%})"
     where = _show_boundary(forecast.boundary, setting.layers.stages)
-    return phase.name, how, *pace, learns, where, forecast.cached, _show_cost(cost)
+    return phase.name, how, *trains, learns, where, forecast.cached, _show_cost(cost)
 
 
 def _show_boundary(boundary: int, stages: Sequence[str]) -> str:

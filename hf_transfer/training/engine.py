@@ -28,6 +28,7 @@ from hf_transfer.training.averaging import gather_candidates, keep_best
 from hf_transfer.training.contrastive import MOST_ROWS, BalancedSampler, contrastive_loss
 from hf_transfer.training.freezing import Splits, cache_facts, freeze_below, solve_phase
 from hf_transfer.training.losses import LossFunction, choose_loss, require_fitting_flags
+from hf_transfer.training.pace import share_of_steps
 from hf_transfer.training.scaling import find_scale, scale_kept_head, scale_labels, unscale
 from hf_transfer.training.trainer import (
     BestStep,
@@ -176,17 +177,12 @@ def _train(trainer: PhaseTrainer, phase: Phase, plan: Plan, training: TrainingCo
 def _arguments(
     phase: Phase, plan: Plan, training: TrainingConfig, encoder: Encoder, folder: Path, validation: Dataset | None
 ) -> TrainingConfig:
-    stepped = [p for p in plan.phases if p.solver == "trainer"]
-    total = sum(p.epochs for p in stepped)
-    before = sum(p.epochs for p in stepped[: stepped.index(phase)])
-    # Rounded at the borders of the phases, so that the steps of all phases add up to what was asked.
-    borders = [round(training.max_steps * epochs / total) for epochs in (before, before + phase.epochs)]
     evaluates = validation is not None and training.eval_strategy != "no"
     return phase_arguments(
         training,
         folder,
         num_train_epochs=phase.epochs,
-        max_steps=max(1, borders[1] - borders[0]) if training.max_steps > 0 else -1,
+        max_steps=share_of_steps(phase, plan, training.max_steps) if training.max_steps > 0 else -1,
         learning_rate=plan.learning_rate,
         per_device_train_batch_size=plan.batch_size,
         weight_decay=plan.weight_decay,
