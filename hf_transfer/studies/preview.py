@@ -14,18 +14,22 @@ from hf_transfer.config import RunConfig, Strategy, TrainingConfig, TransferConf
 from hf_transfer.data.encode import Encoder, make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
-from hf_transfer.models.adapters import adapter_rates, wrap_with_adapter
+from hf_transfer.evaluation.metrics import require_metrics
+from hf_transfer.models.adapters import adapter_rates, require_loadable_method, require_method, wrap_with_adapter
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.flops import stage_flops
 from hf_transfer.models.head import parameter_count
 from hf_transfer.models.layers import LayerMap
+from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
 from hf_transfer.strategies import STRATEGIES, make_plan
 from hf_transfer.strategies.cost import computed_below, phase_costs
-from hf_transfer.strategies.plan import Phase, Plan, Pooling, learning_rates
+from hf_transfer.strategies.plan import Phase, Plan, learning_rates
 from hf_transfer.studies.choose import pool_as_asked
 from hf_transfer.tasks import Task
 from hf_transfer.training.activations import SAMPLE, FrozenPart, estimate
+from hf_transfer.training.augment import fit_augmentation, require_augmentation
 from hf_transfer.training.cache import cache_folder, room_for, show_bytes
+from hf_transfer.training.engine import require_runnable
 from hf_transfer.training.frozen import UnsplittableError, split_model
 from hf_transfer.training.pace import Pace, in_passes, pace
 
@@ -41,10 +45,13 @@ LEGEND = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What plans are made for: a checkpoint, data, some encoded rows of each split, and the operations by stage."""
+    """What plans are made for: a checkpoint, data, some encoded rows of each split, and the operations by stage.
+
+    `pooling` says in words what the head reads.
+    """
 
     checkpoint: Checkpoint
-    pooling: Pooling
+    pooling: str
     layers: LayerMap
     data: Data
     training: TrainingConfig
@@ -59,10 +66,11 @@ class Setting:
         return list(self.data.train["label"][:])
 
     def plan(self, config: TransferConfig, strategy: str) -> Plan:
-        """The plan of a strategy, of which flags for another one play no part."""
-        if strategy != config.strategy:
-            config = replace(config, strategy=cast(Strategy, strategy), trainable_layers=None, keep_adapter=False)
-        return make_plan(config, self.checkpoint, self.data, self.training)
+        """The plan of a strategy; raises UserError where a run of it would before anything is learned."""
+        config = replace(config, strategy=cast(Strategy, strategy))
+        plan = make_plan(config, self.checkpoint, self.data, self.training)
+        require_runnable(plan, self.checkpoint, self.data, self.training)
+        return plan
 
     def bytes_of(self, boundary: int, plan: Plan, solved: bool) -> dict[str, int] | str:
         """Bytes of a view of each split at a boundary, or why the network cannot be split there."""
@@ -118,20 +126,56 @@ def preview(config: RunConfig, task: Task) -> str:
 
 def _set_up(config: RunConfig, task: Task) -> Setting:
     training = config.training
+    _require_known_names(config, task)
     data = load_data(config.data, task, training.seed)
+    require_metrics(config.evaluation.metrics, data.problem_type)
     checkpoint = load_checkpoint(
         **config.model.source, task=task, labels=data.labels, seed=training.seed, problem_type=data.problem_type
     )
-    checkpoint, pooling = pool_as_asked(config.transfer, checkpoint)
+    checkpoint, pooling = _pool(config.transfer, checkpoint)
     model = checkpoint.model.eval().to(training.device)
     encoder = make_encoder(task, checkpoint.processor, model.config, config.data.max_length)
     learned = ("train", "validation")
     samples = {name: _some_rows(rows, encoder) for name, rows in data.splits.items() if name in learned}
+    fit_augmentation(training.augmentation, encoder, samples["train"])
     some = samples["train"].select(_spread(SAMPLE, len(samples["train"])))
     inputs = {name: tensor.to(training.device) for name, tensor in encoder.collate(list(some)).items()}
     inputs.pop("labels")
     flops = stage_flops(model, inputs, checkpoint.layers)
     return Setting(checkpoint, pooling, checkpoint.layers, data, training, encoder, samples, flops)
+
+
+def _require_known_names(config: RunConfig, task: Task) -> None:
+    """Raise UserError for an augmentation, a PEFT method or a metric that a run would not take, before all loading."""
+    require_augmentation(config.training.augmentation, task)
+    require_method(config.transfer.peft_method, config.transfer.lora_rank)
+    if config.transfer.keep_adapter:
+        require_loadable_method(config.transfer.peft_method, config.transfer.lora_rank)
+    require_metrics(config.evaluation.metrics, config.data.problem_type)
+
+
+def _pool(config: TransferConfig, checkpoint: Checkpoint) -> tuple[Checkpoint, str]:
+    """The checkpoint with the pooling that was asked for, and what its head reads, in words."""
+    if config.pooling != "auto":
+        checkpoint, pooling = pool_as_asked(config, checkpoint)
+        return checkpoint, "the mean over all tokens" if pooling == "mean" else "its own"
+    if checkpoint.task.has_pictures:
+        return checkpoint, "its own"
+    reason = _why_not_pooled(config, checkpoint)
+    return checkpoint, f"its own ({reason or '--pooling auto decides by evidence when it is run'})"
+
+
+def _why_not_pooled(config: TransferConfig, checkpoint: Checkpoint) -> str | None:
+    """Why `--pooling auto` tries no mean; None if it does."""
+    if config.strategy == "scratch":
+        return "from scratch the class is taken as it is"
+    if config.keep_adapter:
+        return "the base model of an adapter has no layer for the mean"
+    try:
+        with_mean_pooling(checkpoint)
+    except UnpoolableError as reason:
+        return str(reason)
+    return None
 
 
 def _some_rows(rows: Dataset, encoder: Encoder) -> Dataset:
@@ -150,14 +194,11 @@ def _describe(config: RunConfig, setting: Setting) -> list[str]:
     data, asked = setting.data, config.transfer
     rows = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     start = "random weights, shaped as" if asked.strategy == "scratch" else "pretrained"
-    pooling = "the mean over all tokens" if setting.pooling == "mean" else "its own"
-    if asked.pooling == "auto":
-        pooling += " (--pooling auto decides by evidence when it is run)"
     stages = f"{len(setting.layers.stages) - 2} layers, {parameter_count(setting.checkpoint.model):,} parameters"
     return [
         f"strategy  {asked.strategy}",
         f"start     {start} {setting.checkpoint.provenance.id} ({stages})",
-        f"pooling   {pooling}",
+        f"pooling   {setting.pooling}",
         f"data      {data.origin.id} (rows: {rows})",
     ]
 

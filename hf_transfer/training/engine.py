@@ -62,15 +62,7 @@ def run_plan(
     plan: Plan, checkpoint: Checkpoint, data: Data, training: TrainingConfig, max_length: int | None = None
 ) -> Trained:
     """The checkpoint after all phases of the plan, ready to evaluate and save; the same on every process."""
-    stepped = sum(phase.solver == "trainer" for phase in plan.phases)
-    if 0 < training.max_steps < stepped:
-        raise UserError(
-            f"--max_steps {training.max_steps} is too small for the {stepped} phases of {plan.strategy}",
-            f"give {stepped} or more",
-        )
-    _require_validation(data, training)
-    _require_same_problem(checkpoint, data)
-    require_fitting_flags(data.problem_type, training)
+    require_runnable(plan, checkpoint, data, training)
     set_seed(training.seed)
     if plan.init == "random":
         checkpoint = randomized(checkpoint, training.seed)
@@ -99,6 +91,15 @@ def run_plan(
     unscale(checkpoint, scale)
     checkpoint.model.eval()
     return Trained(checkpoint, plan, encoder, training, tuple(facts))
+
+
+def require_runnable(plan: Plan | None, checkpoint: Checkpoint, data: Data, training: TrainingConfig) -> None:
+    """Raise UserError for what would stop a run before anything is learned; no plan: it is still to be chosen."""
+    if plan:
+        _require_steps(plan, training)
+    _require_validation(data, training)
+    _require_same_problem(checkpoint, data)
+    require_fitting_flags(data.problem_type, training)
 
 
 def run_phase(
@@ -202,6 +203,16 @@ def _loss(phase: Phase, training: TrainingConfig, train: Dataset, checkpoint: Ch
 
 def _problem_type(checkpoint: Checkpoint) -> ProblemType:
     return cast(ProblemType, checkpoint.model.config.problem_type)
+
+
+def _require_steps(plan: Plan, training: TrainingConfig) -> None:
+    """Raise UserError if there are too few steps for each phase to have one."""
+    stepped = sum(phase.solver == "trainer" for phase in plan.phases)
+    if 0 < training.max_steps < stepped:
+        raise UserError(
+            f"--max_steps {training.max_steps} is too small for the {stepped} phases of {plan.strategy}",
+            f"give {stepped} or more",
+        )
 
 
 def _require_same_problem(checkpoint: Checkpoint, data: Data) -> None:

@@ -13,6 +13,7 @@ from hf_transfer.record import read_record
 from tests.conftest import ROOT, Outcome
 
 Recipe = Callable[..., Outcome]
+ANIMALS = ("cat", "dog", "bird", "red")  # a class each of the tiny BERT
 UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
@@ -48,6 +49,13 @@ def _phases(said: str) -> dict[str, dict[str, str]]:
 def _rates(said: str) -> dict[str, str]:
     _, *rows = said.split("\n\n")[2].splitlines()
     return dict(re.split(r" {2,}", row, maxsplit=1) for row in rows)
+
+
+def _learns(strategy: str, said: str) -> float:
+    """The share that a strategy of the table of auto learns, in percent."""
+    found = re.search(rf"^{strategy} +(\d+\.\d+)% ", said, re.M)
+    assert found, said
+    return float(found[1])
 
 
 def _cost(said: str) -> str:
@@ -157,6 +165,18 @@ def test_auto_shows_what_it_chooses_from(plan: Recipe, texts: tuple[object, ...]
     assert "decides by what it finds" in said
 
 
+def test_auto_counts_the_layers_that_were_asked_for(plan: Recipe, texts: tuple[object, ...]) -> None:
+    flags = (*texts, "--strategy", "auto", "--trainable_layers")
+    learned = [_learns("top_layers", plan("text_classification", *flags, layers).out) for layers in ("1", "2")]
+    assert 0 < learned[0] < learned[1]
+
+
+def test_auto_says_for_which_strategies_there_are_too_few_steps(plan: Recipe, texts: tuple[object, ...]) -> None:
+    said = plan("text_classification", *texts, "--strategy", "auto", "--max_steps", "1").out
+    assert re.search(r"^gradual .*not possible: --max_steps 1 is too small for the \d phases of gradual", said, re.M)
+    assert re.search(r"^full .* full$", said, re.M)
+
+
 def test_auto_says_which_strategies_are_not_possible(plan: Recipe, tiny_bert: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text("text,label\n" + "\n".join(f"the cat runs,{number / 7}" for number in range(60)))
@@ -169,7 +189,47 @@ def test_pictures_have_a_plan_too_by_a_shipped_config(plan: Recipe) -> None:
     said = plan("image_classification", "--config", "digits.yaml", "--use_cpu")
     assert said.code == 0, said.err
     assert _phases(said.out)["full"]["learns"] == "312,490 (100.00%)"
-    assert "decides by evidence when it is run" in said.out
+    assert re.search(r"^pooling +its own$", said.out, re.M)
+
+
+@pytest.mark.parametrize(
+    ("flags", "read"),
+    [
+        ((), "its own (--pooling auto decides by evidence when it is run)"),
+        (("--pooling", "own"), "its own"),
+        (("--pooling", "mean"), "the mean over all tokens"),
+        (("--strategy", "scratch"), "its own (from scratch the class is taken as it is)"),
+        (
+            ("--strategy", "lora", "--keep_adapter"),
+            "its own (the base model of an adapter has no layer for the mean)",
+        ),
+    ],
+    ids=["auto", "own", "mean", "scratch", "adapter"],
+)
+def test_what_the_head_reads_is_left_open_only_where_evidence_decides(
+    flags: tuple[str, ...], read: str, plan: Recipe, texts: tuple[object, ...]
+) -> None:
+    strategy = () if "--strategy" in flags else ("--strategy", "head")
+    assert f"pooling   {read}\n" in plan("text_classification", *texts, *strategy, *flags).out
+
+
+def test_a_kept_head_reads_what_it_was_trained_on(plan: Recipe, tiny_bert: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text(
+        "text,label\n" + "\n".join(f"the {name},LABEL_{n}" for n, name in enumerate(ANIMALS) for _ in range(9))
+    )
+    words = (
+        "--model_name_or_path",
+        tiny_bert,
+        "--dataset_name",
+        rows,
+        "--keep_head",
+        "--strategy",
+        "full",
+        "--use_cpu",
+    )
+    said = plan("text_classification", *words)
+    assert "pooling   its own (the head was kept: it reads what it was trained on)\n" in said.out, said.err
 
 
 def test_a_pooling_that_is_not_possible_is_said_and_stays_away(plan: Recipe) -> None:
@@ -196,6 +256,53 @@ def test_what_is_wrong_is_said_in_two_lines(name: str, flags: tuple[str, ...], m
     assert ended.code == 2
     assert [line.split(":")[0] for line in said] == ["error", "hint"]
     assert message in said[0]
+
+
+FEW = ("--examples_per_class", "8")  # of which no validation split is made
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--strategy", "gradual", "--max_steps", "1"), "--max_steps 1 is too small for the"),
+        (("--strategy", "full", "--average_last", "0.5", *FEW), "--average_last needs a validation split"),
+        (("--strategy", "auto", "--wise_ft", "true", *FEW), "--wise_ft needs a validation split"),
+        (
+            ("--strategy", "full", "--early_stopping_patience", "2", *FEW),
+            "--early_stopping_patience needs a validation",
+        ),
+        (("--strategy", "full", "--augmentation", "light"), "--augmentation light is for pictures"),
+        (("--strategy", "lora", "--peft_method", "lorra"), "unknown value of --peft_method 'lorra'"),
+        (("--strategy", "auto", "--metrics", "rmse"), "the metric 'rmse' does not fit single_label_classification"),
+        (("--strategy", "full", "--metrics", "rmse"), "the metric 'rmse' does not fit single_label_classification"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_what_a_run_refuses_before_it_learns_its_plan_refuses_too(
+    flags: tuple[str, ...], message: str, plan: Recipe, recipe: Recipe, texts: tuple[object, ...], tmp_path: Path
+) -> None:
+    asked = (*texts, "--pooling", "own", *flags)
+    ended = [
+        plan("text_classification", *asked),
+        recipe("text_classification", *asked, "--output_dir", tmp_path / "run"),
+    ]
+    assert [each.code for each in ended] == [2, 2]
+    said = [[line for line in each.err.splitlines() if line.startswith(("error: ", "hint: "))] for each in ended]
+    assert message in said[0][0]
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("strategy", ["full", "auto"])
+@pytest.mark.parametrize("flag", ["--class_weights balanced", "--label_smoothing_factor 0.1"])
+def test_flags_that_do_not_fit_the_labels_have_no_plan(
+    flag: str, strategy: str, plan: Recipe, tiny_bert: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\n" + "\n".join(f"the cat runs,{number / 7}" for number in range(60)))
+    words = ("--dataset_name", rows, "--problem_type", "regression", "--strategy", strategy, "--use_cpu")
+    ended = plan("text_classification", "--model_name_or_path", tiny_bert, *words, *flag.split())
+    assert ended.code == 2
+    assert f"error: {flag} does not fit regression" in ended.err
 
 
 def test_every_recipe_of_a_task_has_a_plan() -> None:
