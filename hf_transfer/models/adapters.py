@@ -13,6 +13,7 @@ from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lora import Conv2d as LoraConv2d
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from safetensors.torch import save_file
 from torch import nn
 from torch.func import functional_call
@@ -88,8 +89,8 @@ def wrap_with_adapter(
     """The model with an adapter of a PEFT method at every linear and convolutional layer below the head.
 
     `head` names the parameters that learn whole, PEFT keeps only what it is told to (modules_to_save); `rank` goes to
-    methods that have one; layers of parameters in `fixed` get none. LoRA's scaling is 2 x rank, after Hu et al. 2021
-    (arXiv 2106.09685) and PEFT's examples. Raises UserError for an unknown method, or one that fits no layer.
+    methods that have one; what is `fixed` stays a part of the plain model. LoRA's scaling is 2 x rank, after Hu et al.
+    2021 (arXiv 2106.09685) and PEFT's examples. Raises UserError for an unknown method, or one that fits no layer.
     """
     require_method(method, rank)
     learns_whole = sorted({name.rpartition(".")[0] for name in head})
@@ -102,7 +103,7 @@ def wrap_with_adapter(
             {type(module): _WeightLora for module in targets.values() if _is_own_make(module)}
         )
         if not targets:  # I-BERT has linear layers of its own make
-            settings.target_parameters = _matrices(model, learns_whole)
+            settings.target_parameters = _matrices(model, [*learns_whole, *left_out])
     else:
         fitting = [kind for kind in PROBES if _fits(method, rank, kind)]
         targets = {name: module for name, module in targets.items() if type(module) in fitting}
@@ -118,10 +119,20 @@ def wrap_with_adapter(
         raise UserError(
             f"--peft_method {method} does not fit {type(model).__name__}: {one_line(error)}", "lora fits most networks"
         ) from error
+    _put_back(wrapped, left_out)
     if all(".modules_to_save." in name for name, p in wrapped.named_parameters() if p.requires_grad):
         raise UserError(f"--peft_method {method} adapts nothing of {type(model).__name__}", "lora fits most networks")
     _answer_for_wrapped_layers(wrapped)
     return wrapped
+
+
+def _put_back(wrapped: PeftModel, paths: Collection[str]) -> None:
+    """Replace the copies that PEFT made of some modules by the modules: it takes pre_classifier for classifier."""
+    model = wrapped.get_base_model()
+    for path in paths:
+        module = model.get_submodule(path)
+        if isinstance(module, ModulesToSaveWrapper):
+            model.set_submodule(path, module.original_module)
 
 
 def adapter_rates(wrapped: PeftModel, rates: Mapping[str, float]) -> dict[str, float]:
@@ -235,14 +246,12 @@ def _targets(model: nn.Module, learns_whole: Sequence[str]) -> dict[str, nn.Modu
     }
 
 
-def _matrices(model: nn.Module, learns_whole: Sequence[str]) -> list[str]:
-    """The two-dimensional parameters below the head that are no embeddings."""
+def _matrices(model: nn.Module, left_out: Sequence[str]) -> list[str]:
+    """The two-dimensional parameters outside of some modules that are no embeddings."""
     return [
         name
         for name, parameter in model.named_parameters()
-        if parameter.ndim == 2
-        and "embed" not in name
-        and not any(name.startswith(f"{whole}.") for whole in learns_whole)
+        if parameter.ndim == 2 and "embed" not in name and not any(name.startswith(f"{path}.") for path in left_out)
     ]
 
 

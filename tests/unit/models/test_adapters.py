@@ -2,9 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification, DistilBertConfig
 
-from hf_transfer.models.adapters import merge, wrap_with_adapter
-from hf_transfer.models.checkpoint import load_checkpoint
+from hf_transfer.models.adapters import adapter_rates, merge, read_adapter, save_adapter, wrap_with_adapter
+from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.pooling import with_mean_pooling
 from hf_transfer.tasks import find_task
 
 
@@ -35,3 +37,53 @@ def test_a_merged_adapter_gives_the_same_logits_in_a_plain_model(
     assert type(merged) is plain_class
     assert torch.allclose(merged.eval()(**inputs).logits, expected, atol=1e-5)
     assert set(checkpoint.new_parameters) <= {n for n, _ in merged.named_parameters()}
+
+
+def _pooled_distilbert(folder: Path) -> Checkpoint:
+    config = DistilBertConfig(
+        vocab_size=60, dim=32, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=40, pad_token_id=1
+    )
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    return with_mean_pooling(load_checkpoint(str(folder), find_task("text-classification"), ("a", "b")))
+
+
+def test_what_is_fixed_stays_plain_beside_a_head_whose_name_it_ends_with(tmp_path: Path) -> None:
+    checkpoint = _pooled_distilbert(tmp_path / "plain")
+    assert {"pre_classifier.weight", "pre_classifier.bias"} < set(checkpoint.fixed)
+    before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
+    wrapped = wrap_with_adapter(checkpoint.model, checkpoint.head, "lora", 4, checkpoint.fixed)
+    rates = adapter_rates(wrapped, {name: 0.05 for name in before if name not in checkpoint.fixed})
+    assert set(rates) == {name for name, p in wrapped.named_parameters() if p.requires_grad}
+    assert all(".lora_" in name or ".modules_to_save." in name for name in rates)
+    assert not any("pre_classifier" in name or "layer.2" in name for name in rates)
+    optimizer = torch.optim.AdamW(p for p in wrapped.parameters() if p.requires_grad)
+    for _ in range(2):
+        optimizer.zero_grad()
+        wrapped.train()(input_ids=torch.randint(5, 60, (4, 7)), labels=torch.tensor([0, 1, 0, 1])).loss.backward()
+        optimizer.step()
+    assert not any("pre_classifier" in name for name in read_adapter(wrapped).weights)
+    merged = merge(wrapped)
+    assert not any(type(module).__module__.startswith("peft") for module in merged.modules())
+    after = merged.state_dict()
+    assert set(after) == set(before)
+    changed = {name for name in before if not torch.equal(after[name], before[name])}
+    assert set(checkpoint.head) < changed
+    assert not changed & set(checkpoint.fixed)
+
+
+def test_an_adapter_of_a_model_that_reads_the_mean_is_loaded_by_transformers(tmp_path: Path) -> None:
+    _pooled_distilbert(tmp_path / "plain").model.save_pretrained(tmp_path / "pooled")
+    checkpoint = load_checkpoint(str(tmp_path / "pooled"), find_task("text-classification"), ("a", "b"))
+    wrapped = wrap_with_adapter(checkpoint.model, checkpoint.head, "lora", 4, checkpoint.fixed)
+    with torch.no_grad():
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    adapter, merged = read_adapter(wrapped), merge(wrapped).eval()
+    head = {name: merged.get_parameter(name) for name in checkpoint.head}
+    save_adapter(adapter, head, (str(tmp_path / "pooled"), None), tmp_path / "adapter")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pooled")
+    again.load_adapter(str(tmp_path / "adapter"))
+    ids = torch.randint(5, 60, (4, 7))
+    with torch.no_grad():
+        torch.testing.assert_close(again.eval()(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-5)
