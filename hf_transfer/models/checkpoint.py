@@ -22,6 +22,7 @@ from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.models.adapters import Adapter
 from hf_transfer.models.head import find_output_layer, renew, require_labels, require_only_head_new, set_labels
 from hf_transfer.models.layers import LayerMap, find_head, layer_map
+from hf_transfer.models.mean_layer import OPTIONS, find_mean_layer
 from hf_transfer.repositories import card_license, find_repository
 from hf_transfer.tasks import TASKS, Task, model_kinds, served_tasks
 
@@ -70,6 +71,11 @@ class Checkpoint:
         return layer_map(self.model, self.head, self.fixed)
 
     @property
+    def reads_mean(self) -> bool:
+        """Whether the head reads the mean over tokens: by an option of its class, or by a layer that was put in."""
+        return bool(self.fixed) or any(getattr(self.model.config, name, None) == OPTIONS[name] for name in OPTIONS)
+
+    @property
     def processor(self) -> Any:
         """The image processor or tokenizer; loaded when first asked for."""
         return self.read_processor()
@@ -89,7 +95,8 @@ def load_checkpoint(
 
     The head is new even where the checkpoint's has the same size: another task's weights are no start. With
     `keep_head` it is kept, if its label names are the same in the same order. Raises UserError if the checkpoint
-    cannot be had, is of another modality, or lacks parameters other than the head's.
+    cannot be had, is of another modality, or lacks parameters other than the head's. A layer that a run of ours
+    put in, for the head to read the mean, is known again by its weights: it is `fixed`.
     """
     began = time.perf_counter()
     require_labels(labels, problem_type)
@@ -111,9 +118,12 @@ def load_checkpoint(
     log.info("%s: %s; %s", provenance.id, _summary("new", new), _summary("dropped", dropped))
     ordered = tuple(name for name, _ in model.named_parameters() if name in new)
     head = ordered or tuple(sorted(find_output_layer(model)))
+    fixed = find_mean_layer(model, head)
+    if fixed:
+        log.info("%s: the head reads the mean; what was put in for it stays as it is", provenance.id)
     processor = cache(lambda: _load_processor(location, task, provenance))
-    seconds = time.perf_counter() - began
-    return Checkpoint(model, task, tuple(labels), head, ordered, tuple(sorted(dropped)), provenance, processor, seconds)
+    found = Checkpoint(model, task, tuple(labels), head, ordered, tuple(sorted(dropped)), provenance, processor)
+    return replace(found, seconds=time.perf_counter() - began, fixed=fixed)
 
 
 def read_config(
@@ -131,10 +141,12 @@ def read_config(
 
 
 def randomized(checkpoint: Checkpoint, seed: int) -> Checkpoint:
-    """The same architecture and processor with nothing transferred: every parameter is new."""
+    """The same architecture and processor with nothing transferred: every parameter that is not fixed is new."""
     set_seed(seed)
     model = type(checkpoint.model)._from_config(checkpoint.model.config)
-    everything = tuple(name for name, _ in model.named_parameters())
+    fixed = {name: checkpoint.model.get_parameter(name) for name in checkpoint.fixed}
+    model.load_state_dict(fixed, strict=False)
+    everything = tuple(name for name, _ in model.named_parameters() if name not in fixed)
     return replace(checkpoint, model=model, new_parameters=everything, dropped_parameters=())
 
 

@@ -6,8 +6,7 @@ attention is uniform puts the mean where the head reads.
 """
 
 import copy
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,24 +17,9 @@ from torch import nn
 from hf_transfer.errors import one_line
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head, read_logits
+from hf_transfer.models.mean_layer import BENDS, OPTIONS, fill_layer, write
 
 Tensors = dict[str, torch.Tensor]
-
-# Options of transformers' own classes. XLM's, Flaubert's and XLNet's summary_type is none: that mean has padding in it.
-OPTIONS = {"classifier_pooling": "mean"}
-
-# The linear layers of an attention through which what it mixes goes, by the names that transformers gives them.
-VALUE = re.compile(r"[._]v(alue)?(_lin|_proj|_global)?$")
-OUTPUT = re.compile(r"att(n|ention)\w*\.(.*\.)?(output\.dense|out_lin|out_proj|o_proj|o)$")
-
-# By what the mean is multiplied, so that the norm behind it sees nothing of the token that it is added to: a thousandth
-# is left, and values below 65 still fit into 16 bits.
-LOUDNESS = 1e3
-
-# What the dense layer before the output layer does to values of unit size, so that the activation behind it is close to
-# linear: factor and offset. The first is for tanh, the second for ReLU and its smooth kin. A head solved on MiniLM is
-# as good with any factor of tanh from 0.05 to 0.3, and worse with 1.
-BENDS = ((0.2, 0.0), (1.0, 4.0))
 
 LENGTHS = (13, 8)  # tokens of the two rows of the proof; the second is padded
 ALIKE = 0.999  # the least correlation of two vectors that count as the same up to offset and factor
@@ -88,10 +72,10 @@ def _require_encoder_with_new_head(checkpoint: Checkpoint) -> str:
         raise UnpoolableError(f"{name} reads {model.main_input_name}, not tokens")
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnpoolableError(f"{name} has a decoder, whose positions are no summary of the text")
-    if not checkpoint.new_parameters:
-        raise UnpoolableError("the head was kept: it reads what it was trained on")
     if checkpoint.fixed:
         raise UnpoolableError("its head reads the mean already")
+    if not checkpoint.new_parameters:
+        raise UnpoolableError("the head was kept: it reads what it was trained on")
     output = find_linear_head(model)
     if output is None:
         raise UnpoolableError(f"the output layer of {name} is not one linear layer")
@@ -113,9 +97,14 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _saying_why(model: nn.Module) -> Iterator[None]:
-    """An architecture that cannot be built with another layer, or does not take the batch, raises UnpoolableError."""
+    """An architecture that cannot be built with another layer, or does not take the batch, raises UnpoolableError.
+
+    A full memory says nothing of the architecture: that error stays what it is.
+    """
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (ValueError, TypeError, LookupError, RuntimeError, AssertionError) as error:
         raise UnpoolableError(f"{type(model).__name__} does not go with it: {one_line(error)}") from error
 
@@ -238,7 +227,7 @@ def _with_mean_layer(model: Any, output: str, probe: _Probe) -> tuple[Any, list[
         raise UnpoolableError(f"the layers of {type(model).__name__} share their weights")
     if any(str(layers) not in name.split(".") for name in added):
         raise UnpoolableError(f"a layer more of {type(model).__name__} changes more than its layers")
-    _fill(pooled, added)
+    fill_layer(pooled, added)
     with _evaluating(pooled):
         order = list(_look(pooled, probe.inputs).reads)
         begin = 1 + max(number for number, name in enumerate(order) if f"{name}.weight" in added)
@@ -267,42 +256,13 @@ def _rebuilt(model: Any, config: Any) -> tuple[Any, list[str]]:
     return other, report.missing_keys
 
 
-def _fill(model: Any, added: Sequence[str]) -> None:
-    """Make a layer give the mean of what it reads, at every position: norm(token + LOUDNESS * mean), and no more.
-
-    Queries and keys of zero make the attention uniform; what comes behind it adds nothing.
-    """
-    owners = {name.rpartition(".")[0] for name in added}
-    owners = {owner for owner in owners if isinstance(model.get_submodule(owner), nn.Linear)}
-    if not all(any(role.search(owner) for owner in owners) for role in (VALUE, OUTPUT)):
-        raise UnpoolableError(f"no values and outputs are told apart in the attention of {type(model).__name__}")
-    tensors = model.state_dict()
-    for name in added:
-        tensor, owner = tensors[name], name.rpartition(".")[0]
-        factor = 1.0 if VALUE.search(owner) else LOUDNESS if OUTPUT.search(owner) else 0.0
-        if name.endswith("bias"):
-            tensor.zero_()
-        elif tensor.ndim == 1:
-            tensor.fill_(1.0)  # of a norm
-        else:
-            _set_identity(tensor, factor, name)
-
-
-def _set_identity(matrix: torch.Tensor, factor: float, name: str) -> None:
-    matrix.zero_()
-    if factor:
-        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-            raise UnpoolableError(f"{name} is not square: {tuple(matrix.shape)}")
-        matrix.fill_diagonal_(factor)
-
-
 def _straighten(model: Any, dense: str, output: str, probe: _Probe) -> None:
     """Make a dense layer the first multiple of the identity that the activation behind it leaves nearly straight."""
     layer = model.get_submodule(dense)
     for factor, offset in BENDS:
-        _set_identity(layer.weight, factor, dense)
+        write(dense, layer.weight, factor)
         if layer.bias is not None:
-            layer.bias.fill_(offset)
+            write(dense, layer.bias, offset)
         seen = _look(model, probe.inputs)
         if _is_straight(seen.reads[dense], seen.reads[output]):
             return

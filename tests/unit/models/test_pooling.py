@@ -20,6 +20,7 @@ from transformers import (
     set_seed,
 )
 
+from hf_transfer.models import pooling
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import find_linear_head
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
@@ -243,3 +244,14 @@ def test_what_reads_the_mean_already_is_refused(load: Load, name: str) -> None:
 def test_a_head_that_was_kept_is_refused(load: Load) -> None:
     with pytest.raises(UnpoolableError, match="was kept"):
         with_mean_pooling(replace(load("bert"), new_parameters=()))
+
+
+def test_a_full_memory_is_not_taken_for_an_architecture_that_does_not_go(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pooling, "fill_layer", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        with_mean_pooling(load("bert"))
