@@ -111,7 +111,7 @@ class TransferConfig:
         },
     )
     auto_budget: float = field(
-        default=4.0,
+        default=7.0,
         metadata={"help": "Most that the trials of --strategy auto may cost, in full fine-tunings (estimated)."},
     )
     layer_decay: float = field(
@@ -200,7 +200,10 @@ class TrainingConfig(TrainingArguments):
     output_dir: str | None = field(default=None, metadata={"help": "Folder of the result. Must not hold another run."})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace what the folder holds."})
     num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs, of all phases together."})
-    learning_rate: float | None = field(default=None, metadata={"help": "Peak rate of the transferred parameters."})
+    learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Peak rate of the transferred parameters; half of it behind a head that was solved."},
+    )
     per_device_train_batch_size: int | None = field(default=None, metadata={"help": "Examples a device and step."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples a device when predicting."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps of rising rate; below 1 a share of the phase."})

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from transformers import HfArgumentParser
 
-from hf_transfer.config import FINE_TUNING, GROUPS, PushConfig, RunConfig, Strategy, TransferConfig
+from hf_transfer.config import FINE_TUNING, GROUPS, PushConfig, RunConfig, Strategy
 from hf_transfer.errors import UserError, one_line, unknown
 
 NEEDED = ("model_name_or_path", "model_type", "dataset_name", "output_dir", "hub_model_id")
@@ -35,14 +35,21 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-FREEZING = {
-    "head",
-    "top_layers",
-    "gradual",
-    "head_then_full",
-    "auto",
-}  # strategies with a phase in which a part is frozen
-BEHIND_HEAD = ("head_then_full", "gradual", "auto")  # strategies that may train everything after a head
+# Flags that only some strategies have a use for.
+FREEZING = ("head", "top_layers", "gradual", "head_then_full", "contrastive", "auto")  # a part, in some phase
+CHOOSING = ("top_layers", "full", "gradual", "head_then_full", "lora", "scratch", "auto")  # a step, by the task's loss
+BELONGS: dict[str, tuple[str, ...]] = {
+    "peft_method": ("lora",),
+    "lora_rank": ("lora",),
+    "keep_adapter": ("lora",),
+    "trainable_layers": ("top_layers", "auto"),
+    "auto_budget": ("auto",),
+    "layer_decay": tuple(name for name in get_args(Strategy) if name != "head"),
+    "cached_views": FREEZING,
+    "frozen_dtype": FREEZING,
+    "average_last": CHOOSING,
+    "wise_ft": ("head_then_full", "gradual", "auto"),  # everything learns after a head
+}
 
 
 class _Parser(HfArgumentParser):
@@ -162,6 +169,10 @@ def _check(config: RunConfig) -> None:
     ):
         if given[name] is not None and given[name] < 1:
             raise UserError(f"--{name} {given[name]} is too small", "give 1 or more")
+    if config.transfer.layer_decay > 1:
+        raise UserError(
+            f"--layer_decay {config.transfer.layer_decay} is too large", "1 at most: lower layers learn less"
+        )
     training = config.training
     if not 0 <= training.average_last <= 1:
         raise UserError(f"--average_last {training.average_last} is no share", "a number between 0 and 1, as 0.25")
@@ -171,29 +182,18 @@ def _check(config: RunConfig) -> None:
 
 
 def _check_transfer(config: RunConfig, strategies: list[str]) -> None:
-    for flag in ("peft_method", "lora_rank", "keep_adapter"):
-        if "lora" not in strategies and getattr(config.transfer, flag) != getattr(TransferConfig, flag):
-            raise UserError(f"--{flag} does not belong to --strategy {strategies[0]}", "give --strategy lora")
-    if config.transfer.trainable_layers is not None and not {"top_layers", "auto"}.intersection(strategies):
-        raise UserError(
-            f"--trainable_layers does not belong to --strategy {strategies[0]}", "give --strategy top_layers"
-        )
-    if not FREEZING.intersection(strategies):
-        for flag in ("cached_views", "frozen_dtype"):
-            if getattr(config.transfer, flag) != getattr(TransferConfig, flag):
-                raise UserError(
-                    f"--{flag} does not belong to --strategy {strategies[0]}", "it freezes nothing: leave it out"
-                )
+    for flag, fitting in BELONGS.items():
+        group = config.transfer if hasattr(config.transfer, flag) else config.training
+        if getattr(group, flag) != getattr(type(group), flag) and not set(fitting).intersection(strategies):
+            raise UserError(
+                f"--{flag} does not belong to --strategy {strategies[0]}",
+                f"leave it out; it is for {', '.join(fitting)}",
+            )
     views = config.transfer.cached_views
     if views and not config.transfer.cache_frozen:
         raise UserError(f"--cached_views {views} with --cache_frozen false", "give one of them")
     if views < 0 or (views and config.training.augmentation == "none"):
         raise UserError(f"--cached_views {views} has no views to keep", "give --augmentation light, or photo, too")
-    if config.training.wise_ft and not set(BEHIND_HEAD).intersection(strategies):
-        raise UserError(
-            f"--wise_ft does not belong to --strategy {strategies[0]}",
-            f"it needs a head that learned before the rest: give --strategy {', '.join(BEHIND_HEAD)}",
-        )
     if config.transfer.keep_adapter and config.transfer.pooling == "mean":
         raise UserError(
             "--keep_adapter with --pooling mean", "the base model has no layer for the mean: give one of them"

@@ -101,6 +101,7 @@ def _record(trained: Trained, data: Data, evaluation: dict[str, Any], evaluate_s
             "architecture": checkpoint.model.config.model_type,
             "parameters": parameter_count(checkpoint.model),
             "new_parameters": list(checkpoint.new_parameters) if plan.init == "pretrained" else ["all"],
+            "fixed_parameters": list(checkpoint.fixed),
             "hyperparameters": _hyperparameters(trained),
         },
     )
@@ -117,7 +118,7 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
         "batch_size": sizes[0] if len(sizes) == 1 else ", ".join(map(str, sizes)),
         "optimizer": str(arguments.optim.value),
         "weight_decay": plan.weight_decay,
-        **({"layer_decay": plan.layer_decay} if plan.layer_decay != 1 else {}),
+        **({"layer_decay": f"{plan.layer_decay:g} a layer, from the head down"} if plan.layer_decay != 1 else {}),
         "lr_scheduler": str(arguments.lr_scheduler_type.value),
         "warmup": arguments.warmup_steps,
         "max_grad_norm": arguments.max_grad_norm,

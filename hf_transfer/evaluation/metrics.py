@@ -150,7 +150,8 @@ class Reading:
     scores: dict[str, Score]
     usual: tuple[str, ...]  # the default of --metrics
     loss: Score  # what training makes small, of outputs
-    right: Callable[[np.ndarray, np.ndarray], np.ndarray]  # labels, outputs -> (n,) how right each row is, at most 1
+    # labels, outputs, all labels to learn from -> (n,) how right each row is, 1 at most
+    right: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 READINGS: dict[ProblemType, Reading] = {
@@ -160,7 +161,7 @@ READINGS: dict[ProblemType, Reading] = {
         scores={s.__name__: s for s in (accuracy, balanced_accuracy, f1_macro, f1_weighted, log_loss)},
         usual=("accuracy", "f1_macro", "log_loss"),
         loss=log_loss,
-        right=lambda labels, probabilities: (probabilities.argmax(-1) == labels).astype(float),
+        right=lambda labels, probabilities, _: (probabilities.argmax(-1) == labels).astype(float),
     ),
     "multi_label_classification": Reading(
         outputs=expit,
@@ -173,7 +174,7 @@ READINGS: dict[ProblemType, Reading] = {
         },
         usual=("f1_micro", "f1_macro", "exact_match", "log_loss"),
         loss=labels_log_loss,
-        right=lambda labels, probabilities: ((probabilities > THRESHOLD) == labels).mean(1),
+        right=lambda labels, probabilities, _: ((probabilities > THRESHOLD) == labels).mean(1),
     ),
     "regression": Reading(
         outputs=lambda logits: logits[:, 0],
@@ -181,7 +182,7 @@ READINGS: dict[ProblemType, Reading] = {
         scores={s.__name__: s for s in (rmse, mae, r2, pearson, spearman)},
         usual=("rmse", "mae", "r2"),
         loss=rmse,
-        right=lambda numbers, answers: 1 - (numbers - answers) ** 2 / max(float(numbers.var()), np.finfo(float).tiny),
+        right=lambda numbers, answers, every: 1 - (numbers - answers) ** 2 / (float(np.var(every)) or 1.0),
     ),
 }
 COUNTED = ("accuracy", "exact_match")  # shares of examples that are right or not

@@ -17,7 +17,7 @@ FOLDS = 3
 # goes on from the solved head: in no draw of our tables was it far below the head, in most it was above it.
 FEWEST_A_CLASS = 3
 UNTRIED = "head_then_full"
-CLEAR = 2.0  # standard errors by which a difference is so clear that no further fold is needed
+HOPE = 2.0  # standard errors by which a candidate may turn out better than it looks
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,21 @@ class Gain:
     n: int
 
     @property
-    def is_clear(self) -> bool:
-        """Whether more rows would hardly turn it."""
-        return abs(self.mean) > CLEAR * self.error
+    def is_hopeless(self) -> bool:
+        """Whether more rows would hardly lift it above zero."""
+        return self.mean + HOPE * self.error <= 0
 
     @property
     def is_beyond_noise(self) -> bool:
         """Whether it is above zero by more than its standard error."""
         return self.mean > self.error
+
+    @property
+    def in_words(self) -> str:
+        """What it says of the plan."""
+        if self.is_beyond_noise:
+            return "better beyond noise"
+        return "worse beyond noise" if self.mean < -self.error else "no difference beyond noise"
 
 
 def find_gain(trial: Trial, other: Trial) -> Gain:
@@ -67,11 +74,10 @@ def decide(simplest: Trial, others: Sequence[Trial]) -> tuple[str, tuple[str, ..
     best, reasons = simplest, []
     for trial in others:
         gain, before = find_gain(trial, best), best.strategy
-        better = gain.is_beyond_noise
-        best = trial if better else best
+        best = trial if gain.is_beyond_noise else best
         reasons.append(
             f"trial of {trial.strategy}: {100 * gain.mean:+.1f} ± {100 * gain.error:.1f} points beside {before} on "
-            f"{gain.n} held-out training rows, {'beyond' if better else 'within'} noise"
+            f"{gain.n} held-out training rows, {gain.in_words}"
         )
     return best.strategy, (*reasons, f"so {best.strategy} is used")
 

@@ -1,8 +1,8 @@
-"""Gathers the evidence for `auto` and for the pooling; a named strategy passes straight through."""
+"""Gathers the evidence for `auto` and for the pooling; what the user named passes straight through."""
 
 import copy
 import logging
-import tempfile
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +22,7 @@ from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data
 from hf_transfer.data.splits import assign_folds, stratified_sample
 from hf_transfer.data.targets import TARGETS
+from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import READINGS
 from hf_transfer.evaluation.predict import predict
 from hf_transfer.models.checkpoint import Checkpoint
@@ -42,9 +43,11 @@ from hf_transfer.strategies.auto import (
 )
 from hf_transfer.strategies.cost import plan_cost
 from hf_transfer.strategies.plan import Plan, Pooling
-from hf_transfer.training.engine import run_plan
+from hf_transfer.training.cache import cache_folder, temporary_folder
+from hf_transfer.training.engine import require_runnable, run_plan
 from hf_transfer.training.freezing import read_by_head
 from hf_transfer.training.frozen import UnsplittableError
+from hf_transfer.training.pace import in_passes
 from hf_transfer.training.solver import solve_head
 
 log = logging.getLogger(__name__)
@@ -78,6 +81,7 @@ def choose_plan(
     split. Validation and test rows are never looked at.
     """
     began = time.perf_counter()
+    require_runnable(None, checkpoint, data, training)
     asked, pooling, why_pooling = _choose_pooling(Asked(config, checkpoint, data, training, max_length))
     choice = _choose_strategy(asked) if config.strategy == "auto" else _as_asked(config.strategy)
     plan = asked.plan(choice.strategy)
@@ -95,7 +99,9 @@ def choose_plan(
 
 
 def pool_as_asked(config: TransferConfig, checkpoint: Checkpoint) -> tuple[Checkpoint, Pooling]:
-    """The checkpoint as `--pooling mean` wants it where that is possible, else as it is, and what its head reads."""
+    """The checkpoint as `--pooling` wants it where that is possible, else as it is, and what its head reads."""
+    if checkpoint.reads_mean:
+        return checkpoint, "mean"
     if config.pooling == "mean":
         try:
             return with_mean_pooling(checkpoint), "mean"
@@ -107,23 +113,28 @@ def pool_as_asked(config: TransferConfig, checkpoint: Checkpoint) -> tuple[Check
 def _choose_pooling(asked: Asked) -> tuple[Asked, Pooling, tuple[str, ...]]:
     """What the plan is for with the pooling that is used, which one that is, and why."""
     config = asked.config
-    if config.pooling != "auto":
+    if config.pooling != "auto" or asked.checkpoint.reads_mean:
         checkpoint, pooling = pool_as_asked(config, asked.checkpoint)
-        reasons = ("the head reads the mean over all tokens, as was asked",) if pooling == "mean" else ()
+        why = "as it did in the checkpoint" if asked.checkpoint.reads_mean else "as was asked"
+        reasons = (f"the head reads the mean over all tokens, {why}",) if pooling == "mean" else ()
         return replace(asked, checkpoint=checkpoint), pooling, reasons
     if config.strategy == "scratch" or config.keep_adapter or not asked.checkpoint.new_parameters:
         return asked, "own", ()
     try:
         pooled = replace(asked, checkpoint=with_mean_pooling(asked.checkpoint))
-    except UnpoolableError:
-        return asked, "own", ()
+    except UnpoolableError as reason:
+        # What reads pictures has no tokens to take the mean of: that goes without saying.
+        said = asked.checkpoint.model.main_input_name == "input_ids"
+        return asked, "own", (f"the head reads what the class pools by itself: {reason}",) if said else ()
     try:
         own, mean = (_judge_pooling(each) for each in (asked, pooled))
     except UnsplittableError as reason:
         return asked, "own", (f"the head reads what the class pools by itself: the mean could not be tried, {reason}",)
     figures = f"the held-out loss of a solved head is {mean:.3g} with the mean, {own:.3g} with the class's own pooling"
     if own == mean:  # nothing could be held out
-        figures = "with one label a class no other evidence than that of Reimers and Gurevych 2019 (arXiv 1908.10084)"
+        figures = (
+            "nothing could be held out to judge it by; Reimers and Gurevych 2019 (arXiv 1908.10084) found it better"
+        )
     if own < mean:
         return asked, "own", (f"the head reads what the class pools by itself: {figures}",)
     return pooled, "mean", (f"the head reads the mean over all tokens: {figures}",)
@@ -168,70 +179,91 @@ def _as_asked(strategy: str) -> Choice:
 
 def _choose_strategy(asked: Asked) -> Choice:
     """The strategy that the evidence names."""
-    strata = TARGETS[asked.data.problem_type].strata(asked.data.train["label"][:])
+    labels = asked.data.train["label"][:]
+    strata = np.asarray(TARGETS[asked.data.problem_type].strata(labels))
+    if asked.data.problem_type == "regression" and len(labels) < FEWEST_A_CLASS * 10:
+        strata = np.zeros(len(labels))  # numbers, unlike classes, can be held out all the same
     _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)
     if 2 * (counts[which] >= FEWEST_A_CLASS).sum() < len(strata):
-        return Choice(UNTRIED, (f"{UNTRIED}, since under {FEWEST_A_CLASS} labels a class are too few for trials",))
-    fold = assign_folds(strata, FOLDS, asked.training.seed)
-    simplest, others, reasons = _try_all(asked, fold)
+        return Choice(
+            UNTRIED, (f"{UNTRIED}, since fewer than {FEWEST_A_CLASS} examples of most labels are too few for trials",)
+        )
+    simplest, others, reasons = _try_all(asked, assign_folds(strata, FOLDS, asked.training.seed))
     strategy, because = decide(simplest, others)
     return Choice(strategy, (*because, *reasons), tuple(as_facts(simplest, others)))
 
 
 def _try_all(asked: Asked, fold: np.ndarray) -> tuple[Trial, list[Trial], tuple[str, ...]]:
-    """The trials of the simplest plan and of the candidates, and what the budget left out.
+    """The trials of the simplest plan and of the candidates, and what was left out.
 
-    The cheapest first, fold after fold until it is clear whether it gains.
+    The cheapest first, fold after fold until there is no hope that it beats the best before it.
     """
-    costs, left, folds = _costs(asked), asked.config.auto_budget, range(int(fold.max()) + 1)
-    bar = tqdm(total=len(folds) * (1 + len(costs)), desc="trials", disable=_is_quiet(asked))
-    simplest = reduce(add, (_try_plan(SIMPLEST, asked, fold, number, bar) for number in folds))
-    trials: list[Trial] = []
-    for name, cost in costs.items():
-        done: Trial | None = None
-        for number in folds:
-            left -= cost * float(np.mean(fold != number))
-            if left < 0 or (done and find_gain(done, simplest).is_clear):
-                break
-            trial = _try_plan(name, asked, fold, number, bar)
-            done = done + trial if done else trial
-        trials += [done] if done else []
-        if left < 0:
-            over = f"--auto_budget {asked.config.auto_budget:g} left no time for more trials of {name}"
-            return simplest, trials, (over,)
-    return simplest, trials, ()
+    left, budget, trials, reasons = asked.config.auto_budget, asked.config.auto_budget, [], []
+    with tqdm(total=FOLDS * (1 + len(CANDIDATES)), desc="trials", disable=_is_quiet(asked)) as bar:
+        best = simplest = reduce(add, (_try_plan(SIMPLEST, asked, fold, number, bar) for number in range(FOLDS)))
+        for name, cost in _costs(asked, fold).items():
+            done: Trial | None = None
+            for number in range(FOLDS):
+                if done and find_gain(done, best).is_hopeless:
+                    break
+                if cost > left:
+                    reasons.append(f"--auto_budget {budget:g} left no time for more trials of {name}")
+                    break
+                left -= cost
+                try:
+                    trial = _try_plan(name, asked, fold, number, bar)
+                except UserError as error:
+                    done = None
+                    reasons.append(f"the trial of {name} failed: {error.message}")
+                    break
+                done = done + trial if done else trial
+            if done:
+                trials.append(done)
+                best = done if find_gain(done, best).is_beyond_noise else best
+    return simplest, trials, tuple(reasons)
 
 
 def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int, bar: Any) -> Trial:
     """How a strategy does on the rows of a fold when it learns from all others."""
     began = time.perf_counter()
-    kept, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-    rows = asked.data.train
-    data = replace(asked.data, splits={"train": rows.select(kept), "test": rows.select(held)})
+    held = np.flatnonzero(fold == number)
     checkpoint = replace(asked.checkpoint, model=copy.deepcopy(asked.checkpoint.model))
-    with _folder_for_trials() as folder, only_warnings():
-        config = replace(asked.config, cache_dir=folder)
-        trial = Asked(config, checkpoint, data, _for_trials(asked.training), asked.max_length)
-        trained = run_plan(trial.plan(strategy), checkpoint, data, trial.training, asked.max_length)
-        predictions = predict(trained, data.test)
-    scores = READINGS[data.problem_type].right(predictions.labels, predictions.outputs)
+    with _folder_for_trials(asked.config) as folder, only_warnings():
+        trial = replace(_without(asked, fold, number), checkpoint=checkpoint)
+        trial = replace(trial, config=replace(asked.config, cache_dir=folder))
+        trained = run_plan(trial.plan(strategy), checkpoint, trial.data, trial.training, asked.max_length)
+        predictions = predict(trained, trial.data.test)
     bar.update()
+    every = np.asarray(asked.data.train["label"][:])
+    scores = READINGS[asked.data.problem_type].right(predictions.labels, predictions.outputs, every)
     return Trial(strategy, held, scores, time.perf_counter() - began)
 
 
-def _costs(asked: Asked) -> dict[str, float]:
-    """Strategy -> what it costs to train on all rows, in full fine-tunings."""
+def _without(asked: Asked, fold: np.ndarray, number: int) -> Asked:
+    """The same with the rows of a fold to judge by and all others to learn from; the test split is not among them."""
+    rows, held = asked.data.train, np.flatnonzero(fold == number)
+    splits = {"train": rows.select(np.flatnonzero(fold != number)), "test": rows.select(held)}
+    return replace(asked, data=replace(asked.data, splits=splits), training=_for_trials(asked.training))
+
+
+def _costs(asked: Asked, fold: np.ndarray) -> dict[str, float]:
+    """Candidate -> what a trial of it costs, in fine-tunings of everything on all rows."""
     checkpoint, training = asked.checkpoint, asked.training
     model = checkpoint.model.eval().to(training.device)
     encoder = make_encoder(checkpoint.task, checkpoint.processor, model.config, asked.max_length)
-    inputs = encoder.collate(list(encoder.rows(asked.data.train.select(range(min(SAMPLE, len(asked.data.train)))))))
+    inputs = encoder.collate(list(encoder.rows(asked.data.train.select(range(min(SAMPLE, len(fold)))))))
     inputs = {name: tensor.to(training.device) for name, tensor in inputs.items() if name != "labels"}
     layers, fixed = checkpoint.layers, checkpoint.fixed
     flops = stage_flops(model, inputs, layers)
+
+    def cost(strategy: str, asked: Asked) -> float:
+        labels = asked.data.train["label"][:]
+        return len(labels) * plan_cost(in_passes(asked.plan(strategy), labels, asked.training), layers, flops, fixed)
+
     one_class = asked.data.problem_type == "single_label_classification" and find_linear_head(model)
     names = [name for name in CANDIDATES if name != "contrastive" or one_class]
-    full = plan_cost(asked.plan("full"), layers, flops, fixed)
-    return {name: plan_cost(asked.plan(name), layers, flops, fixed) / full for name in names}
+    full, trial = cost("full", asked), _without(asked, fold, 0)
+    return {name: cost(name, trial) / full for name in names}
 
 
 def _for_trials(training: TrainingConfig) -> TrainingConfig:
@@ -247,10 +279,12 @@ def _is_quiet(asked: Asked) -> bool:
 
 
 @contextmanager
-def _folder_for_trials() -> Iterator[str]:
-    """A store of its own, the same in all processes: no other run has use for rows less a fold."""
-    with tempfile.TemporaryDirectory() as own:
-        folders = [own]
-        broadcast_object_list(folders)
+def _folder_for_trials(config: TransferConfig) -> Iterator[str]:
+    """A store within the store, the same in all processes: no other run has use for rows less a fold."""
+    folders = [str(temporary_folder(cache_folder(config.cache_dir) / "trials"))]
+    broadcast_object_list(folders)
+    try:
         yield folders[0]
         PartialState().wait_for_everyone()
+    finally:
+        shutil.rmtree(folders[0], ignore_errors=True)

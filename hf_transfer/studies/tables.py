@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from matplotlib.figure import Figure
@@ -14,6 +15,11 @@ from scipy.stats import t as student
 from hf_transfer.record import Estimate, RunRecord
 
 log = logging.getLogger(__name__)
+
+# The same in both parts of the picture, and in that of any other set of strategies.
+COLOURS = {"head": "tab:green", "full": "tab:purple", "head_then_full": "tab:pink", "top_layers": "tab:red"}
+COLOURS |= {"gradual": "tab:brown", "contrastive": "tab:cyan", "lora": "tab:olive", "scratch": "tab:blue"}
+COLOURS |= {"raw_inputs": "tab:orange", "auto": "black"}
 
 COLLAPSED = 0.05  # so far below the solved head a run has gone wrong
 
@@ -97,6 +103,7 @@ def auto_table(records: Records) -> str:
     values, alone, total = accuracies(records), durations(records, with_choice=False), durations(records)
     named = sorted({cell.strategy for cell in records} - {"auto"})
     rows: dict[str, dict[int, str]] = {}
+    regrets = []
 
     def put(row: str, budget: int, text: str) -> None:
         rows.setdefault(row, {})[budget] = text
@@ -107,7 +114,8 @@ def auto_table(records: Records) -> str:
         chosen = Counter(r.strategy["used"] for c, r in records.items() if (c.strategy, c.budget) == ("auto", budget))
         put("best single strategy", budget, f"{best} {means[best]:.1f}")
         put("auto", budget, f"{means['auto']:.1f}")
-        put("regret, points", budget, f"{means[best] - means['auto']:.1f}")
+        regrets.append(means[best] - means["auto"])
+        put("regret, points", budget, f"{regrets[-1]:.1f}")
         put("chosen", budget, ", ".join(f"{name} {count}" for name, count in chosen.most_common()))
         put("seconds, trials included", budget, f"{_mean(list(total['auto'][budget].values())):.0f}")
         put("seconds of the chosen plan alone", budget, f"{_mean(list(alone['auto'][budget].values())):.1f}")
@@ -116,30 +124,41 @@ def auto_table(records: Records) -> str:
             put("draws more than 5 points below head", budget, str(fallen))
     lines = [_header(_budgets(values))]
     lines += [f"| {name} | " + " | ".join(cells.values()) + " |" for name, cells in rows.items()]
-    return "\n".join(lines)
+    return "\n".join(lines) + f"\n\nMean regret: {_mean(regrets):.2f} points."
 
 
 def as_picture(values: Draws, level: float) -> Figure:
-    """Accuracy by labels a class, a line a strategy: where they cross, more labels change what is best."""
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
-    axes = figure.subplots()
-    for name, row in values.items():
-        if name == "majority":
-            continue
-        means = [mean_over_draws(list(draws.values()), level) for draws in row.values()]
-        errors = [[100 * (e.value - e.low) for e in means], [100 * (e.high - e.value) for e in means]]
-        style = {"linewidth": 2.5, "color": "black"} if name == "auto" else {"linewidth": 1.2}
-        points = [100 * e.value for e in means]
-        axes.errorbar(
-            list(row), points, yerr=errors, label=name, marker="o", capsize=2, markersize=4, elinewidth=0.6, **style
-        )
-    axes.set_xscale("log")
-    axes.set_xticks(_budgets(values), [str(budget) for budget in _budgets(values)])
-    axes.minorticks_off()
-    lowest = min(100 * _mean(list(d.values())) for n, row in values.items() if n != "majority" for d in row.values())
-    axes.set(xlabel="labels a class", ylabel="accuracy on the test split (%)", ylim=(max(0, lowest - 5), 101))
-    axes.legend(ncols=2, loc="lower right")
+    """Accuracy by labels a class, a line a strategy; beside it what each gains on the head alone, draw by draw.
+
+    Where the lines of the second cross zero, more labels have changed what is best.
+    """
+    figure = Figure(figsize=(12 if "head" in values else 7, 5.5), layout="constrained")
+    accuracy, *others = figure.subplots(1, 2 if "head" in values else 1, squeeze=False)[0]
+    shown = {name: row for name, row in values.items() if name != "majority"}
+    for name, row in shown.items():
+        _draw_line(accuracy, name, {budget: list(draws.values()) for budget, draws in row.items()}, level)
+    lowest = min(100 * _mean(list(draws.values())) for row in shown.values() for draws in row.values())
+    accuracy.set(ylabel="accuracy on the test split (%)", ylim=(max(0, lowest - 5), 101))
+    accuracy.legend(ncols=2, loc="lower right")
+    for axes in others:
+        axes.axhline(0, color=COLOURS["head"], linewidth=1.5)
+        for name in [name for name in shown if name not in ("head", "scratch", "raw_inputs")]:
+            gains = {k: [v - values["head"][k][s] for s, v in d.items()] for k, d in values[name].items()}
+            _draw_line(axes, name, gains, level, bars=False)
+        axes.set(ylabel="gain on head alone (points, mean of the draws)")
+    for axes in (accuracy, *others):
+        axes.set(xlabel="labels a class", xscale="log")
+        axes.set_xticks(_budgets(values), [str(budget) for budget in _budgets(values)])
+        axes.minorticks_off()
     return figure
+
+
+def _draw_line(axes: Any, name: str, by_budget: Mapping[int, list[float]], level: float, bars: bool = True) -> None:
+    means = [100 * _mean(draws) for draws in by_budget.values()]
+    found = [mean_over_draws(draws, level) for draws in by_budget.values()]
+    errors = [[100 * (e.value - e.low) for e in found], [100 * (e.high - e.value) for e in found]] if bars else None
+    style = {"label": name, "color": COLOURS.get(name), "linewidth": 2.5 if name == "auto" else 1.3}
+    axes.errorbar(list(by_budget), means, yerr=errors, marker="o", capsize=2, markersize=4, elinewidth=0.5, **style)
 
 
 def write_tables(records: Records, folder: Path, level: float) -> str:

@@ -23,8 +23,8 @@ def contrastive_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any
     """The mean over a batch of features (n, width) that the model gives in place of logits.
 
     For every row: the mean over the others of its class of -log(exp(similarity) / sum over all others), similarities
-    being cosines by TEMPERATURE (L_out of the paper). Rows alone in their class only push. `num_items_in_batch` is what
-    Trainer hands to every loss; a batch is whole here, so that it plays no part.
+    being cosines by TEMPERATURE (L_out of the paper). Rows alone in their class only push. Trainer sums the losses of
+    processes and accumulated batches, which have `num_items_in_batch` rows together: each counts by its rows.
     """
     features = F.normalize(read_logits(outputs).float(), dim=-1)
     similarity = features @ features.T / TEMPERATURE
@@ -33,12 +33,15 @@ def contrastive_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any
     same = (labels[:, None] == labels[None]) & ~itself
     partners = same.sum(1)
     losses = -(log_share * same).sum(1) / partners.clamp(min=1)
-    return losses.sum() / (partners > 0).sum().clamp(min=1)
+    mean = losses.sum() / (partners > 0).sum().clamp(min=1)
+    return mean if num_items_in_batch is None else mean * len(labels) / num_items_in_batch
 
 
 @dataclass
 class BalancedSampler(Sampler[int]):
     """Row numbers in an order whose every `batch_size` rows hold MEMBERS of each class, or of as many as there is room.
+
+    There is room for `most_rows`, but always for two members of two classes.
 
     A class with fewer rows gives them more than once, so that a network with dropout or augmentation sees them twice.
     An epoch has as many rows as there are, rounded up to whole batches.
@@ -51,8 +54,13 @@ class BalancedSampler(Sampler[int]):
 
     @property
     def batch_size(self) -> int:
-        """Rows a batch: MEMBERS of each class that it holds."""
-        return MEMBERS * min(len(set(self.labels)), max(2, self.most_rows // MEMBERS))
+        """Rows a batch."""
+        return self.members * min(len(set(self.labels)), max(2, self.most_rows // self.members))
+
+    @property
+    def members(self) -> int:
+        """Rows of a class in a batch."""
+        return max(2, min(MEMBERS, self.most_rows // 2))
 
     def set_epoch(self, epoch: int) -> None:
         """What Accelerate calls before each epoch: the next order."""
@@ -66,9 +74,9 @@ class BalancedSampler(Sampler[int]):
         labels = np.asarray(self.labels)
         members = {label: _endless(np.flatnonzero(labels == label), draw) for label in np.unique(labels).tolist()}
         classes = _endless(np.array(list(members)), draw)
-        for _ in range(len(self) // MEMBERS):
+        for _ in range(len(self) // self.members):
             own = members[next(classes)]
-            yield from (next(own) for _ in range(MEMBERS))
+            yield from (next(own) for _ in range(self.members))
 
 
 def _endless(values: np.ndarray, draw: np.random.Generator) -> Iterator[int]:

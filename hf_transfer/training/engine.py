@@ -66,7 +66,7 @@ def run_plan(
     set_seed(training.seed)
     if plan.init == "random":
         checkpoint = randomized(checkpoint, training.seed)
-    if plan.pooling == "mean":
+    if plan.pooling == "mean" and not checkpoint.reads_mean:
         checkpoint = with_mean_pooling(checkpoint)
     encoder = make_encoder(checkpoint.task, checkpoint.processor, checkpoint.model.config, max_length)
     with training.main_process_first(desc="encoding"):

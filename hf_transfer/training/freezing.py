@@ -120,7 +120,11 @@ def solve_phase(
         "seconds": time.perf_counter() - began,
         **cache_facts(computed),
         "history": [],
-        "solved": {"strength": solved[0].strength},
+        "solved": {
+            "strength": solved[0].strength,
+            "penalty": phase.penalty,
+            "cross_validated": solved[0].cross_validated,
+        },
         **({"augmentation": training.augmentation} if plan.cache.views else {}),
     }
 

@@ -30,7 +30,8 @@ def find_scale(data: Data, checkpoint: Checkpoint) -> Scale:
     numbers = np.asarray(data.train["label"][:], dtype=np.float64)
     has_bias = any(name.endswith("bias") for name in _output_layer(checkpoint))
     offset = float(numbers.mean()) if has_bias else 0.0
-    return Scale(offset, float(np.sqrt(np.mean((numbers - offset) ** 2))))
+    deviation = float(np.sqrt(np.mean((numbers - offset) ** 2)))
+    return Scale(offset, deviation or 1.0)  # numbers that are all the same have none
 
 
 def scale_labels(encoder: Encoder, scale: Scale) -> Encoder:

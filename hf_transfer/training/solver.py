@@ -42,6 +42,7 @@ class SolvedHead:
     bias: np.ndarray | None  # (outputs,) float32; None if asked for without one
     strength: float  # of the L2 penalty: strength / 2 * |weight|^2 next to the mean loss, on features of unit scale
     out_of_fold: np.ndarray  # (n, outputs) float32: probabilities (numbers) by heads that did not see the row
+    cross_validated: bool  # whether the strength was chosen so
 
 
 def solve_head(
@@ -66,8 +67,7 @@ def solve_head(
     The strength is `penalty` times that of the least held-out loss over five stratified folds, fewer where no class has
     five members; rows of classes with one member do not vote. All views of a row are in one fold. `out_of_fold` comes
     from the folds at that strength, the mean over the views of a row. Where fewer than half of the rows could vote (one
-    label a class), the strength is FIXED_STRENGTH and `out_of_fold` repeats the shares of the labels (their mean): a
-    head that leaves out the only member of a class has never seen it, so leaving one out would say nothing.
+    label a class), the strength is FIXED_STRENGTH and `out_of_fold` repeats the shares of the labels (their mean).
 
     With a bias, a class without an example gets one that makes it never probable (of several labels a row, one that
     gives it half an example); without, it only learns to be improbable. The same input gives the same bits. Raises
@@ -88,7 +88,7 @@ def solve_head(
     raw = weight * factor
     folded = (bias - raw @ centre).astype(np.float32) if with_bias else None
     out_of_fold = held_out.reshape(views, -1, outputs).mean(0).astype(np.float32)
-    return SolvedHead(raw.astype(np.float32), folded, strength, out_of_fold)
+    return SolvedHead(raw.astype(np.float32), folded, strength, out_of_fold, folds is not None)
 
 
 def _check(

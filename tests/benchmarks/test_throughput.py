@@ -48,9 +48,8 @@ def test_texts_grouped_by_length_against_random_batches_and_against_padding_to_1
             logging_strategy="no",
             train_sampling_strategy=sampling,
         )
-        options = {"lr_scale": {"head": 1.0, "body": 1.0}} if kind is PhaseTrainer else {}
         model = copy.deepcopy(checkpoint.model)
-        trainer = kind(model=model, args=arguments, train_dataset=rows, data_collator=collate, **options)
+        trainer = kind(model=model, args=arguments, train_dataset=rows, data_collator=collate)
         began = time.perf_counter()
         trainer.train()
         return time.perf_counter() - began

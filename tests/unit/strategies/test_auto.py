@@ -54,25 +54,26 @@ def test_one_row_says_nothing_beyond_noise() -> None:
     gain = find_gain(_trial("full", [1]), _trial("head", [0]))
     assert (gain.mean, gain.error) == (1.0, math.inf)
     assert not gain.is_beyond_noise
-    assert not gain.is_clear
+    assert not gain.is_hopeless
 
 
 @pytest.mark.parametrize(
-    ("mean", "error", "beyond", "clear"),
+    ("mean", "error", "hopeless", "words"),
     [
-        (0.03, 0.02, True, False),
-        (0.05, 0.02, True, True),
-        (0.02, 0.02, False, False),
-        (0.0, 0.0, False, False),
-        (-0.03, 0.02, False, False),
-        (-0.05, 0.02, False, True),
+        (0.03, 0.02, False, "better beyond noise"),
+        (0.02, 0.02, False, "no difference beyond noise"),
+        (0.0, 0.0, True, "no difference beyond noise"),
+        (-0.02, 0.02, False, "no difference beyond noise"),
+        (-0.03, 0.02, False, "worse beyond noise"),
+        (-0.05, 0.02, True, "worse beyond noise"),
     ],
 )
-def test_beyond_noise_is_one_standard_error_above_and_clear_is_two_on_either_side(
-    mean: float, error: float, beyond: bool, clear: bool
+def test_beyond_noise_is_one_standard_error_and_hopeless_two_below(
+    mean: float, error: float, hopeless: bool, words: str
 ) -> None:
     gain = Gain(mean, error, 10)
-    assert (gain.is_beyond_noise, gain.is_clear) == (beyond, clear)
+    assert (gain.is_hopeless, gain.in_words) == (hopeless, words)
+    assert gain.is_beyond_noise == (words == "better beyond noise")
 
 
 def test_trials_of_a_plan_on_different_rows_are_one() -> None:
@@ -87,7 +88,7 @@ def test_the_simplest_wins_within_noise() -> None:
     strategy, reasons = decide(_of_two("head", 0, 1), [_of_two("full", 1, 0)])
     assert strategy == "head"
     assert reasons == (
-        "trial of full: +11.1 ± 11.1 points beside head on 9 held-out training rows, within noise",
+        "trial of full: +11.1 ± 11.1 points beside head on 9 held-out training rows, no difference beyond noise",
         "so head is used",
     )
 
@@ -102,7 +103,7 @@ def test_a_larger_plan_wins_beyond_noise() -> None:
     strategy, reasons = decide(_of_two("head", 0, 4), [_of_two("full", 4, 0)])
     assert strategy == "full"
     assert reasons == (
-        "trial of full: +33.3 ± 14.2 points beside head on 12 held-out training rows, beyond noise",
+        "trial of full: +33.3 ± 14.2 points beside head on 12 held-out training rows, better beyond noise",
         "so full is used",
     )
 
@@ -114,7 +115,7 @@ def test_each_is_compared_with_the_best_before_it() -> None:
     assert strategy == "top_layers"  # full is better than the head, but not than this
     assert "beside head" in reasons[0]
     assert "beside top_layers" in reasons[1]
-    assert "within noise" in reasons[1]
+    assert "no difference beyond noise" in reasons[1]
 
 
 def test_what_did_not_win_is_not_compared_with() -> None:

@@ -111,7 +111,7 @@ def test_a_named_strategy_passes_straight_through(strategy: str, pictures: Check
 
 
 def test_auto_uses_one_of_its_candidates_and_says_why(pictures: Checkpoint, digits: Digits) -> None:
-    plan = _choose(pictures, digits(6), max_steps=10)
+    plan = _choose(pictures, digits(6), max_steps=10, auto_budget=100.0)
     assert plan.requested == "auto"
     assert plan.strategy in (SIMPLEST, *CANDIDATES)
     assert plan.seconds > 0
@@ -141,7 +141,7 @@ def test_auto_takes_a_larger_plan_where_the_head_cannot_tell(
     checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels)
     plan = _choose(checkpoint, data, pooling="own", learning_rate=1e-2, max_steps=60)
     assert plan.strategy == "head_then_full"
-    assert "beyond noise" in plan.reasons[0]
+    assert "better beyond noise" in plan.reasons[0]
     assert plan.evidence[1]["gain"] > plan.evidence[1]["standard_error"] > 0
 
 
@@ -152,7 +152,7 @@ def test_with_few_labels_a_class_auto_tries_nothing_and_says_why(
 ) -> None:
     plan = _choose(pictures, digits(examples_per_class))
     assert plan.strategy == UNTRIED
-    assert plan.reasons == (f"{UNTRIED}, since under 3 labels a class are too few for trials",)
+    assert plan.reasons == (f"{UNTRIED}, since fewer than 3 examples of most labels are too few for trials",)
     assert plan.evidence == ()
 
 
@@ -165,20 +165,21 @@ def test_three_labels_a_class_are_enough_to_try(pictures: Checkpoint, digits: Di
 def test_the_budget_ends_the_trials_and_the_plan_says_so(
     budget: float, tried: int, pictures: Checkpoint, digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose, "_costs", lambda _: {"top_layers": 0.3, "head_then_full": 1.0})
+    monkeypatch.setattr(choose, "_costs", lambda *_: {"top_layers": 0.2, "head_then_full": 0.7})
     plan = _choose(pictures, digits(4), auto_budget=budget, max_steps=3)
     assert len(plan.evidence) == tried
-    (left_out,) = (reason for reason in plan.reasons if "--auto_budget" in reason)
+    left_out = [reason for reason in plan.reasons if "--auto_budget" in reason]
     name = {1: "top_layers", 2: "head_then_full"}[tried]
-    assert left_out == f"--auto_budget {budget:g} left no time for more trials of {name}"
+    assert left_out[0] == f"--auto_budget {budget:g} left no time for more trials of {name}"
 
 
-def test_candidates_are_ordered_by_their_cost_in_full_fine_tunings(pictures: Checkpoint, digits: Digits) -> None:
+def test_a_trial_costs_what_it_takes_beside_a_fine_tuning_of_everything(pictures: Checkpoint, digits: Digits) -> None:
     asked = choose.Asked(TransferConfig(strategy="auto"), pictures, digits(4), _training())
-    costs = choose._costs(asked)
+    costs = choose._costs(asked, np.arange(12) % 3)
     assert set(costs) == set(CANDIDATES)
-    assert 0 < costs["top_layers"] < 1 < costs["head_then_full"] < 1.5
-    assert list(costs.values()) == sorted(costs.values())
+    # Two thirds of the rows in as many steps: a head of one pass, and about as much as everything.
+    assert 0.6 < costs["head_then_full"] < 1.1
+    assert 0 < costs["top_layers"] < 0.8 * costs["head_then_full"]
 
 
 def test_trials_see_training_rows_alone_and_each_is_held_out_once(
@@ -216,7 +217,8 @@ def test_the_given_checkpoint_and_arguments_stay_as_they_were(pictures: Checkpoi
     before = {name: tensor.clone() for name, tensor in pictures.model.state_dict().items()}
     training = _training(early_stopping_patience=3, wise_ft=True, average_last=0.5, max_steps=3)
     said = training.to_dict()
-    choose_plan(TransferConfig(strategy="auto", auto_budget=1.0), pictures, digits(4), training)
+    data = replace(digits(4), splits={**digits(4).splits, "validation": digits(4).test})
+    choose_plan(TransferConfig(strategy="auto", auto_budget=1.0), pictures, data, training)
     assert len(before) > 20
     assert all(torch.equal(tensor, before[name]) for name, tensor in pictures.model.state_dict().items())
     assert all(parameter.requires_grad for parameter in pictures.model.parameters())

@@ -94,13 +94,19 @@ def test_the_loss_is_that_of_the_paper(labels: list[int]) -> None:
     assert _loss(features, labels) == pytest.approx(_by_the_formula(features, labels), rel=1e-5)
 
 
-def test_lengths_and_what_trainer_hands_to_every_loss_play_no_part() -> None:
+def test_the_lengths_of_features_play_no_part() -> None:
     features, labels = _features(6), torch.tensor([0, 0, 1, 1, 2, 2])
     longer = features * torch.tensor([[1.0], [9.0], [0.1], [2.0], [3.0], [4.0]])
     torch.testing.assert_close(
-        contrastive_loss({"logits": longer}, labels, num_items_in_batch=torch.tensor(99)),
-        contrastive_loss({"logits": features}, labels),
+        contrastive_loss({"logits": longer}, labels), contrastive_loss({"logits": features}, labels)
     )
+
+
+def test_batches_whose_losses_trainer_sums_count_by_their_rows() -> None:
+    features, labels = _features(6), torch.tensor([0, 0, 1, 1, 2, 2])
+    whole = contrastive_loss({"logits": features}, labels)
+    summed = 4 * contrastive_loss({"logits": features}, labels, num_items_in_batch=torch.tensor(24))
+    torch.testing.assert_close(summed, whole)
 
 
 def test_a_row_alone_in_its_class_only_pushes() -> None:
@@ -171,7 +177,7 @@ def test_with_many_classes_each_batch_holds_four_of_some_and_all_have_their_turn
 
 
 @pytest.mark.parametrize(
-    ("classes", "most_rows", "batch_size"), [(3, 128, 12), (100, 128, 128), (5, 16, 16), (5, 3, 8)]
+    ("classes", "most_rows", "batch_size"), [(3, 128, 12), (100, 128, 128), (5, 16, 16), (5, 7, 6), (5, 3, 4)]
 )
 def test_a_batch_has_room_for_two_classes_at_least(classes: int, most_rows: int, batch_size: int) -> None:
     assert BalancedSampler(list(range(classes)) * 3, 0, most_rows).batch_size == batch_size
