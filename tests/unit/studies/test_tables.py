@@ -99,9 +99,17 @@ def test_the_table_of_auto_says_what_it_chose_its_regret_and_its_cost(records: d
 
 
 def test_the_picture_has_a_line_a_strategy_and_none_of_the_majority(records: dict[Cell, RunRecord]) -> None:
-    (axes,) = as_picture(accuracies(records), 0.95).axes
+    axes, _ = as_picture(accuracies(records), 0.95).axes
     assert axes.get_xlabel() == "labels a class"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["head", "full", "auto"]
+
+
+def test_beside_it_stands_what_each_gains_on_the_head_draw_by_draw(records: dict[Cell, RunRecord]) -> None:
+    _, gains = as_picture(accuracies(records), 0.95).axes
+    zero, full, auto = gains.get_lines()
+    assert set(zero.get_ydata()) == {0}
+    assert list(full.get_ydata()) == pytest.approx([-10.0, 15.0])
+    assert list(auto.get_ydata()) == pytest.approx([-10.0, 15.0])
 
 
 def test_tables_and_picture_are_written_whole(records: dict[Cell, RunRecord], tmp_path: Path) -> None:
