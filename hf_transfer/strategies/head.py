@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from hf_transfer.strategies.plan import Phase, Schedule, Stage
 
 # A head that is solved to the best separates few labels without loss, and the phases behind it would learn from noise
-# alone. With this penalty digits from 4 labels a class gained 1.5 points (5 draws; 10 and 100 times: 0.6 and 1.5).
+# alone. Digits from 4 labels a class, 5 draws: 94.5 with the penalty as it is, 95.1 and 96.0 with 10 and 100 times.
 PENALTY_BEFORE_MORE = 30.0
 # Behind it, less is left to learn than from a random head.
 AFTER_HEAD: Mapping[Stage, float] = {"head": 0.5, "body": 0.5}

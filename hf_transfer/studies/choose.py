@@ -229,8 +229,8 @@ def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int, bar: A
     held = np.flatnonzero(fold == number)
     checkpoint = replace(asked.checkpoint, model=copy.deepcopy(asked.checkpoint.model))
     with _folder_for_trials(asked.config) as folder, only_warnings():
-        trial = replace(_without(asked, fold, number), checkpoint=checkpoint)
-        trial = replace(trial, config=replace(asked.config, cache_dir=folder))
+        config = replace(asked.config, cache_dir=folder)
+        trial = replace(_without(asked, fold, number), checkpoint=checkpoint, config=config)
         trained = run_plan(trial.plan(strategy), checkpoint, trial.data, trial.training, asked.max_length)
         predictions = predict(trained, trial.data.test)
     bar.update()

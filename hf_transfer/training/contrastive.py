@@ -41,10 +41,9 @@ def contrastive_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any
 class BalancedSampler(Sampler[int]):
     """Row numbers in an order whose every `batch_size` rows hold MEMBERS of each class, or of as many as there is room.
 
-    There is room for `most_rows`, but always for two members of two classes.
-
-    A class with fewer rows gives them more than once, so that a network with dropout or augmentation sees them twice.
-    An epoch has as many rows as there are, rounded up to whole batches.
+    There is room for `most_rows`, but always for two members of two classes. A class with fewer rows gives them more
+    than once, so that a network with dropout or augmentation sees them twice. An epoch has as many rows as there are,
+    rounded up to whole batches.
     """
 
     labels: Sequence[int]
