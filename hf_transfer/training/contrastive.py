@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Sampler
 
+from hf_transfer.config import TrainingConfig
 from hf_transfer.models.head import read_logits
 
 TEMPERATURE = 0.1  # of the paper
@@ -35,6 +36,11 @@ def contrastive_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any
     losses = -(log_share * same).sum(1) / partners.clamp(min=1)
     mean = losses.sum() / (partners > 0).sum().clamp(min=1)
     return mean if num_items_in_batch is None else mean * len(labels) / num_items_in_batch
+
+
+def balanced_sampler(labels: Sequence[int], training: TrainingConfig) -> "BalancedSampler":
+    """The order of an epoch of the contrastive loss; --per_device_train_batch_size bounds its batches."""
+    return BalancedSampler(labels, training.seed, training.per_device_train_batch_size or MOST_ROWS)
 
 
 @dataclass

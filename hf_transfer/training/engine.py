@@ -25,7 +25,7 @@ from hf_transfer.models.pooling import with_mean_pooling
 from hf_transfer.strategies.plan import Phase, Plan, learning_rates
 from hf_transfer.training.augment import fit_augmentation
 from hf_transfer.training.averaging import gather_candidates, keep_best
-from hf_transfer.training.contrastive import MOST_ROWS, BalancedSampler, contrastive_loss
+from hf_transfer.training.contrastive import balanced_sampler, contrastive_loss
 from hf_transfer.training.freezing import Splits, cache_facts, freeze_below, solve_phase
 from hf_transfer.training.losses import LossFunction, choose_loss, require_fitting_flags
 from hf_transfer.training.pace import share_of_steps
@@ -117,8 +117,7 @@ def run_phase(
     augment = None if frozen else fit_augmentation(training.augmentation, encoder, rows)
     sampler = None
     if phase.loss == "contrastive":
-        most = training.per_device_train_batch_size or MOST_ROWS
-        sampler = BalancedSampler(rows["label"][:], training.seed, most)
+        sampler = balanced_sampler(rows["label"][:], training)
         plan = replace(plan, batch_size=sampler.batch_size)
         validation = None  # the loss of other batches would say nothing of the head
     with ExitStack() as contexts:

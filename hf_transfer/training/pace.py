@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from hf_transfer.config import TrainingConfig
 from hf_transfer.strategies.plan import Phase, Plan
-from hf_transfer.training.contrastive import MOST_ROWS, BalancedSampler
+from hf_transfer.training.contrastive import balanced_sampler
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,7 @@ def pace(phase: Phase, plan: Plan, labels: Sequence[int], training: TrainingConf
         return None
     batch_size, rows_an_epoch = plan.batch_size, len(labels)
     if phase.loss == "contrastive":
-        most = training.per_device_train_batch_size or MOST_ROWS
-        sampler = BalancedSampler(labels, training.seed, most)
+        sampler = balanced_sampler(labels, training)
         batch_size, rows_an_epoch = sampler.batch_size, len(sampler)
     examples_a_step = batch_size * training.world_size * training.gradient_accumulation_steps
     steps_an_epoch = math.ceil(rows_an_epoch / examples_a_step)
