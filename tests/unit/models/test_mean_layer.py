@@ -19,20 +19,10 @@ from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint, randomize
 from hf_transfer.models.head import find_linear_head
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
 from hf_transfer.tasks import find_task
+from tests.unit.models.text_sizes import SIZES
 
 TEXTS = find_task("text-classification")
 LABELS, OTHERS = ("x", "y", "z"), ("a", "b", "c", "d", "e")
-SIZES = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 40,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 2,
-}
 WITH_LAYER = {
     "bert": BertConfig(**SIZES),
     "roberta": RobertaConfig(**SIZES),
