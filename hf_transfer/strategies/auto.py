@@ -62,11 +62,17 @@ class Gain:
 
 
 def find_gain(trial: Trial, other: Trial) -> Gain:
-    """The paired difference of two trials over the rows that both were judged by."""
+    """The paired difference of two trials over the rows that both were judged by.
+
+    Its standard error is never below what one more row answered otherwise would make of it: a few rows on which both
+    agree do not prove that they always will.
+    """
     rows, mine, theirs = np.intersect1d(trial.rows, other.rows, return_indices=True)
-    differences = trial.scores[mine] - other.scores[theirs]
+    own, others = trial.scores[mine], other.scores[theirs]
+    differences = own - others
     error = float(differences.std(ddof=1) / np.sqrt(len(rows))) if len(rows) > 1 else np.inf
-    return Gain(float(differences.mean()), error, len(rows))
+    one_row = (float(np.ptp(np.concatenate([own, others]))) or 1.0) / len(rows)  # all right or all wrong: 0 and 1
+    return Gain(float(differences.mean()), max(error, one_row), len(rows))
 
 
 def decide(simplest: Trial, others: Sequence[Trial]) -> tuple[str, tuple[str, ...]]:

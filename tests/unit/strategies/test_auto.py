@@ -118,11 +118,17 @@ def test_each_is_compared_with_the_best_before_it() -> None:
     assert "no difference beyond noise" in reasons[1]
 
 
+def test_a_few_rows_on_which_both_agree_leave_hope() -> None:
+    gain = find_gain(_trial("full", [1] * 27), _trial("head", [1] * 27))
+    assert gain == Gain(0.0, pytest.approx(1 / 27), 27)
+    assert not gain.is_hopeless
+
+
 def test_what_did_not_win_is_not_compared_with() -> None:
     head, top, full = _of_two("head", 4, 4), _of_two("top_layers", 0, 8), _of_two("full", 4, 4)
     strategy, reasons = decide(head, [top, full])
     assert strategy == "head"  # full is better than the layers, but not than this
-    assert "trial of full: +0.0 ± 0.0 points beside head" in reasons[1]
+    assert "trial of full: +0.0 ± 6.2 points beside head" in reasons[1]
 
 
 def test_the_largest_may_win_after_another_has() -> None:
