@@ -92,6 +92,13 @@ class DataConfig:
         default=None,
         metadata={"help": "Learn from so many labels a class, nothing more: no validation split is cut from them."},
     )
+    on_bad_example: Literal["skip", "raise"] = field(
+        default="skip",
+        metadata={
+            "help": "What to do about a picture that cannot be read, an empty text, a label that is missing or out of "
+            "range. skip: leave it out and say so, at most 1 per cent of a split; raise: end the run at the first."
+        },
+    )
 
 
 @dataclass(frozen=True)

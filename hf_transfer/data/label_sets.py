@@ -1,12 +1,13 @@
 """Any number of labels a row: lists of names, or a column of text that names them between commas or bars."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, LargeList, List
+from datasets import Dataset, LargeList, List
 
-from hf_transfer.data.labels import natural_order, require_labelled
+from hf_transfer.data.labels import coded_names, label_flaw, natural_order
 from hf_transfer.errors import UserError
 
 
@@ -15,31 +16,41 @@ def is_list(feature: object) -> bool:
     return isinstance(feature, List | LargeList)
 
 
+def set_flaw(feature: Any, known: tuple[str, ...] | None, labels: Any) -> str | None:
+    """What is wrong with a row's labels as they are stored, or None; an empty cell of text names no label."""
+    if not is_list(feature):
+        return None
+    if labels is None:
+        return "no label"
+    if len(set(labels)) < len(labels):
+        return "label listed twice: name each that applies once; rows of zeros and ones are not read"
+    return next(filter(None, (label_flaw(feature.feature, known, label) for label in labels)), None)
+
+
 def find_set_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]:
     """The names of all labels in the order of their ids: ClassLabel's own, else sorted as people sort."""
-    feature = next(iter(splits.values())).features[column]
-    if is_list(feature) and isinstance(feature.feature, ClassLabel):
-        return tuple(feature.feature.names)
+    known = coded_names(next(iter(splits.values())).features[column])
+    if known is not None:
+        return known
     separator = _separator(cell for split in splits.values() for cell in split[column])
     sets = [names for split in splits.values() for names in _read(split, column, separator)]
-    return tuple(sorted({name for names in sets for name in names or ()}, key=natural_order))
+    return tuple(sorted(set(itertools.chain.from_iterable(sets)), key=natural_order))
 
 
 def encode_sets(split: Dataset, column: str, names: tuple[str, ...]) -> list[list[float]]:
     """A row of zeros and ones, a one for each label that applies; an empty list is a row of zeros.
 
-    Raises UserError if a row has no list, or names a label twice.
+    No list has a flaw. Raises UserError if a cell of text names a label twice.
     """
     # No name has a comma where commas separate, so names with one say what the separator of the other splits was.
     sets = _read(split, column, "|" if any("," in name for name in names) else _separator(split[column]))
-    require_labelled([row for row, given in enumerate(sets) if given is None], len(sets), column)
     ids = {name: number for number, name in enumerate(names)}
     encoded = np.zeros((len(sets), len(names)))
-    for row, given in enumerate(labels or [] for labels in sets):
+    for row, given in enumerate(sets):
         twice = {name for name in given if given.count(name) > 1}
         if twice:
             raise UserError(
-                f"row {row} of column {column!r} names the label {min(twice)!r} twice",
+                f"a row of column {column!r} names the label {min(twice)!r} twice: {', '.join(given)[:80]}",
                 "list the labels that apply, each once; rows of zeros and ones are not read",
             )
         encoded[row, [ids[name] for name in given]] = 1.0
@@ -61,25 +72,14 @@ def require_labels(rows: Sequence[Sequence[float]], names: tuple[str, ...]) -> N
         )
 
 
-def _read(split: Dataset, column: str, separator: str) -> list[list[str] | None]:
-    """The names in each row, None where there is no list. An empty cell of a text column names no label."""
+def _read(split: Dataset, column: str, separator: str) -> list[list[str]]:
+    """The names in each row. An empty cell of a text column names no label."""
     feature = split.features[column]
     if is_list(feature):
-        known = feature.feature.names if isinstance(feature.feature, ClassLabel) else None
-        return [_named(given, known, row, column) for row, given in enumerate(split[column])]
+        known = coded_names(feature)
+        return [[str(value) if known is None else known[value] for value in given] for given in split[column]]
     cells = (cell or "" for cell in split[column])
     return [[name.strip() for name in cell.split(separator) if name.strip()] for cell in cells]
-
-
-def _named(given: list[Any] | None, known: list[str] | None, row: int, column: str) -> list[str] | None:
-    if given is None:
-        return None
-    outside = [value for value in given if value is None or (known is not None and not 0 <= value < len(known))]
-    if outside:
-        raise UserError(
-            f"row {row} of column {column!r} lists {outside[0]}, which is no label", "an empty list says: none applies"
-        )
-    return [str(value) if known is None else known[value] for value in given]
 
 
 def _separator(cells: Iterable[Any]) -> str:

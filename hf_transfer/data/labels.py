@@ -9,6 +9,27 @@ from datasets import ClassLabel, Dataset
 from hf_transfer.errors import UserError
 
 
+def coded_names(feature: Any) -> tuple[str, ...] | None:
+    """The names that a ClassLabel column, or one of lists of them, numbers; None for all other columns."""
+    coded = getattr(feature, "feature", feature)
+    return tuple(coded.names) if isinstance(coded, ClassLabel) else None
+
+
+def label_flaw(feature: Any, known: tuple[str, ...] | None, label: Any) -> str | None:
+    """What is wrong with a label as it is stored in a column of kind `feature`, or None.
+
+    `known`: the names that the training split's ClassLabel numbers, None where names are what the rows hold.
+    """
+    if label is None or (isinstance(label, str) and not label.strip()):
+        return "no label"
+    if isinstance(feature, ClassLabel):
+        count = len(feature.names)
+        return None if 0 <= label < count else f"label out of range: {label} is not one of 0 to {count - 1}"
+    if known is not None and str(label) not in known:
+        return f"label out of range: {str(label)[:40]!r} is no name of the training split"
+    return None
+
+
 def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]:
     """The label names in the order of their ids.
 
@@ -23,22 +44,12 @@ def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]
 
 
 def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[int]:
-    """The ids of a split's labels. Raises UserError if a row has none."""
+    """The ids of a split's labels, of which none has a flaw."""
     values = split[column][:]
-    coded = isinstance(split.features[column], ClassLabel)
+    if isinstance(split.features[column], ClassLabel):
+        return list(values)
     ids = {name: number for number, name in enumerate(names)}
-    found = [-1 if value is None else int(value) if coded else ids.get(str(value), -1) for value in values]
-    require_labelled([row for row, label in enumerate(found) if label < 0], len(found), column)
-    return found
-
-
-def require_labelled(missing: list[int], rows: int, column: str) -> None:
-    """Raise UserError if the column lacks a label in the rows numbered `missing`."""
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {rows} rows have no label in column {column!r}, the first is row {missing[0]}",
-            "label or remove them; for a test split without labels name another --test_split",
-        )
+    return [ids[str(value)] for value in values]
 
 
 def require_classes(labels: Iterable[int], names: tuple[str, ...]) -> None:

@@ -5,15 +5,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from accelerate import PartialState
-from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from hf_transfer.config import DataConfig, ProblemType
 from hf_transfer.data.builtin import load_builtin
-from hf_transfer.data.checks import fingerprint, require_usable
+from hf_transfer.data.checks import find_bad, fingerprint, first_of
+from hf_transfer.data.labels import coded_names
 from hf_transfer.data.splits import examples_per_class, stratified_holdout, stratified_sample
 from hf_transfer.data.targets import TARGETS, Target, find_problem_type
 from hf_transfer.errors import UserError, one_line, unknown
@@ -55,6 +58,7 @@ class Data:
     fingerprint: str
     problem_type: ProblemType = "single_label_classification"
     cut: tuple[str, ...] = ()  # splits that the source lacks and we cut from the training rows
+    dropped: tuple[dict[str, str], ...] = ()  # "id" and "reason" of each row that cannot be used and was left out
     seconds: float = 0.0  # that loading took
 
     @property
@@ -76,9 +80,10 @@ class Data:
 def load_data(config: DataConfig, task: Task, seed: int) -> Data:
     """The examples that a run learns from and is judged by.
 
-    A missing test split is cut from the training rows (a fifth, stratified, the same for every seed), a missing
-    validation split too (15 %) unless the examples a class were limited or it would be of under 100 rows.
-    Raises UserError for sources, splits and columns that do not exist, and for labels that do not fit the problem.
+    Rows that cannot be used are left out first: which ones depends on nothing but the data. A missing test split is
+    cut from the training rows (a fifth, stratified, the same for every seed), a missing validation split too (15 %)
+    unless the examples a class were limited or it would be of under 100 rows. Raises UserError for sources, splits and
+    columns that do not exist, labels that do not fit the problem, and more bad rows than `on_bad_example` allows.
     """
     began = time.perf_counter()
     if task.name not in served_tasks():
@@ -90,18 +95,19 @@ def load_data(config: DataConfig, task: Task, seed: int) -> Data:
     problem_type = find_problem_type(splits["train"].features[columns["label"]], columns["label"], config.problem_type)
     _require_countable(problem_type, config)
     target = TARGETS[problem_type]
-    names = target.names(splits, columns["label"])
-    rows = {split: _canonical(rows, split, columns, names, target) for split, rows in splits.items()}
-    given = set(rows)
+    _require_same_columns(splits, columns, task, target)
+    stored = {split: _in_our_columns(rows, split, columns) for split, rows in splits.items()}
+    bad = _find_bad(stored, target, config)
+    rows, names = _encode(stored, bad, columns["label"], target)
     rows = _cut_missing(rows, config, target)
     rows["train"] = _limit(rows["train"], config, seed, target)
     target.require(rows["train"]["label"][:], names)
     unseen = target.present(rows["test"]["label"][:]) - target.present(rows["train"]["label"][:])
     if unseen:
         log.warning("classes without a training example, never learned: %s", ", ".join(names[n] for n in unseen))
-    require_usable(rows, task)
-    cut = tuple(sorted(set(rows) - given))
-    return Data(rows, names, origin, fingerprint(rows), problem_type, cut, time.perf_counter() - began)
+    cut = tuple(sorted(set(rows) - set(splits)))
+    dropped = tuple({"id": row, "reason": reason} for row, reason in bad.items())
+    return Data(rows, names, origin, fingerprint(rows), problem_type, cut, dropped, time.perf_counter() - began)
 
 
 def read_source(config: DataConfig) -> tuple[DatasetDict, Origin]:
@@ -209,25 +215,62 @@ def _require_countable(problem_type: ProblemType, config: DataConfig) -> None:
         )
 
 
-def _canonical(rows: Dataset, split: str, columns: dict[str, str], names: tuple[str, ...], target: Target) -> Dataset:
-    """A split in our columns; its other columns are dropped."""
-    missing = [theirs for theirs in columns.values() if theirs not in rows.features]
-    if missing:
-        raise UserError(f"the split {split!r} has no column {missing[0]!r}", "all splits need the same columns")
-    held = rows.features[columns["label"]]
-    if not target.fits(held):
-        raise UserError(
-            f"the split {split!r} has other labels than the training split",
-            f"each needs {target.needs}; for a test split without labels name another --test_split",
-        )
-    coded = getattr(held, "feature", held)
-    if isinstance(coded, ClassLabel) and tuple(coded.names) != names:
-        raise UserError(f"the split {split!r} numbers its labels in another order", "all splits need the same labels")
-    labels = target.encode(rows, columns["label"], names)
-    inputs = {theirs: ours for ours, theirs in columns.items() if ours != "label"}
-    rows = rows.select_columns(list(inputs)).rename_columns(inputs)
-    rows = rows.add_column("label", labels, feature=target.feature(names))
+def _require_same_columns(splits: dict[str, Dataset], columns: dict[str, str], task: Task, target: Target) -> None:
+    """Raise UserError unless every split has the columns of the training split, of the same kinds."""
+    known = coded_names(splits["train"].features[columns["label"]])
+    for split, rows in splits.items():
+        for ours, theirs in columns.items():
+            if theirs not in rows.features or (ours != "label" and not _fits(rows.features[theirs], task)):
+                kind = f"{theirs!r} of labels" if ours == "label" else f"{theirs!r} of {task.modality}s"
+                raise UserError(f"the split {split!r} has no column {kind}", "all splits need the same columns")
+        held = rows.features[columns["label"]]
+        if not target.fits(held):
+            raise UserError(
+                f"the split {split!r} has other labels than the training split",
+                f"each needs {target.needs}; for a test split without labels name another --test_split",
+            )
+        if coded_names(held) not in (None, known):
+            raise UserError(
+                f"the split {split!r} numbers its labels in another order", "all splits need the same labels"
+            )
+
+
+def _in_our_columns(rows: Dataset, split: str, columns: dict[str, str]) -> Dataset:
+    """A split with its labels as they are stored, and ids; its other columns are dropped."""
+    names = {theirs: ours for ours, theirs in columns.items()}
+    rows = rows.select_columns(list(names)).rename_columns(names)
     return rows.add_column("id", [f"{split}/{row}" for row in range(len(rows))])
+
+
+def _find_bad(stored: dict[str, Dataset], target: Target, config: DataConfig) -> dict[str, str]:
+    """The reason by id of each row to leave out. Raises UserError if none is to be, or if there are too many."""
+    known, found = coded_names(stored["train"].features["label"]), {}
+    for split, rows in reversed(stored.items()):  # a test split without labels is found before all else is read
+        flaw = partial(target.flaw, rows.features["label"], known)
+        found[split] = find_bad(split, rows, flaw, config.on_bad_example == "skip")
+    bad = {row: reason for split in stored for row, reason in found[split].items()}
+    if bad:
+        total = sum(map(len, stored.values()))
+        log.warning("left out %d of %d examples, which cannot be used: %s", len(bad), total, first_of(bad))
+    return bad
+
+
+def _encode(
+    stored: dict[str, Dataset], bad: dict[str, str], column: str, target: Target
+) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+    """The rows that are not bad, with labels as a model answers; the names of the labels, which `column` held."""
+    good = {split: np.flatnonzero([row not in bad for row in rows["id"][:]]) for split, rows in stored.items()}
+    held = {split: rows.select_columns("label").select(good[split]) for split, rows in stored.items()}
+    held = {split: rows.rename_columns({"label": column}) for split, rows in held.items()}
+    names = target.names(held, column)
+    encoded = {}
+    for split, rows in stored.items():
+        labels = dict(zip(good[split].tolist(), target.encode(held[split], column, names), strict=True))
+        whole = [labels.get(row) for row in range(len(rows))]
+        # The column comes before the selection: a column that is added to selected rows copies all pictures.
+        rows = rows.remove_columns("label").add_column("label", whole, feature=target.feature(names))
+        encoded[split] = rows.select(good[split])
+    return encoded, names
 
 
 def _cut_missing(rows: dict[str, Dataset], config: DataConfig, target: Target) -> dict[str, Dataset]:

@@ -8,9 +8,9 @@ from typing import Any
 from datasets import ClassLabel, Dataset, List, Value
 
 from hf_transfer.config import ProblemType
-from hf_transfer.data.label_sets import encode_sets, find_set_names, is_list, labels_present, require_labels
-from hf_transfer.data.labels import encode_labels, find_label_names, require_classes
-from hf_transfer.data.numbers import encode_numbers, require_numbers
+from hf_transfer.data.label_sets import encode_sets, find_set_names, is_list, labels_present, require_labels, set_flaw
+from hf_transfer.data.labels import encode_labels, find_label_names, label_flaw, require_classes
+from hf_transfer.data.numbers import encode_numbers, number_flaw, require_numbers
 from hf_transfer.data.splits import strata_of_numbers, strata_of_sets
 from hf_transfer.errors import UserError
 
@@ -25,8 +25,10 @@ class Target:
 
     needs: str  # of a column, in words
     fits: Callable[[Any], bool]  # a column's feature
+    # A column's feature, the names that the training split fixes, a label as stored -> what is wrong with it, or None
+    flaw: Callable[[Any, tuple[str, ...] | None, Any], str | None]
     names: Callable[[dict[str, Dataset], str], tuple[str, ...]]  # splits, column -> names in the order of ids
-    encode: Callable[[Dataset, str, tuple[str, ...]], list[Any]]  # split, column, names -> a label a row
+    encode: Callable[[Dataset, str, tuple[str, ...]], list[Any]]  # split without flaws, column, names -> a label a row
     feature: Callable[[tuple[str, ...]], Any]  # of the encoded labels
     strata: Callable[[list[Any]], list[int]]
     present: Callable[[list[Any]], set[int]]  # ids of the names that occur
@@ -37,6 +39,7 @@ TARGETS: dict[ProblemType, Target] = {
     "single_label_classification": Target(
         needs="one class a row: text or whole numbers, no empty cell",
         fits=lambda feature: isinstance(feature, ClassLabel) or _holds(feature, NAMES),
+        flaw=label_flaw,
         names=find_label_names,
         encode=encode_labels,
         feature=lambda names: ClassLabel(names=list(names)),
@@ -47,6 +50,7 @@ TARGETS: dict[ProblemType, Target] = {
     "multi_label_classification": Target(
         needs="lists of names or whole numbers, or text that separates names with commas or |",
         fits=lambda feature: _lists_labels(feature) or _holds(feature, TEXT),
+        flaw=set_flaw,
         names=find_set_names,
         encode=encode_sets,
         feature=lambda names: List(Value("float32")),
@@ -57,6 +61,7 @@ TARGETS: dict[ProblemType, Target] = {
     "regression": Target(
         needs="numbers: no text and no empty cell",
         fits=lambda feature: _holds(feature, NUMBERS),
+        flaw=number_flaw,
         names=lambda splits, column: (column,),
         encode=encode_numbers,
         feature=lambda names: Value("float32"),

@@ -74,7 +74,7 @@ def _record(trained: Trained, data: Data, evaluation: dict[str, Any], evaluate_s
             "fingerprint": data.fingerprint,
             "labels": list(data.labels),
             "splits": {name: len(data.splits.get(name, ())) for name in ("train", "validation", "test")},
-            "dropped": [],
+            "dropped": list(data.dropped),
             "cut": list(data.cut),
         },
         strategy={

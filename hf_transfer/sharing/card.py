@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ def _facts(record: RunRecord) -> dict[str, Any]:
         "weakest": min(seen, key=lambda row: row["f1"]["value"]) if len(seen) > 1 else None,
         "base_link": _link(record.base_model, ""),
         "dataset_link": _link(record.dataset, "datasets/"),
+        "left_out": Counter(row["reason"].partition(":")[0] for row in record.dataset["dropped"]),
         "hyperparameters": _flat(record.model["hyperparameters"]),
         "citation_key": re.sub(r"\W+", "_", record.card["name"].split("/")[-1]),
     }

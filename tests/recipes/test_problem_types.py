@@ -121,7 +121,7 @@ def test_pictures_are_learned_to_a_number_in_its_own_unit(
     [
         ([0.5, 1.5], (), "holds float64 values"),
         (["1", "2 or 3"], ("--problem_type", "regression"), "holds string values"),
-        ([0.5, None], ("--problem_type", "regression"), "15 of 30 rows have no label"),
+        ([0.5, None], ("--problem_type", "regression"), "15 of 30 rows of the split 'train'"),
         ([0.5, 1.5], ("--problem_type", "regression", "--class_weights", "balanced"), "--class_weights balanced does"),
         ([0.5, 1.5], ("--problem_type", "regression", "--examples_per_class", "2"), "examples a class can be counted"),
         ([0.5, 1.5], ("--problem_type", "regression", "--metrics", "accuracy"), "'accuracy' does not fit regression"),

@@ -99,6 +99,29 @@ def test_texts_are_learned_from_csv_files_with_validation(
     assert pipeline("text-classification", model=str(folder))("red dog")[0]["label"] == "dog"
 
 
+def test_bad_examples_are_left_out_and_stand_in_the_record_and_the_card(
+    recipe: Recipe, tiny_bert: Path, text_file: Path, tmp_path: Path
+) -> None:
+    folder, path = tmp_path / "run", tmp_path / "animals.csv"
+    path.write_text(text_file.read_text() + '"  ",cat\nred dog,\n')
+    words = ("--model_name_or_path", tiny_bert, "--dataset_name", path, "--label_column", "animal", "--use_cpu")
+    flags = (*words, "--output_dir", folder, "--strategy", "full", "--max_steps", "2")
+    refused = recipe("text_classification", *flags, "--on_bad_example", "raise")
+    assert refused.code == 2
+    assert "error: cannot use the row train/240 (no text)" in refused.err
+    ended = recipe("text_classification", *flags)
+    assert ended.code == 0, ended.err
+    assert "left out 2 of 242 examples" in ended.err
+    dataset = read_record(folder / "record.json").dataset
+    assert dataset["dropped"] == [
+        {"id": "train/240", "reason": "no text"},
+        {"id": "train/241", "reason": "no label"},
+    ]
+    assert sum(dataset["splits"].values()) == 240
+    for name in ("README.md", "report.html"):
+        assert "no text (1), no label (1)" in (folder / name).read_text(encoding="utf-8")
+
+
 def test_the_best_step_on_validation_is_what_is_saved(recipe: Recipe, tiny_bert: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     ended = recipe(

@@ -1,7 +1,9 @@
-import pytest
-from datasets import ClassLabel, Dataset, Features
+from typing import Any
 
-from hf_transfer.data.labels import encode_labels, find_label_names, require_classes
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from hf_transfer.data.labels import encode_labels, find_label_names, label_flaw, require_classes
 from hf_transfer.errors import UserError
 
 
@@ -30,17 +32,22 @@ def test_labels_of_all_splits_are_known() -> None:
     assert find_label_names(splits, "y") == ("a", "b", "c")
 
 
-def test_rows_without_a_label_are_counted_and_the_first_is_named() -> None:
-    rows = Dataset.from_dict({"y": ["a", None, "b", None]})
-    with pytest.raises(UserError, match="2 of 4 rows have no label in column 'y', the first is row 1"):
-        encode_labels(rows, "y", ("a", "b"))
-
-
-def test_the_minus_ones_of_unlabelled_test_splits_are_no_labels() -> None:
-    rows = Dataset.from_dict({"y": [-1, -1]}, features=Features({"y": ClassLabel(names=["a", "b"])}))
-    with pytest.raises(UserError) as refusal:
-        encode_labels(rows, "y", ("a", "b"))
-    assert "--test_split" in refusal.value.hint
+@pytest.mark.parametrize(
+    ("feature", "known", "label", "flaw"),
+    [
+        (Value("string"), None, None, "no label"),
+        (Value("string"), None, " ", "no label"),
+        (Value("string"), None, "a", None),
+        (Value("string"), ("a", "b"), "c", "label out of range: 'c' is no name of the training split"),
+        (Value("int64"), None, -1, None),  # as good a name as any
+        (Value("bool"), None, False, None),
+        (ClassLabel(names=["a", "b"]), ("a", "b"), 1, None),
+        (ClassLabel(names=["a", "b"]), ("a", "b"), -1, "label out of range: -1 is not one of 0 to 1"),
+        (ClassLabel(names=["a", "b"]), ("a", "b"), 2, "label out of range: 2 is not one of 0 to 1"),
+    ],
+)
+def test_a_label_that_is_missing_or_no_class_is_flawed(feature: Any, known: Any, label: Any, flaw: str | None) -> None:
+    assert label_flaw(feature, known, label) == flaw
 
 
 def test_one_class_alone_is_refused() -> None:

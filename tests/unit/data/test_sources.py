@@ -80,20 +80,6 @@ def test_the_fingerprint_is_of_the_content_not_of_the_place(tmp_path: Path) -> N
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_a_damaged_picture_is_named(picture_folder: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(picture_folder, tmp_path / "pictures"))
-    content = (folder / "dark" / "3.png").read_bytes()
-    (folder / "dark" / "3.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match=r"the picture of row train/\d+ cannot be read"):
-        load_data(DataConfig(str(folder)), IMAGES, seed=0)
-
-
-def test_a_missing_text_is_named(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("text,label\n" + "a,x\nb,y\n" * 5 + ",x\n" + "a,x\nb,y\n" * 5)
-    with pytest.raises(UserError, match="row train/10 has no text"):
-        load_data(DataConfig(str(tmp_path / "rows.csv")), TEXTS, seed=0)
-
-
 def test_labels_are_no_inputs(text_file: Path) -> None:
     with pytest.raises(UserError, match="one column is named twice"):
         load_data(DataConfig(str(text_file), text_column="animal", label_column="animal"), TEXTS, seed=0)

@@ -90,39 +90,47 @@ def test_a_text_column_may_name_several_labels(
     assert TARGETS[SEVERAL].encode(splits["test"], "y", names) == encoded
 
 
+TAGS = List(ClassLabel(names=["a", "b"]))
+
+
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("problem_type", "feature", "label", "flaw"),
     [
-        ([["a"], None], "1 of 2 rows have no label in column 'y', the first is row 1"),
-        ([["a"], ["b", "b"]], "row 1 of column 'y' names the label 'b' twice"),
-        ([["a"], ["b", None]], "row 1 of column 'y' lists None"),
+        (SEVERAL, List(Value("string")), None, "no label"),
+        (SEVERAL, List(Value("string")), ["a", None], "no label"),
+        (SEVERAL, List(Value("string")), ["b", "b"], "label listed twice"),
+        (SEVERAL, List(Value("int64")), [0, 1, 0], "rows of zeros and ones are not read"),
+        (SEVERAL, TAGS, [0, 2], "label out of range: 2 is not one of 0 to 1"),
+        (SEVERAL, TAGS, [-1], "label out of range: -1 is not one of 0 to 1"),
+        (NUMBER, Value("float64"), None, "no label"),
+        (NUMBER, Value("float64"), float("nan"), "no label"),
+        (NUMBER, Value("float64"), float("-inf"), "label out of range: -inf is no finite number"),
+        (NUMBER, Value("float64"), 1e300, "label out of range: 1e+300 is no finite number of 32 bits"),
     ],
 )
-def test_what_is_wrong_with_a_list_is_said_with_its_row(rows: list[Any], message: str) -> None:
-    rows_of = _tagged(List(Value("string")), rows)
-    with pytest.raises(UserError, match=message):
-        TARGETS[SEVERAL].encode(rows_of, "y", TARGETS[SEVERAL].names({"train": rows_of}, "y"))
+def test_what_is_wrong_with_a_label_is_said(problem_type: Any, feature: Any, label: Any, flaw: str) -> None:
+    assert flaw in str(TARGETS[problem_type].flaw(feature, None, label))
 
 
-def test_rows_of_zeros_and_ones_are_not_taken_for_names() -> None:
-    rows = _tagged(List(Value("int64")), [[0, 1], [0, 0]])
-    with pytest.raises(UserError, match="twice") as refusal:
-        TARGETS[SEVERAL].encode(rows, "y", ("0", "1"))
+@pytest.mark.parametrize(
+    ("problem_type", "feature", "label"),
+    [
+        (SEVERAL, TAGS, []),
+        (SEVERAL, TAGS, [1, 0]),
+        (SEVERAL, Value("string"), None),  # an empty cell of a CSV file names no label
+        (NUMBER, Value("int64"), -1),
+        (NUMBER, Value("float64"), 3.4e38),
+    ],
+)
+def test_labels_that_can_be_learned_have_no_flaw(problem_type: Any, feature: Any, label: Any) -> None:
+    assert TARGETS[problem_type].flaw(feature, None, label) is None
+
+
+def test_a_cell_of_text_that_names_a_label_twice_is_refused() -> None:
+    rows = _tagged(Value("string"), ["a", "0, 1, 0"])
+    with pytest.raises(UserError, match="a row of column 'y' names the label '0' twice: 0, 1, 0") as refusal:
+        TARGETS[SEVERAL].encode(rows, "y", ("0", "1", "a"))
     assert "zeros and ones are not read" in refusal.value.hint
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ([1.0, None], "1 of 2 rows have no label in column 'y'"),
-        ([1.0, float("nan")], "1 of 2 rows have no label in column 'y'"),
-        ([1.0, float("inf")], "row 1 of column 'y' holds inf"),
-        ([1.0, 1e300], "row 1 of column 'y' holds 1e"),
-    ],
-)
-def test_numbers_are_all_there_and_finite(values: list[Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        TARGETS[NUMBER].encode(Dataset.from_dict({"y": values}), "y", ("y",))
 
 
 def _load(path: Path, rows: list[dict[str, Any]], **config: Any) -> Data:

@@ -30,6 +30,17 @@ def test_the_metadata_is_complete_and_survives_a_round_trip() -> None:
     assert results == {"accuracy": 0.912, "f1": 0.901, "log_loss": 0.31}
 
 
+def test_card_and_report_count_what_was_left_out_by_reason_and_only_then() -> None:
+    record = example_record()
+    reasons = ("no label", "the picture cannot be read: truncated", "the picture cannot be read: its format")
+    dropped = [{"id": f"train/{number}", "reason": reason} for number, reason in enumerate(reasons)]
+    damaged = replace(record, dataset={**record.dataset, "dropped": dropped})
+    said = "left out because they cannot be used: no label (1), the picture cannot be read (2)."
+    for render in (lambda r: str(render_card(r)), lambda r: render_report(r, {})):
+        assert said in render(damaged).replace("&#39;", "'")
+        assert "left out" not in render(record)
+
+
 def test_what_is_not_on_the_hub_is_not_linked_to_it() -> None:
     record = example_record()
     record = replace(
