@@ -3,33 +3,65 @@
 import importlib.metadata
 import logging
 import os
+import shlex
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from hf_transfer.errors import UserError
+from hf_transfer.errors import Finished, Stopped, UserError
 
 EXIT_USER_ERROR = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command again goes on
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a program's `main`; what the user can mend ends in two lines and exit code 2; `--debug` shows the rest."""
+    """Run a program's `main`; what the user can mend ends in two lines and exit code 2; `--debug` shows the rest.
+
+    SIGTERM and Ctrl-C end it with exit code 75 and the command that goes on.
+    """
     debug = _take_debug_flag(sys.argv)
     _show_log()
     try:
-        _refuse_namesake()
-        main()
+        with _terminating_as_interrupted():
+            _refuse_namesake()
+            main()
     except UserError as error:
         if debug:
             raise
         _say(f"error: {error.message}\nhint: {error.hint}\n")
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
+    except Finished as end:
+        _say(f"{end}\n")
+    except (Stopped, KeyboardInterrupt) as end:
         if debug:
             raise
-        _say("\nstopped; run the same command again\n")
+        where = str(end) or "stopped"
+        _say(f"\n{where}; to go on, run the same command again:\n  {_own_command()}\n")
         sys.exit(EXIT_STOPPED)
+
+
+@contextmanager
+def _terminating_as_interrupted() -> Iterator[None]:
+    """Within the context SIGTERM does what Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # only there Python lets signals be handled
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:  # once stopped, it is ignored to the end
+            signal.signal(signal.SIGTERM, before)
+
+
+def _own_command() -> str:
+    # What would start it over is no part of going on.
+    words = [Path(sys.orig_argv[0]).name, *(word for word in sys.orig_argv[1:] if word != "--overwrite_output_dir")]
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return shlex.join(words) + ("   (by the launcher, as before)" if several else "")
 
 
 def _is_first() -> bool:

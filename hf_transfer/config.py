@@ -10,6 +10,8 @@ Strategy = Literal["head", "top_layers", "full", "gradual", "head_then_full", "c
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]  # transformers' names
 Augmentation = Literal["none", "light", "photo"]
 
+CHECKPOINTS = "checkpoints"  # below the output folder: what a run needs to go on; never published
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -219,7 +221,21 @@ class TrainingConfig(TrainingArguments):
         default="steps", metadata={"help": "When to look at the validation split, where there is one."}
     )
     eval_steps: float = field(default=0.1, metadata={"help": "Every so many steps; below 1 a share of the phase."})
-    save_strategy: str = field(default="no", metadata={"help": "Trainer's own checkpoints, below checkpoints/."})
+    save_minutes: float = field(
+        default=1.0,
+        metadata={
+            "help": "Keep the state of training so often, below checkpoints/, and never so often that it takes more "
+            "than a fiftieth of the time; 0: only as --save_strategy says, and when the run is stopped."
+        },
+    )
+    save_strategy: str = field(default="no", metadata={"help": "When else: no, steps (see --save_steps) or epoch."})
+    resume: Literal["auto", "never"] = field(
+        default="auto", metadata={"help": "auto: the same command goes on where it was stopped. never: it refuses to."}
+    )
+    on_nan: Literal["stop", "rollback"] = field(
+        default="stop",
+        metadata={"help": "A loss or gradient that is not finite ends the run; rollback: its batch is skipped."},
+    )
     hub_strategy: str = field(default="end", metadata={"help": "Only `end`: we publish once, when all is proved."})
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "true: log 0 for losses that are not finite."}

@@ -13,6 +13,14 @@ class UserError(Exception):
         self.hint = hint
 
 
+class Stopped(Exception):  # noqa: N818 - what happened, not what is wrong
+    """A signal asked the run to stop, and its state is kept; the text says where it stands."""
+
+
+class Finished(Exception):  # noqa: N818 - what happened, not what is wrong
+    """There is nothing left to do; the text says what is there."""
+
+
 def unknown(kind: str, value: str, choices: Iterable[str]) -> UserError:
     """The error for a value that is not one of `choices`; its hint leads with the nearest of them."""
     listed = list(choices)

@@ -11,14 +11,23 @@ from typing import Any, get_args
 import yaml
 from transformers import HfArgumentParser
 
-from hf_transfer.config import FINE_TUNING, GROUPS, PushConfig, RunConfig, Strategy
+from hf_transfer.config import CHECKPOINTS, FINE_TUNING, GROUPS, PushConfig, RunConfig, Strategy
 from hf_transfer.errors import UserError, one_line, unknown
 
 NEEDED = ("model_name_or_path", "model_type", "dataset_name", "output_dir", "hub_model_id")
 
 # Flags of TrainingArguments that a run of ours cannot honour: the values that are harmless, and why no other.
 NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "resume_from_checkpoint": ((None,), "resuming is not offered yet; start again without it"),
+    "resume_from_checkpoint": ((None,), "the same command goes on by itself; see --resume"),
+    "restore_callback_states_from_checkpoint": ((False,), "all that a run needs is kept and restored"),
+    "ignore_data_skip": ((False,), "a run goes on with the examples that it has not seen"),
+    "enable_jit_checkpoint": ((False,), "SIGTERM and Ctrl-C keep the state already"),
+    "save_only_model": ((False,), "a run could not go on from it; the model is saved at the end"),
+    "save_strategy": (("no", "steps", "epoch"), "the best step is part of every state; give no, steps or epoch"),
+    "train_sampling_strategy": (
+        (None, "random", "sequential", "group_by_length"),
+        "give random, sequential or group_by_length",
+    ),
     "hub_strategy": (("end",), "a model is published once, in one commit, at the end of its run"),
     "hub_always_push": ((False,), "a model is published once, in one commit, at the end of its run"),
     "auto_find_batch_size": ((False,), "give --per_device_train_batch_size"),
@@ -158,6 +167,8 @@ def _check(config: RunConfig) -> None:
     for name in ("learning_rate", "num_train_epochs", "cache_limit_gb", "auto_budget", "layer_decay"):
         if given[name] is not None and given[name] <= 0:
             raise UserError(f"--{name} {given[name]} is too small", "give more than 0")
+    if given["save_minutes"] < 0:
+        raise UserError(f"--save_minutes {given['save_minutes']} is too small", "give 0 or more")
     for name in (
         "per_device_train_batch_size",
         "lora_rank",
@@ -220,6 +231,9 @@ def _check_output(config: RunConfig) -> None:
     folder = config.output_dir
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {str(folder)!r} is a file", "name a folder")
-    if folder.is_dir() and any(folder.iterdir()) and not config.training.overwrite_output_dir:
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    # What a run needs to go on is there, or a run that was killed before there was any; whose, is seen later.
+    of_ours = inside == {CHECKPOINTS} or any((folder / CHECKPOINTS).glob("*.json"))
+    if inside and not of_ours and not config.training.overwrite_output_dir:
         held = "holds another run" if (folder / "record.json").exists() else "is not empty"
         raise UserError(f"the output folder {str(folder)!r} {held}", "name another, or give --overwrite_output_dir")

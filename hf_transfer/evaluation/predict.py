@@ -13,7 +13,7 @@ from transformers import ProgressCallback
 from hf_transfer.config import ProblemType
 from hf_transfer.evaluation.metrics import READINGS
 from hf_transfer.training.engine import Trained
-from hf_transfer.training.trainer import PhaseTrainer, phase_arguments
+from hf_transfer.training.trainer import OneModelTrainer, phase_arguments
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def predict(trained: Trained, split: Dataset) -> Predictions:
     rows = trained.encoder.rows(split)
     order = np.argsort(rows["length"][:], kind="stable") if trained.encoder.by_length else np.arange(len(rows))
     with TemporaryDirectory() as folder:
-        trainer = PhaseTrainer(
+        trainer = OneModelTrainer(
             model=trained.model,
             args=phase_arguments(
                 trained.training,

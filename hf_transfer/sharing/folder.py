@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from hf_transfer.config import RunConfig
+from hf_transfer.config import CHECKPOINTS, RunConfig
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import require_metrics
 from hf_transfer.models.adapters import require_loadable_method, require_method, save_adapter
@@ -21,7 +21,9 @@ from hf_transfer.sharing.hub import Published, full_name, published_files, push
 from hf_transfer.sharing.verify import verify
 from hf_transfer.tasks import Task
 from hf_transfer.training.augment import require_augmentation
+from hf_transfer.training.checkpoints import STAGE
 from hf_transfer.training.engine import Trained
+from hf_transfer.training.saved_run import finish, note
 
 log = logging.getLogger(__name__)
 
@@ -76,27 +78,32 @@ def _require_base_that_stays(config: RunConfig) -> None:
 def save(trained: Trained, record: RunRecord, config: RunConfig) -> RunRecord:
     """The record as it was saved; the folder holds weights, processor, record.json, report.html, plots and card.
 
-    Everything is written under a temporary name beside the folder first and moved in at the end, record.json last.
+    Everything is written under a temporary name in checkpoints/ first and moved in at the end, record.json last.
     Only the main process writes; the others wait.
     """
     state = PartialState()
     if state.is_main_process:
         name = str(config.hub.hub_model_id) if config.hub else config.output_dir.resolve().name
         record = replace(record, card={"name": name, "license": config.card.license, "language": config.card.language})
-        config.output_dir.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{config.output_dir.name}-", dir=config.output_dir.parent) as stage:
+        place = config.output_dir / CHECKPOINTS  # a process that is killed leaves what the next one there removes
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=STAGE, dir=place) as stage:
             record = _write(trained, record, Path(stage), config.transfer.keep_adapter)
+            note(config.output_dir)  # before there is a model that another run might be taken to have made
             _move_in(Path(stage), config.output_dir)
     state.wait_for_everyone()
     return record
 
 
 def publish(config: RunConfig) -> Published | None:
-    """Push the run and prove it, if asked; on the main process only."""
-    if config.hub is None or not PartialState().is_main_process:
+    """Push the run and prove it, if asked; on the main process only. Then nothing is left to do, and its states go."""
+    if not PartialState().is_main_process:
         return None
-    published = push(config.output_dir, config.hub)
-    verify(published, config.output_dir, config.hub.hub_token)
+    published = None
+    if config.hub:
+        published = push(config.output_dir, config.hub)
+        verify(published, config.output_dir, config.hub.hub_token)
+    finish(config.output_dir, published is not None)
     return published
 
 

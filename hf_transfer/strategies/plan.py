@@ -1,7 +1,7 @@
 """A plan: what is learned, in which order, as data. One engine runs any plan."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from hf_transfer.models.layers import LayerMap
@@ -98,6 +98,12 @@ class Schedule:
 
 
 PhasesOf = Callable[[Schedule], tuple[Phase, ...]]
+
+
+def with_epochs(plan: Plan, epochs: Sequence[float]) -> Plan:
+    """The plan with other epochs, one number a phase."""
+    phases = (replace(phase, epochs=own) for phase, own in zip(plan.phases, epochs, strict=True))
+    return replace(plan, phases=tuple(phases))
 
 
 def learning_rates(phase: Phase, plan: Plan, layers: LayerMap, fixed: Collection[str] = ()) -> dict[str, float]:

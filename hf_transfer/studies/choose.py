@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Any, cast
@@ -48,6 +48,7 @@ from hf_transfer.training.engine import require_runnable, run_plan
 from hf_transfer.training.freezing import read_by_head
 from hf_transfer.training.frozen import UnsplittableError
 from hf_transfer.training.pace import in_passes
+from hf_transfer.training.saved_run import describe_asked, keep_choice, kept_choice, release, weights_digest
 from hf_transfer.training.solver import solve_head
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def choose_plan(
     began = time.perf_counter()
     require_runnable(None, checkpoint, data, training)
     asked, pooling, why_pooling = _choose_pooling(Asked(config, checkpoint, data, training, max_length))
-    choice = _choose_strategy(asked) if config.strategy == "auto" else _as_asked(config.strategy)
+    choice = _choose_once(asked) if config.strategy == "auto" else _as_asked(config.strategy)
     plan = asked.plan(choice.strategy)
     return replace(
         plan,
@@ -175,6 +176,27 @@ class Choice:
 
 def _as_asked(strategy: str) -> Choice:
     return Choice(strategy, (f"the strategy {strategy} was asked for by name",))
+
+
+def _choose_once(asked: Asked) -> Choice:
+    """The strategy that the evidence names; gathered once for a run that is started again."""
+    of = describe_asked(
+        asked.training,
+        **asdict(asked.config),
+        data=asked.data.fingerprint,
+        weights=weights_digest(asked.checkpoint.model),
+        max_length=asked.max_length,
+    )
+    kept = kept_choice(asked.training, of)
+    if kept:
+        return Choice(kept["strategy"], tuple(kept["reasons"]), tuple(kept["evidence"]))
+    try:
+        choice = _choose_strategy(asked)
+    except BaseException:
+        release(asked.training)
+        raise
+    keep_choice(asked.training, of, choice)
+    return choice
 
 
 def _choose_strategy(asked: Asked) -> Choice:
@@ -269,7 +291,7 @@ def _costs(asked: Asked, fold: np.ndarray) -> dict[str, float]:
 def _for_trials(training: TrainingConfig) -> TrainingConfig:
     """The user's arguments, less what belongs to a run that stays or needs a validation split."""
     own = copy.copy(training)
-    own.disable_tqdm, own.save_strategy, own.report_to = True, "no", []
+    own.disable_tqdm, own.output_dir, own.report_to = True, None, []
     own.early_stopping_patience, own.average_last, own.wise_ft = None, 0.0, False
     return own
 

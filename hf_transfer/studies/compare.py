@@ -73,7 +73,7 @@ def _run(cell: Cell, config: RunConfig, task: Task) -> RunRecord:
     data = load_data(asked, task, cell.seed)
     checkpoint = load_checkpoint(**config.model.source, task=task, labels=data.labels, seed=cell.seed)
     training = copy.copy(config.training)
-    training.seed = cell.seed
+    training.seed, training.output_dir = cell.seed, None  # the study goes on cell by cell; no state within one
     transfer = replace(config.transfer, strategy=cast(Strategy, cell.strategy))
     plan = choose_plan(transfer, checkpoint, data, training, config.data.max_length)
     return evaluate(run_plan(plan, checkpoint, data, training, config.data.max_length), data, config.evaluation)

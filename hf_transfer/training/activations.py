@@ -21,7 +21,7 @@ import torch
 import xxhash
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from datasets import Dataset, Image
+from datasets import Dataset, Image, concatenate_datasets
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -124,13 +124,13 @@ def estimate(part: FrozenPart, rows: Dataset, count: int) -> int:
 def replay_collate(encoder: Encoder, computed: Sequence[Sequence[Computed]]) -> Collate:
     """The collator of light rows, whose frozen part is computed: ids, masks, labels, and what is stored, padded alike.
 
-    `computed` is what there is of each split, view by view, one of which is drawn; a row says its split's place among
-    them in "split", its own in "row".
+    `computed` is what there is of each split, view by view; a row says its split's place among them in "split", its own
+    in "row", and which view of it is meant in "view".
     """
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = encoder.light([{k: v for k, v in row.items() if k not in ("row", "split")} for row in rows])
-        found = [_draw(computed[row["split"]]).read(row["row"]) for row in rows]
+        batch = encoder.light([{k: v for k, v in row.items() if k not in ("row", "split", "view")} for row in rows])
+        found = [computed[row["split"]][row["view"]].read(row["row"]) for row in rows]
         length = batch["input_ids"].shape[1] if "input_ids" in batch else 0
         for name in found[0]:
             batch[name] = _join([row[name] for row in found], length, encoder.pads_left)
@@ -141,15 +141,12 @@ def replay_collate(encoder: Encoder, computed: Sequence[Sequence[Computed]]) -> 
     return collate
 
 
-def light_rows(rows: Dataset, split: int) -> Dataset:
-    """The rows without what only the frozen part reads, each with its own number and its split's."""
+def light_rows(rows: Dataset, split: int, views: int = 1) -> Dataset:
+    """The rows without what only the frozen part reads, each with its own number and its split's; once a view."""
     pictures = [name for name, feature in rows.features.items() if isinstance(feature, Image)]
     numbered = rows.remove_columns(pictures).add_column("row", list(range(len(rows))))
-    return numbered.add_column("split", [split] * len(rows))
-
-
-def _draw(views: Sequence[Computed]) -> Computed:
-    return views[int(torch.randint(len(views), ()))] if len(views) > 1 else views[0]
+    light = numbered.add_column("split", [split] * len(rows))
+    return concatenate_datasets([light.add_column("view", [view] * len(rows)) for view in range(views)])
 
 
 def _as_tensor(array: np.ndarray) -> torch.Tensor:

@@ -6,14 +6,14 @@ Each is a candidate, and the validation split chooses.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, set_seed
 
 from hf_transfer.config import TrainingConfig
 from hf_transfer.strategies.plan import Phase, Plan
@@ -63,6 +63,16 @@ class Candidates(TrainerCallback):
             if parameter.requires_grad:
                 new = parameter.detach().float()
                 self.mean[name] = self.mean[name].lerp_(new, 1 / self.steps) if name in self.mean else new.clone()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was gathered so far."""
+        return {"mean": self.mean, "before": self.before, "steps": self.steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember it again."""
+        self.before, self.steps = dict(state["before"]), state["steps"]
+        devices = {name: parameter.device for name, parameter in self.model.named_parameters()}
+        self.mean = {name: tensor.to(devices[name]) for name, tensor in state["mean"].items()}
 
     def behind(self, ended: Tensors) -> Iterator[Candidate]:
         """The candidates beside the weights that the phase ended with, one at a time."""
@@ -138,6 +148,7 @@ def renew_statistics(trainer: PhaseTrainer) -> None:
 
     As torch.optim.swa_utils.update_bn, which knows no batches of names and would reset the frozen ones too.
     """
+    set_seed(trainer.args.seed)  # whatever was drawn before, also where the run went on from a state
     trainer.model.train()  # what is frozen stays in eval mode: models/freezing.py
     norms = [m for m in trainer.model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     if not norms:

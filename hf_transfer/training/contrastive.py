@@ -4,13 +4,12 @@ Khosla et al. 2020, "Supervised Contrastive Learning" (arXiv 2004.11362).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.utils.data import Sampler
 
 from hf_transfer.config import TrainingConfig
 from hf_transfer.models.head import read_logits
@@ -38,13 +37,13 @@ def contrastive_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any
     return mean if num_items_in_batch is None else mean * len(labels) / num_items_in_batch
 
 
-def balanced_sampler(labels: Sequence[int], training: TrainingConfig) -> "BalancedSampler":
-    """The order of an epoch of the contrastive loss; --per_device_train_batch_size bounds its batches."""
-    return BalancedSampler(labels, training.seed, training.per_device_train_batch_size or MOST_ROWS)
+def balanced_order(labels: Sequence[int], training: TrainingConfig) -> "BalancedOrder":
+    """The order of rows for the contrastive loss; --per_device_train_batch_size bounds its batches."""
+    return BalancedOrder(labels, training.seed, training.per_device_train_batch_size or MOST_ROWS)
 
 
-@dataclass
-class BalancedSampler(Sampler[int]):
+@dataclass(frozen=True)
+class BalancedOrder:
     """Row numbers in an order whose every `batch_size` rows hold MEMBERS of each class, or of as many as there is room.
 
     There is room for `most_rows`, but always for two members of two classes. A class with fewer rows gives them more
@@ -55,7 +54,6 @@ class BalancedSampler(Sampler[int]):
     labels: Sequence[int]
     seed: int
     most_rows: int = MOST_ROWS
-    epoch: int = field(default=0, init=False)
 
     @property
     def batch_size(self) -> int:
@@ -67,21 +65,20 @@ class BalancedSampler(Sampler[int]):
         """Rows of a class in a batch."""
         return max(2, min(MEMBERS, self.most_rows // 2))
 
-    def set_epoch(self, epoch: int) -> None:
-        """What Accelerate calls before each epoch: the next order."""
-        self.epoch = epoch
-
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size) * self.batch_size
 
-    def __iter__(self) -> Iterator[int]:
-        draw = np.random.default_rng((self.seed, self.epoch))
+    def of_epoch(self, epoch: int) -> list[int]:
+        """The row numbers of this epoch."""
+        draw = np.random.default_rng((self.seed, epoch))
         labels = np.asarray(self.labels)
         members = {label: _endless(np.flatnonzero(labels == label), draw) for label in np.unique(labels).tolist()}
         classes = _endless(np.array(list(members)), draw)
+        order = []
         for _ in range(len(self) // self.members):
             own = members[next(classes)]
-            yield from (next(own) for _ in range(self.members))
+            order += [next(own) for _ in range(self.members)]
+        return order
 
 
 def _endless(values: np.ndarray, draw: np.random.Generator) -> Iterator[int]:

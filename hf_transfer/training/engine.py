@@ -1,19 +1,20 @@
 """Run a plan."""
 
+import copy
 import logging
 import math
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
-from hf_transfer.config import ProblemType, TrainingConfig
+from hf_transfer.config import CHECKPOINTS, ProblemType, TrainingConfig
 from hf_transfer.data.encode import Encoder, make_encoder
 from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError
@@ -22,21 +23,25 @@ from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.freezing import training_only
 from hf_transfer.models.head import headless
 from hf_transfer.models.pooling import with_mean_pooling
-from hf_transfer.strategies.plan import Phase, Plan, learning_rates
+from hf_transfer.strategies.plan import Phase, Plan, learning_rates, with_epochs
 from hf_transfer.training.augment import fit_augmentation
-from hf_transfer.training.averaging import gather_candidates, keep_best
-from hf_transfer.training.contrastive import balanced_sampler, contrastive_loss
+from hf_transfer.training.averaging import gather_candidates, keep_best, put_weights
+from hf_transfer.training.checkpoints import State
+from hf_transfer.training.contrastive import balanced_order, contrastive_loss
 from hf_transfer.training.freezing import Splits, cache_facts, freeze_below, solve_phase
+from hf_transfer.training.keeping import Keeper, StopRequest, stop_at_a_step
 from hf_transfer.training.losses import LossFunction, choose_loss, require_fitting_flags
+from hf_transfer.training.order import Order, StepBatches, plain_order
 from hf_transfer.training.pace import share_of_steps
+from hf_transfer.training.saved_run import SavedRun, describe_asked, open_run, release, weights_digest
 from hf_transfer.training.scaling import find_scale, scale_kept_head, scale_labels, unscale
 from hf_transfer.training.trainer import (
     BestStep,
     LoggedLines,
     PhaseTrainer,
     QuietProgress,
-    accuracy_of,
     phase_arguments,
+    validation_metrics,
 )
 
 log = logging.getLogger(__name__)
@@ -58,11 +63,49 @@ class Trained:
         return self.checkpoint.model
 
 
+@dataclass(frozen=True)
+class Work:
+    """What all phases of a run share: rows, how they are encoded, what was asked, and where the run is kept.
+
+    Each step has `shards` batches of the phase's size, which the processes divide among them.
+    """
+
+    plan: Plan
+    encoder: Encoder
+    training: TrainingConfig
+    splits: Splits
+    shards: int
+    saved: SavedRun | None = None
+
+
 def run_plan(
     plan: Plan, checkpoint: Checkpoint, data: Data, training: TrainingConfig, max_length: int | None = None
 ) -> Trained:
-    """The checkpoint after all phases of the plan, ready to evaluate and save; the same on every process."""
+    """The checkpoint after all phases of the plan, ready to evaluate and save; the same on every process.
+
+    With an output folder its state is kept there, and the same run goes on from it. Raises UserError if the folder
+    belongs to another run, Finished if all is done, Stopped if a signal asked for it.
+    """
     require_runnable(plan, checkpoint, data, training)
+    saved = open_run(training, _describe(plan, checkpoint, data, training, max_length))
+    try:
+        return _run_phases(plan, checkpoint, data, training, max_length, saved)
+    except BaseException:
+        release(training)
+        raise
+
+
+def _run_phases(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    data: Data,
+    training: TrainingConfig,
+    max_length: int | None,
+    saved: SavedRun | None,
+) -> Trained:
+    resumed = saved.resumed.facts if saved and saved.resumed else None
+    plan = with_epochs(plan, resumed["epochs"]) if resumed else plan
+    shards, training = _divide(resumed["shards"] if resumed else None, plan, training)
     set_seed(training.seed)
     if plan.init == "random":
         checkpoint = randomized(checkpoint, training.seed)
@@ -75,18 +118,19 @@ def run_plan(
     fit_augmentation(training.augmentation, encoder, train)  # what does not fit is said before anything is learned
     scale = find_scale(data, checkpoint)
     scale_kept_head(checkpoint, scale)
-    splits = Splits(train, validation, scale)
-    learned, facts = scale_labels(encoder, scale), []
-    for number in range(len(plan.phases)):
+    work = Work(plan, scale_labels(encoder, scale), training, Splits(train, validation, scale), shards, saved)
+    facts = list(resumed["done"]) if resumed else []
+    for number in range(len(facts), len(plan.phases)):
         if plan.phases[number].solver == "convex":
             # Weights that have learned already are this run's alone: what they give is of no use to another.
             once = plan if number == 0 else replace(plan, cache=replace(plan.cache, on=False))
-            solved = solve_phase(plan.phases[number], once, checkpoint, learned, training, splits)
+            solved = solve_phase(plan.phases[number], once, checkpoint, work.encoder, training, work.splits)
             if solved:
                 facts.append(solved)
                 continue
             plan = replace(plan, phases=tuple(replace(phase, solver="trainer") for phase in plan.phases))
-        checkpoint, fact = run_phase(plan.phases[number], plan, checkpoint, learned, training, splits)
+            work = replace(work, plan=plan)
+        checkpoint, fact = run_phase(number, checkpoint, work, facts)
         facts.append(fact)
     unscale(checkpoint, scale)
     checkpoint.model.eval()
@@ -103,63 +147,80 @@ def require_runnable(plan: Plan | None, checkpoint: Checkpoint, data: Data, trai
 
 
 def run_phase(
-    phase: Phase, plan: Plan, checkpoint: Checkpoint, encoder: Encoder, training: TrainingConfig, splits: Splits
+    number: int, checkpoint: Checkpoint, work: Work, done: Sequence[dict[str, Any]]
 ) -> tuple[Checkpoint, dict[str, Any]]:
-    """The checkpoint after one phase that is trained in steps, and the facts for the record."""
+    """The checkpoint after a phase that is trained in steps, and the facts for the record; `done` are those before."""
+    plan, training, phase = work.plan, work.training, work.plan.phases[number]
+    resumed = work.saved.resumed if work.saved and len(done) == _phases_done(work.saved) else None
     model, rates, frozen = checkpoint.model, learning_rates(phase, plan, checkpoint.layers, checkpoint.fixed), None
     if phase.adapter:
         model = wrap_with_adapter(model, checkpoint.head, phase.adapter, phase.adapter_rank, checkpoint.fixed)
         rates = adapter_rates(model, rates)
     else:
-        frozen = freeze_below(rates, plan, checkpoint, encoder, training, splits)
+        if resumed and phase.loss != "contrastive":
+            put_weights(model, resumed.load("weights"))  # also those that lie below the boundary
+        frozen = freeze_below(rates, plan, checkpoint, work.encoder, training, work.splits)
     began = time.perf_counter()
-    rows, validation = (splits.train, splits.validation) if frozen is None else (frozen.train, frozen.validation)
-    augment = None if frozen else fit_augmentation(training.augmentation, encoder, rows)
-    sampler = None
+    rows, validation = (work.splits.train, work.splits.validation) if not frozen else (frozen.train, frozen.validation)
+    augment = None if frozen else fit_augmentation(training.augmentation, work.encoder, rows)
+    batches, batch_size = _batches(phase, work, rows)
     if phase.loss == "contrastive":
-        sampler = balanced_sampler(rows["label"][:], training)
-        plan = replace(plan, batch_size=sampler.batch_size)
         validation = None  # the loss of other batches would say nothing of the head
+    loss, has_classes = _loss(phase, work, checkpoint), _problem_type(checkpoint) == "single_label_classification"
     with ExitStack() as contexts:
         contexts.enter_context(training_only(model, rates))
         folder = contexts.enter_context(_training_folder(training, phase))
+        stop = contexts.enter_context(stop_at_a_step()) if work.saved else StopRequest()
         if frozen:
             contexts.enter_context(frozen.replaying())
         if phase.loss == "contrastive":
             contexts.enter_context(headless(model))
         trainer = PhaseTrainer(
             model=model,
-            args=_arguments(phase, plan, training, encoder, folder, validation),
+            args=_arguments(phase, work, folder, batches.batch_size, validation, resumed is not None),
             rates=rates,
-            sampler=sampler,
+            batches=batches,
             augment=augment,
+            stop=stop,
             train_dataset=rows,
             eval_dataset=validation,
-            data_collator=frozen.collate if frozen else encoder.collate,
-            compute_metrics=accuracy_of if _problem_type(checkpoint) == "single_label_classification" else None,
-            compute_loss_func=_loss(phase, training, splits.train, checkpoint),
+            data_collator=frozen.collate if frozen else work.encoder.collate,
+            compute_metrics=validation_metrics(loss, has_classes),
+            compute_loss_func=loss,
         )
-        learned = _train(trainer, phase, plan, training)
+        learned = _train(trainer, phase, work, resumed, done)
     if phase.adapter:
         adapter = read_adapter(model)
         checkpoint = replace(checkpoint, model=merge(model), adapter=adapter)
+    before = resumed.facts["seconds"] if resumed else 0.0
     return checkpoint, {
         "name": phase.name,
         "loss": phase.loss,
-        "batch_size": plan.batch_size * training.world_size * training.gradient_accumulation_steps,
+        "batch_size": batch_size,
         **learned,
-        "seconds": time.perf_counter() - began,
+        "seconds": before + time.perf_counter() - began,
         **cache_facts(frozen.computed if frozen else ()),
         **({"augmentation": training.augmentation} if augment or (frozen and plan.cache.views) else {}),
     }
 
 
-def _train(trainer: PhaseTrainer, phase: Phase, plan: Plan, training: TrainingConfig) -> dict[str, Any]:
+def _train(
+    trainer: PhaseTrainer, phase: Phase, work: Work, resumed: State | None, done: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """How much learned, for how long, which weights were kept, and what was logged."""
-    model = trainer.model
+    model, training = trainer.model, work.training
     best = _watch(trainer, model, training, trainer.eval_dataset)
-    candidates = gather_candidates(trainer, phase, plan, training)
-    trainer.train()
+    candidates = gather_candidates(trainer, phase, work.plan, training)
+    if work.saved:
+        about = {
+            "name": phase.name,
+            "done": list(done),
+            "epochs": [each.epochs for each in work.plan.phases],
+            "shards": work.shards,
+        }
+        remembered = [each for each in (best, candidates, trainer.guard) if each]
+        trainer.keep_states(Keeper(work.saved, about, trainer.stop, training.save_minutes, remembered, resumed))
+    trainer.learn()
     trainer.share_buffers()
     steps, best_step = trainer.state.global_step, best.best_step if best else None
     history = _history(trainer)  # before the candidates are judged: these are no steps
@@ -171,12 +232,78 @@ def _train(trainer: PhaseTrainer, phase: Phase, plan: Plan, training: TrainingCo
         "best_step": best_step,
         **(keep_best(trainer, candidates, ended_with) if candidates else {}),
         "history": history,
+        "skipped_steps": trainer.guard.skipped,
+        "resumed_at": [*resumed.facts["resumed_at"], resumed.facts["step"]] if resumed else [],
     }
 
 
+def _phases_done(saved: SavedRun) -> int | None:
+    return len(saved.resumed.facts["done"]) if saved.resumed else None
+
+
+def _divide(shards: int | None, plan: Plan, training: TrainingConfig) -> tuple[int, TrainingConfig]:
+    """Batches of the phase's size in a step, and the arguments with which the processes at hand make as many of them.
+
+    A run that goes on keeps those that it began with, so that each step has the rows that it would have had.
+    """
+    processes, own = training.world_size, training.gradient_accumulation_steps
+    if shards is None or shards == processes * own:
+        return processes * own, training
+    training = copy.copy(training)
+    training.gradient_accumulation_steps = -(-shards // processes)
+    if plan.batch_size * shards % (processes * training.gradient_accumulation_steps):
+        raise UserError(
+            f"{plan.batch_size * shards} examples a step cannot be divided among {processes} processes",
+            f"start as many as before, or one: a step had {shards} batches of {plan.batch_size}",
+        )
+    return shards, training
+
+
+def _batches(phase: Phase, work: Work, rows: Dataset) -> tuple[StepBatches, int]:
+    """The batches of this process in a phase on these rows, and the examples that a step has in all processes."""
+    plan, training = work.plan, work.training
+    order: Order
+    if phase.loss == "contrastive":
+        order = balanced_order(rows["label"][:], training)
+        batch_size = order.batch_size
+    else:
+        batch_size = plan.batch_size * max(1, training.n_gpu)
+        strategy = training.train_sampling_strategy or ("group_by_length" if work.encoder.by_length else "random")
+        views = len(rows) // len(work.splits.train)
+        order = plain_order(rows, strategy, training.seed, batch_size * work.shards, views)
+    accumulated, processes = training.gradient_accumulation_steps, training.world_size
+    own = batch_size * work.shards // (accumulated * processes)
+    return StepBatches(order, own, accumulated, processes, training.process_index), batch_size * work.shards
+
+
+def _describe(
+    plan: Plan, checkpoint: Checkpoint, data: Data, training: TrainingConfig, max_length: int | None
+) -> dict[str, Any]:
+    """All that decides what a run learns, by the names that a person knows."""
+    phases = [replace(phase, epochs=0.0) for phase in plan.phases]  # they follow from the number of processes, too
+    asked = {"strategy": plan.requested or plan.strategy, "used": plan.strategy, "phases": [asdict(p) for p in phases]}
+    numbers = {"rate": plan.learning_rate, "weight_decay": plan.weight_decay, "layer_decay": plan.layer_decay}
+    base = checkpoint.provenance
+    return describe_asked(
+        training,
+        **{
+            "the base model": f"{base.id}@{base.revision}",
+            "the number of training examples": len(data.train),
+            "the data (digest)": data.fingerprint,
+            "the strategy": asked["strategy"],
+            "the epochs asked for": training.num_train_epochs,
+            "the longest text": max_length,
+            "the pooling": plan.pooling,
+            "the plan": {**asked, **numbers, "views": plan.cache.views, "dtype": plan.cache.dtype},
+            "the weights at the start (digest)": weights_digest(checkpoint.model),
+        },
+    )
+
+
 def _arguments(
-    phase: Phase, plan: Plan, training: TrainingConfig, encoder: Encoder, folder: Path, validation: Dataset | None
+    phase: Phase, work: Work, folder: Path, batch_size: int, validation: Dataset | None, goes_on: bool
 ) -> TrainingConfig:
+    plan, training = work.plan, work.training
     evaluates = validation is not None and training.eval_strategy != "no"
     return phase_arguments(
         training,
@@ -184,20 +311,20 @@ def _arguments(
         num_train_epochs=phase.epochs,
         max_steps=share_of_steps(phase, plan, training.max_steps) if training.max_steps > 0 else -1,
         learning_rate=plan.learning_rate,
-        per_device_train_batch_size=plan.batch_size,
+        per_device_train_batch_size=batch_size // max(1, training.n_gpu),
         weight_decay=plan.weight_decay,
         eval_strategy=training.eval_strategy if evaluates else "no",
         # A head that was solved may be the best step already.
-        eval_on_start=evaluates and (training.eval_on_start or plan.phases[0].solver == "convex"),
-        train_sampling_strategy=training.train_sampling_strategy
-        or ("group_by_length" if encoder.by_length else "random"),
+        eval_on_start=evaluates and not goes_on and (training.eval_on_start or plan.phases[0].solver == "convex"),
+        train_sampling_strategy="random",  # ours is in order.py
     )
 
 
-def _loss(phase: Phase, training: TrainingConfig, train: Dataset, checkpoint: Checkpoint) -> LossFunction:
+def _loss(phase: Phase, work: Work, checkpoint: Checkpoint) -> LossFunction:
     if phase.loss == "contrastive":
         return contrastive_loss
-    return choose_loss(_problem_type(checkpoint), training, train["label"][:], len(checkpoint.labels))
+    labels = work.splits.train["label"][:]
+    return choose_loss(_problem_type(checkpoint), work.training, labels, len(checkpoint.labels))
 
 
 def _problem_type(checkpoint: Checkpoint) -> ProblemType:
@@ -264,9 +391,9 @@ def _watch(trainer: PhaseTrainer, model: Any, training: TrainingConfig, validati
 
 @contextmanager
 def _training_folder(training: TrainingConfig, phase: Phase) -> Iterator[Path]:
-    """Where Trainer writes: below the output folder if checkpoints were asked for, else nowhere that stays."""
-    if training.save_strategy != "no" or training.report_to:
-        yield Path(str(training.output_dir)) / "checkpoints" / phase.name
+    """Where Trainer writes: below the output folder if reports were asked for, else nowhere that stays."""
+    if training.report_to:
+        yield Path(str(training.output_dir)) / CHECKPOINTS / "reports" / phase.name
         return
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)

@@ -39,7 +39,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class Frozen:
-    """A phase's rows with what lies below its boundary computed."""
+    """A phase's rows with what lies below its boundary computed; those to learn from once a view of them."""
 
     split: CheckedSplit
     computed: tuple[Computed, ...]
@@ -85,7 +85,7 @@ def freeze_below(
     except UnsplittableError as reason:
         log.warning("the frozen layers below %s run in every epoch: %s", stages.stages[boundary], reason)
         return None
-    light = [light_rows(rows, number) for number, rows in enumerate(given)]
+    light = [light_rows(rows, number, len(computed[number])) for number, rows in enumerate(given)]
     validation = light[1] if splits.validation is not None else None
     every = tuple(each for views in computed for each in views)
     return Frozen(part.split, every, light[0], validation, replay_collate(encoder, computed))

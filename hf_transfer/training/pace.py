@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hf_transfer.config import TrainingConfig
-from hf_transfer.strategies.plan import Phase, Plan
-from hf_transfer.training.contrastive import balanced_sampler
+from hf_transfer.strategies.plan import Phase, Plan, with_epochs
+from hf_transfer.training.contrastive import balanced_order
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ def pace(phase: Phase, plan: Plan, labels: Sequence[int], training: TrainingConf
         return None
     batch_size, rows_an_epoch = plan.batch_size, len(labels)
     if phase.loss == "contrastive":
-        sampler = balanced_sampler(labels, training)
-        batch_size, rows_an_epoch = sampler.batch_size, len(sampler)
+        order = balanced_order(labels, training)
+        batch_size, rows_an_epoch = order.batch_size, len(order)
     examples_a_step = batch_size * training.world_size * training.gradient_accumulation_steps
     steps_an_epoch = math.ceil(rows_an_epoch / examples_a_step)
     steps, epochs = math.ceil(phase.epochs * steps_an_epoch), phase.epochs
@@ -50,7 +50,5 @@ def share_of_steps(phase: Phase, plan: Plan, steps: int) -> int:
 def in_passes(plan: Plan, labels: Sequence[int], training: TrainingConfig) -> Plan:
     """The plan, the epochs of each phase in steps being how often the rows are seen: what `plan_cost` counts."""
     paces = [pace(phase, plan, labels, training) for phase in plan.phases]
-    phases = (
-        replace(phase, epochs=own.passes) if own else phase for phase, own in zip(plan.phases, paces, strict=True)
-    )
-    return replace(plan, phases=tuple(phases))
+    epochs = [own.passes if own else phase.epochs for phase, own in zip(plan.phases, paces, strict=True)]
+    return with_epochs(plan, epochs)

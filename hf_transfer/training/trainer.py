@@ -3,38 +3,90 @@
 import copy
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
-from transformers import ProgressCallback, Trainer, TrainerCallback
+from torch.utils.data import DataLoader
+from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
 
 from hf_transfer.config import TrainingConfig
 from hf_transfer.training.augment import Augment
+from hf_transfer.training.checkpoints import State
+from hf_transfer.training.guard import Guard
+from hf_transfer.training.keeping import Agreed, Keeper, StopRequest, agree
+from hf_transfer.training.losses import LossFunction
+from hf_transfer.training.order import StepBatches, StepLoader, mix
 
 log = logging.getLogger(__name__)
 
 SHOWN = ("loss", "eval_loss", "eval_accuracy")  # of what Trainer logs, to whoever watches
 
 
-class PhaseTrainer(Trainer):
-    """Trainer with rates of their own, batches of ours, pictures changed at random, and one model in all processes."""
+class OneModelTrainer(Trainer):
+    """Trainer whose processes evaluate, and save, one and the same model."""
+
+    def evaluation_loop(self, *args: Any, **options: Any) -> Any:
+        """Trainer's, on the same model in every process."""
+        self.share_buffers()
+        return super().evaluation_loop(*args, **options)
+
+    def share_buffers(self) -> None:
+        """Give all processes the buffers of the first: each has its own BatchNorm statistics, one model is saved."""
+        if self.args.world_size > 1:
+            for buffer in self.model.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+
+class PhaseTrainer(OneModelTrainer):
+    """Trainer with rates of their own, an order and states of ours, pictures changed at random, no step that is broken.
+
+    It goes on from the state of its `keeper`, if there is one.
+    """
 
     def __init__(
         self,
         *args: Any,
-        rates: Mapping[str, float] | None = None,
-        sampler: Sampler[int] | None = None,
+        rates: Mapping[str, float],
+        batches: StepBatches,
         augment: Augment | None = None,
+        stop: StopRequest | None = None,
         **options: Any,
     ) -> None:
-        self.rates = rates or {}
-        self.sampler = sampler
+        self.rates = rates
+        self.batches = batches
         self.augment = augment
+        self.stop = stop or StopRequest()
+        self.keeper: Keeper | None = None
+        self.agreed = Agreed()
+        self.place = (-1, 0)  # steps made, batches seen since
         super().__init__(*args, **options)
+        self.guard = Guard(self._examples, rolls_back=self.args.on_nan == "rollback")
+
+    def keep_states(self, keeper: Keeper) -> None:
+        """Keep the states of the phase by this callback, after all others."""
+        keeper.trainer = self
+        self.keeper = keeper
+        self.add_callback(keeper)
+
+    def learn(self) -> None:
+        """Train, from the state that was kept on."""
+        resumed = self.keeper.resumed if self.keeper else None
+        self.train(resume_from_checkpoint=str(resumed.path) if resumed else None)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of ours: Accelerate would repeat the first rows at the end of an epoch for several processes."""
+        return StepLoader(
+            self.train_dataset,
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Trainer's optimizer, its groups split so that each parameter learns at its own rate."""
@@ -49,16 +101,45 @@ class PhaseTrainer(Trainer):
                 optimizer.add_param_group({**group, "params": own, **({"lr": rate} if rate is not None else {})})
         return optimizer
 
-    def _get_train_sampler(self, *args: Any, **options: Any) -> Sampler[int] | None:
-        return self.sampler or super()._get_train_sampler(*args, **options)
-
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> torch.Tensor:
-        """Trainer's, on pictures that are changed afresh.
+        """Trainer's, on pictures that are changed afresh, with draws that depend on seed, step and process alone.
 
         Here, because evaluation and prediction do not come this way, and the batch is in one piece on its device: the
         collator has the processor's pictures on the CPU, maybe in a worker whose draws no seed of ours governs.
         """
-        return super().training_step(model, self.changed(inputs), *args, **options)
+        step = self.state.global_step
+        self.place = (step, self.place[1] + 1 if self.place[0] == step else 0)
+        if self.place[1] == 0:
+            self.guard.begin(self.model, self._tr_loss)
+        set_seed(mix(self.args.seed, *self.place, self.args.process_index))
+        loss = super().training_step(model, self.changed(inputs), *args, **options)
+        self.guard.see(loss)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Trainer's; here, between the gradient and the optimizer, the processes agree on what is to be done."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        broken = self.guard.is_broken(norm, scaled=self.accelerator.scaler is not None)
+        due = self.keeper.is_due if self.keeper else False
+        self.agreed = agree(self.stop.asked, due, broken, self.args.device)
+        if self.agreed.broken:
+            self._refuse_step(model)
+        self.guard.note(self.state.global_step, self.agreed.broken)
+        return norm
+
+    def _refuse_step(self, model: Any) -> None:
+        """Make the optimizer's next step an empty one. Raises UserError where such steps are not to be skipped."""
+        self._tr_loss = self.guard.undo()
+        model.zero_grad()
+        if self.guard.rolls_back:
+            self._globalstep_last_logged += 1  # the mean of the losses is over the steps that count
+            return
+        step, kept = self.state.global_step, ""
+        if self.keeper:
+            self.keeper.write()
+            self.keeper.wait()
+            kept = f"; the state after step {step} is kept"
+        raise self.guard.refusal(step, self.state.max_steps, kept)
 
     def changed(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch as a step of training sees it: with --augmentation its pictures are changed at random."""
@@ -67,16 +148,41 @@ class PhaseTrainer(Trainer):
             inputs["pixel_values"] = self.augment(inputs["pixel_values"])
         return inputs
 
-    def evaluation_loop(self, *args: Any, **options: Any) -> Any:
-        """Trainer's, on the same model in every process."""
-        self.share_buffers()
-        return super().evaluation_loop(*args, **options)
+    def _examples(self, step: int) -> list[str]:
+        return list(self.train_dataset.select_columns(["id"])[self.batches.rows_of(step)]["id"])
 
-    def share_buffers(self) -> None:
-        """Give all processes the buffers of the first: each has its own BatchNorm statistics, one model is saved."""
-        if self.args.world_size > 1:
-            for buffer in self.model.buffers():
-                torch.distributed.broadcast(buffer, src=0)
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Ours: Trainer writes in place, and pickles."""
+        if self.keeper:
+            self.keeper.keep(self.control)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Ours: strict, by the model's own names (transformers issues 43701 and 40187)."""
+        self.model.load_state_dict(self._resumed.load("weights"), strict=True)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            kept = self._resumed.load("training")
+            self.optimizer.load_state_dict(kept["optimizer"])
+            self.lr_scheduler.load_state_dict(kept["scheduler"])
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(self._resumed.load("training")["scaler"])
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing: every step seeds the generators."""
+
+    def _init_training_state(self, max_steps: int, steps: int, epochs: int, *rest: Any) -> tuple[int, int]:
+        """Trainer's; a phase that had ended when its state was kept has no epoch left."""
+        begun = super()._init_training_state(max_steps, steps, epochs, *rest)
+        return (epochs, 0) if self.keeper and self.keeper.has_ended else begun
+
+    @property
+    def _resumed(self) -> State:
+        resumed = self.keeper.resumed if self.keeper else None
+        assert resumed is not None
+        return resumed
 
 
 class BestStep(TrainerCallback):
@@ -110,6 +216,15 @@ class BestStep(TrainerCallback):
         if self.weights and self.best_step != state.global_step:
             self.model.load_state_dict(self.weights, strict=True)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The best step so far."""
+        return {"best": self.best, "step": self.best_step, "worse": self.worse, "weights": self.weights}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Remember it again."""
+        self.best, self.best_step, self.worse = state["best"], state["step"], state["worse"]
+        self.weights = dict(state["weights"])
+
 
 class LoggedLines(TrainerCallback):
     """A line of the log for what Trainer would print where there is no progress bar."""
@@ -132,10 +247,22 @@ class QuietProgress(ProgressCallback):
                 self.training_bar.set_postfix(shown, refresh=False)
 
 
-def accuracy_of(prediction: Any) -> dict[str, float]:
-    """The share of right answers on the validation split, for Trainer's log."""
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    return {"accuracy": float(np.mean(logits.argmax(-1) == prediction.label_ids))}
+def validation_metrics(loss: LossFunction, has_classes: bool) -> Callable[[Any], dict[str, float]]:
+    """What Trainer computes on the validation split: the loss over all of it, and the share of right answers.
+
+    The loss, because Trainer's own is a mean over batches, in which the examples that a smaller last batch repeats for
+    other processes count twice.
+    """
+
+    def measure(prediction: Any) -> dict[str, float]:
+        logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        labels = prediction.label_ids
+        measured = {"loss": float(loss({"logits": torch.from_numpy(logits)}, torch.from_numpy(labels)))}
+        if has_classes:
+            measured["accuracy"] = float(np.mean(logits.argmax(-1) == labels))
+        return measured
+
+    return measure
 
 
 def phase_arguments(training: TrainingConfig, folder: Path, **changes: Any) -> TrainingConfig:

@@ -51,7 +51,7 @@ def test_a_recipe_offers_only_the_flags_that_it_honours(tmp_path: Path) -> None:
         (["--eval_strategy", "often"], "often is not a valid IntervalStrategy", "--help"),
         (["--baselines", "knn"], "unknown value of --baselines 'knn'", "majority, raw_inputs"),
         (["--config", "nowhere.yaml"], "no config file 'nowhere.yaml'", "recipes/configs"),
-        (["--resume_from_checkpoint", "x"], "--resume_from_checkpoint x is not offered", "not offered yet"),
+        (["--resume_from_checkpoint", "x"], "--resume_from_checkpoint x is not offered", "see --resume"),
         (["--hub_strategy", "every_save"], "is not offered", "published once"),
     ],
 )

@@ -72,7 +72,9 @@ def _choose(checkpoint: Checkpoint, data: Data, strategy: str = "auto", seed: in
 
 
 def _training(**changes: Any) -> TrainingConfig:
-    return TrainingConfig(output_dir="nowhere", use_cpu=True, disable_tqdm=True, **changes)
+    training = TrainingConfig(use_cpu=True, disable_tqdm=True, **changes)
+    training.output_dir = None  # a run that is kept nowhere
+    return training
 
 
 def _texts(rows: int, problem_type: ProblemType, seed: int = 0) -> Data:

@@ -42,7 +42,9 @@ SOURCES = {
 def _config(*flags: str) -> RunConfig:
     given = ("--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", "nowhere", "--use_cpu")
     # Judging the poolings computes what the head reads beforehand.
-    return parse_config(argv=[*given, "--disable_tqdm", "true", "--pooling", "own", *flags])
+    config = parse_config(argv=[*given, "--disable_tqdm", "true", "--pooling", "own", *flags])
+    config.training.output_dir = None  # runs that are kept nowhere
+    return config
 
 
 def _load(folder: Path, kind: str) -> tuple[Checkpoint, Data]:

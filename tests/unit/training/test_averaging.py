@@ -27,7 +27,9 @@ from hf_transfer.training.averaging import (
     renew_statistics,
 )
 from hf_transfer.training.engine import Trained, run_plan
-from hf_transfer.training.trainer import PhaseTrainer, accuracy_of, phase_arguments
+from hf_transfer.training.losses import cross_entropy, mean_loss
+from hf_transfer.training.order import PlainOrder, StepBatches
+from hf_transfer.training.trainer import PhaseTrainer, phase_arguments, validation_metrics
 
 TASK = find_task("image-classification")
 STEADY = ("--lr_scheduler_type", "constant", "--warmup_steps", "0")
@@ -298,7 +300,7 @@ def _phase(folder: Path, data: Data, tmp_path: Path, *flags: str) -> Phase:
     plan = make_plan(config.transfer, checkpoint, data, config.training)
     encoder = make_encoder(TASK, checkpoint.processor, checkpoint.model.config)
     changes = {"learning_rate": plan.learning_rate, "per_device_train_batch_size": plan.batch_size}
-    schedule = {"num_train_epochs": 1, "weight_decay": 0.0, "train_sampling_strategy": "random"}
+    schedule = {"num_train_epochs": 1, "weight_decay": 0.0}
     recorder = Recorder()
     trainer = PhaseTrainer(
         model=checkpoint.model,
@@ -306,7 +308,10 @@ def _phase(folder: Path, data: Data, tmp_path: Path, *flags: str) -> Phase:
         train_dataset=encoder.rows(data.train),
         eval_dataset=encoder.rows(data.validation),
         data_collator=encoder.collate,
-        compute_metrics=accuracy_of,
+        compute_metrics=validation_metrics(mean_loss(cross_entropy), has_classes=True),
+        compute_loss_func=mean_loss(cross_entropy),
+        rates={},
+        batches=StepBatches(PlainOrder(len(data.train), seed=0), plan.batch_size),
         callbacks=[recorder],
     )
     return Phase(trainer, gather_candidates(trainer, plan.phases[-1], plan, config.training), recorder)

@@ -27,7 +27,7 @@ from hf_transfer.models.pooling import with_mean_pooling
 from hf_transfer.strategies import make_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training import engine
-from hf_transfer.training.contrastive import MEMBERS, TEMPERATURE, BalancedSampler, contrastive_loss
+from hf_transfer.training.contrastive import MEMBERS, TEMPERATURE, BalancedOrder, contrastive_loss
 from hf_transfer.training.engine import Trained, run_plan
 
 Load = Callable[[str], tuple[Checkpoint, Data]]
@@ -147,30 +147,30 @@ def test_a_loss_of_half_precision_is_taken_in_32_bits() -> None:
 # --- the batches ---
 
 
-def _batches(sampler: BalancedSampler) -> Iterator[list[int]]:
-    order = list(sampler)
-    assert len(order) == len(sampler)
-    return (order[start : start + sampler.batch_size] for start in range(0, len(order), sampler.batch_size))
+def _batches(order: BalancedOrder) -> Iterator[list[int]]:
+    rows = order.of_epoch(0)
+    assert len(rows) == len(order)
+    return (rows[start : start + order.batch_size] for start in range(0, len(rows), order.batch_size))
 
 
 def test_every_batch_holds_four_of_each_class() -> None:
     labels = [0] * 50 + [1] * 9 + [2] * 4
-    batches = list(_batches(BalancedSampler(labels, seed=0)))
+    batches = list(_batches(BalancedOrder(labels, seed=0)))
     assert len(batches) == 6  # 63 rows in batches of 12
     assert all(Counter(labels[row] for row in batch) == {0: 4, 1: 4, 2: 4} for batch in batches)
 
 
 def test_a_class_gives_its_rows_in_turn() -> None:
     labels = [0] * 12 + [1] * 12
-    order = list(BalancedSampler(labels, seed=0))
+    order = BalancedOrder(labels, seed=0).of_epoch(0)
     assert Counter(order) == dict.fromkeys(range(24), 1)
 
 
 def test_with_many_classes_each_batch_holds_four_of_some_and_all_have_their_turn() -> None:
     labels = np.repeat(np.arange(8), 6).tolist()
-    sampler = BalancedSampler(labels, seed=0, most_rows=16)
-    assert sampler.batch_size == 16
-    batches = list(_batches(sampler))
+    order = BalancedOrder(labels, seed=0, most_rows=16)
+    assert order.batch_size == 16
+    batches = list(_batches(order))
     assert all(list(Counter(labels[row] for row in batch).values()) == [4] * 4 for batch in batches)
     for first, second in zip(batches[::2], batches[1::2], strict=False):
         assert {labels[row] for row in first + second} == set(range(8))
@@ -180,27 +180,24 @@ def test_with_many_classes_each_batch_holds_four_of_some_and_all_have_their_turn
     ("classes", "most_rows", "batch_size"), [(3, 128, 12), (100, 128, 128), (5, 16, 16), (5, 7, 6), (5, 3, 4)]
 )
 def test_a_batch_has_room_for_two_classes_at_least(classes: int, most_rows: int, batch_size: int) -> None:
-    assert BalancedSampler(list(range(classes)) * 3, 0, most_rows).batch_size == batch_size
+    assert BalancedOrder(list(range(classes)) * 3, 0, most_rows).batch_size == batch_size
 
 
 def test_a_class_of_one_row_gives_it_again() -> None:
-    batches = list(_batches(BalancedSampler([0] * 9 + [1], seed=0)))
+    batches = list(_batches(BalancedOrder([0] * 9 + [1], seed=0)))
     assert len(batches) == 2
     assert all(batch.count(9) == MEMBERS for batch in batches)
 
 
 def test_the_same_seed_gives_the_same_order_and_another_seed_another() -> None:
     labels = np.repeat(np.arange(3), 10).tolist()
-    orders = [list(BalancedSampler(labels, seed)) for seed in (1, 1, 2)]
+    orders = [BalancedOrder(labels, seed).of_epoch(0) for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
 
 
 def test_epochs_differ_and_can_be_had_again() -> None:
-    sampler, orders = BalancedSampler(np.repeat(np.arange(3), 10).tolist(), seed=0), []
-    for epoch in (0, 1, 0):
-        sampler.set_epoch(epoch)
-        orders.append(list(sampler))
-    assert orders[0] == orders[2] != orders[1]
+    order = BalancedOrder(np.repeat(np.arange(3), 10).tolist(), seed=0)
+    assert order.of_epoch(0) == order.of_epoch(0) != order.of_epoch(1)
 
 
 # --- what learns ---
