@@ -122,6 +122,7 @@ class States:
         except NotSavedError as error:
             self._failed = error
         except DamageError as damage:
+            shutil.rmtree(path, ignore_errors=True)
             self._failed = NotSavedError(f"{path} did not come back as it was written: {damage}")
         else:
             for old in older[: len(older) + 1 - KEPT]:
