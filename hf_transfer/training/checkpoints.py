@@ -135,14 +135,13 @@ class States:
 
 def write_state(folder: Path, name: str, parts: Mapping[str, Any], facts: Facts) -> Path:
     """The path of a state once all of it is on the disk. Raises NotSavedError, and leaves nothing behind then."""
-    stage, target, total = folder / f"{STAGE}{name}", folder / name, 0
+    stage, target, total = folder / f"{STAGE}{name}", folder / name, _size(parts)
     try:
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir(parents=True)
         files = {}
         for part, value in parts.items():
             path = stage / (part if isinstance(value, bytes) else f"{part}.pt")
-            total += _size(value)
             with _HashedFile(path) as file:
                 file.write(value) if isinstance(value, bytes) else torch.save(value, cast(Any, file))
                 files[path.name] = {"bytes": file.size, "sha256": file.digest.hexdigest()}
