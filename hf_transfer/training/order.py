@@ -63,7 +63,8 @@ class StepBatches(Sampler[list[int]]):
     """The batches of one process, as row numbers: its part of every step.
 
     A step has `batch_size` x `accumulated` x `processes` rows of the order; the last of an epoch has those that are
-    left, divided evenly. What would leave a process without a row goes to the step before.
+    left, divided evenly. Fewer than a row for each of its batches go to the step before: so a process has always one,
+    and the steps are the same whether batches are accumulated or shared by processes.
     """
 
     order: Order
@@ -87,7 +88,7 @@ class StepBatches(Sampler[list[int]]):
         """Where each step of an epoch begins, and where the last one ends."""
         total = len(self.order)
         borders = [*range(0, total, self.rows_a_step), total]
-        if len(borders) > 2 and borders[-1] - borders[-2] < self.processes:
+        if len(borders) > 2 and borders[-1] - borders[-2] < self.accumulated * self.processes:
             del borders[-2]
         return borders
 
