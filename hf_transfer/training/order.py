@@ -5,7 +5,7 @@ another number of processes, sees the rows that the unbroken run would have seen
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -124,11 +124,20 @@ class StepBatches(Sampler[list[int]]):
 
 
 class StepLoader(DataLoader[Any]):
-    """A DataLoader that hands the epoch on to its batches, as Accelerate's would."""
+    """A DataLoader that hands the epoch on to its batches, as Accelerate's would, and calls `fetched` after each."""
+
+    def __init__(self, *args: Any, fetched: Callable[[], None], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fetched = fetched
 
     def set_epoch(self, epoch: int) -> None:
         """What Trainer calls before each epoch."""
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            self.fetched()
+            yield batch
 
 
 def plain_order(rows: Dataset, strategy: str, seed: int, together: int, views: int = 1) -> PlainOrder:

@@ -19,6 +19,7 @@ from hf_transfer.training.guard import Guard
 from hf_transfer.training.keeping import Agreed, Keeper, StopRequest, agree
 from hf_transfer.training.losses import LossFunction
 from hf_transfer.training.order import StepBatches, StepLoader, mix
+from hf_transfer.training.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class PhaseTrainer(OneModelTrainer):
         self.agreed = Agreed()
         self.place = (-1, 0)  # steps made, batches seen since
         super().__init__(*args, **options)
+        self.watch = Watch(self.args.ddp_timeout)
         self.guard = Guard(self._examples, rolls_back=self.args.on_nan == "rollback")
 
     def keep_states(self, keeper: Keeper) -> None:
@@ -74,12 +76,14 @@ class PhaseTrainer(OneModelTrainer):
     def learn(self) -> None:
         """Train, from the state that was kept on."""
         resumed = self.keeper.resumed if self.keeper else None
-        self.train(resume_from_checkpoint=str(resumed.path) if resumed else None)
+        with self.watch.watching():
+            self.train(resume_from_checkpoint=str(resumed.path) if resumed else None)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of ours: Accelerate would repeat the first rows at the end of an epoch for several processes."""
         return StepLoader(
             self.train_dataset,
+            fetched=self.watch.move,
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -107,6 +111,7 @@ class PhaseTrainer(OneModelTrainer):
         Here, because evaluation and prediction do not come this way, and the batch is in one piece on its device: the
         collator has the processor's pictures on the CPU, maybe in a worker whose draws no seed of ours governs.
         """
+        self.watch.move()
         step = self.state.global_step
         self.place = (step, self.place[1] + 1 if self.place[0] == step else 0)
         if self.place[1] == 0:
@@ -115,6 +120,12 @@ class PhaseTrainer(OneModelTrainer):
         loss = super().training_step(model, self.changed(inputs), *args, **options)
         self.guard.see(loss)
         return loss
+
+    def compute_loss(self, *args: Any, **options: Any) -> Any:
+        """Trainer's; past it, the processes wait for each other."""
+        computed = super().compute_loss(*args, **options)
+        self.watch.move()
+        return computed
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Trainer's; here, between the gradient and the optimizer, the processes agree on what is to be done."""

@@ -1,0 +1,49 @@
+"""Run a recipe in which the second process hangs, dies, or fetches no more, at the third step.
+
+python misbehave.py WHAT RECIPE FLAGS
+"""
+
+import os
+import runpy
+import signal
+import sys
+import time
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from hf_transfer.training.order import StepLoader
+from hf_transfer.training.trainer import PhaseTrainer
+
+STEP = 3
+what, *sys.argv = sys.argv[1:]
+train, fetch = PhaseTrainer.training_step, DataLoader.__iter__
+
+
+def misbehave() -> None:
+    """What happens to the second process."""
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "freeze":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(600)
+
+
+def step(self: PhaseTrainer, *args: Any, **options: Any) -> Any:
+    """A step of training, or not."""
+    if what != "fetch" and self.state.global_step == STEP and self.args.process_index == 1:
+        misbehave()
+    return train(self, *args, **options)
+
+
+def batches(self: DataLoader[Any]) -> Any:
+    """The batches, as far as they come."""
+    for number, batch in enumerate(fetch(self)):
+        if what == "fetch" and isinstance(self, StepLoader) and number == STEP and os.environ.get("RANK") == "1":
+            misbehave()
+        yield batch
+
+
+PhaseTrainer.training_step = step  # type: ignore[method-assign]
+DataLoader.__iter__ = batches  # type: ignore[method-assign]
+runpy.run_path(sys.argv[0], run_name="__main__")
