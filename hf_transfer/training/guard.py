@@ -32,7 +32,8 @@ class Guard:
         """Remember what a forward pass changes: the running statistics of BatchNorm; and the loss so far."""
         self.finite = torch.ones((), dtype=torch.bool, device=summed.device)
         self.summed = summed.clone()
-        norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+        # All of them: after an evaluation it is the forward pass itself that sets them to learn.
+        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
         self.buffers = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
 
     def see(self, loss: torch.Tensor) -> None:
