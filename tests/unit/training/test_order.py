@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 
 from hf_transfer.errors import UserError
-from hf_transfer.training.order import PlainOrder, StepBatches, mix, plain_order
+from hf_transfer.training.order import PlainOrder, StepBatches, StepLoader, mix, plain_order
 
 Batch = list[int]
 
@@ -163,6 +163,14 @@ def test_views_of_rows_of_like_length_are_drawn_among_their_own() -> None:
     order = plain_order(rows, "group_by_length", 0, 4, views=2)
     assert len(order) == 20
     assert sorted(row % 20 for row in order.of_epoch(0)) == list(range(20))
+
+
+def test_a_loader_hands_the_epoch_on_to_its_batches() -> None:
+    batches = StepBatches(PlainOrder(20, seed=0), 4)
+    loader = StepLoader(list(range(20)), batch_sampler=batches, collate_fn=list, fetched=lambda: None)
+    loader.set_epoch(3)
+    assert batches.epoch == 3
+    assert list(loader) == list(batches)
 
 
 def test_seeds_of_different_words_differ() -> None:
