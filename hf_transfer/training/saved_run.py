@@ -207,13 +207,25 @@ def _say_finished(before: Mapping[str, Any], training: TrainingConfig) -> None:
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """Raise UserError, naming the differences, if another run was asked for."""
-    changed = [name for name in now if name in before and before[name] != now[name]]
+    changed = _differences(before, now)
     if changed:
-        said = "; ".join(f"{name} was {_shorten(before[name])}, now {_shorten(now[name])}" for name in changed[:3])
+        said = "; ".join(f"{name} was {_shorten(old)}, now {_shorten(new)}" for name, old, new in changed[:3])
         raise UserError(
             f"{str(folder)!r} holds another run: {said}",
             "give what was given then, name another --output_dir, or --overwrite_output_dir to start over",
         )
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """What is not as it was, by name: old and new value; of what has parts, the parts."""
+    found: list[tuple[str, Any, Any]] = []
+    for name in now:
+        old, new = before.get(name), now[name]
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += [(f"{name}: {part}", *values) for part, *values in _differences(old, new)]
+        elif name in before and old != new:
+            found.append((name, old, new))
+    return found
 
 
 def _shorten(value: Any) -> str:
