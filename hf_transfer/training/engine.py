@@ -282,7 +282,7 @@ def _describe(
     """All that decides what a run learns, by the names that a person knows."""
     phases = [replace(phase, epochs=0.0) for phase in plan.phases]  # they follow from the number of processes, too
     asked = {"strategy": plan.requested or plan.strategy, "used": plan.strategy, "phases": [asdict(p) for p in phases]}
-    numbers = {"rate": plan.learning_rate, "weight_decay": plan.weight_decay, "layer_decay": plan.layer_decay}
+    numbers = {name: getattr(plan, name) for name in ("batch_size", "learning_rate", "weight_decay", "layer_decay")}
     base = checkpoint.provenance
     return describe_asked(
         training,
