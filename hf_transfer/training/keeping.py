@@ -162,6 +162,7 @@ class Keeper(TrainerCallback):
         self.write(ended=control.should_training_stop)
         if stop:
             step, steps = self.trainer.state.global_step, self.trainer.state.max_steps
+            self.stop.asked = True  # whichever process was: the launcher's signal may still come to this one
             self.wait()
             raise Stopped(f"stopped after step {step} of {steps} (phase {self.about['name']})")
 
