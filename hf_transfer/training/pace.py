@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hf_transfer.config import TrainingConfig
 from hf_transfer.strategies.plan import Phase, Plan, with_epochs
 from hf_transfer.training.contrastive import balanced_order
+from hf_transfer.training.order import PlainOrder, StepBatches
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,11 @@ def pace(phase: Phase, plan: Plan, labels: Sequence[int], training: TrainingConf
         return None
     batch_size, rows_an_epoch = plan.batch_size, len(labels)
     if phase.loss == "contrastive":
-        order = balanced_order(labels, training)
-        batch_size, rows_an_epoch = order.batch_size, len(order)
-    examples_a_step = batch_size * training.world_size * training.gradient_accumulation_steps
-    steps_an_epoch = math.ceil(rows_an_epoch / examples_a_step)
+        balanced = balanced_order(labels, training)
+        batch_size, rows_an_epoch = balanced.batch_size, len(balanced)
+    order = PlainOrder(rows_an_epoch, seed=0)
+    batches = StepBatches(order, batch_size, training.gradient_accumulation_steps, training.world_size)
+    steps_an_epoch = batches.steps
     steps, epochs = math.ceil(phase.epochs * steps_an_epoch), phase.epochs
     if training.max_steps > 0:
         steps = share_of_steps(phase, plan, training.max_steps)
