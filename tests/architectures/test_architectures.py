@@ -1,6 +1,7 @@
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.freezing import training_only
 from hf_transfer.models.head import read_logits
 from hf_transfer.models.layers import layer_map
+from hf_transfer.training.checkpoints import States
 from hf_transfer.training.frozen import Boundary, UnsplittableError, split_model
+from hf_transfer.training.trainer import BestStep
 from tests.architectures.conftest import OLD_LABELS, Subject
 from tests.architectures.first_use import FirstUse
 
@@ -143,6 +146,34 @@ def test_saved_and_loaded_again_it_gives_the_same_logits(subject: Subject, tmp_p
     saved = checkpoint.model.state_dict()
     assert all(torch.equal(tensor, saved[name]) for name, tensor in loaded.state_dict().items())
     assert torch.allclose(_logits(loaded, subject), _logits(checkpoint.model, subject), atol=1e-6)
+
+
+def test_its_state_and_its_best_step_come_back_whole(subject: Subject, tmp_path: Path) -> None:
+    model = _load(subject).model
+    _step(model, subject)
+    best = BestStep(model, "loss", patience=None)
+    best.on_evaluate(None, SimpleNamespace(global_step=1), None, {"eval_loss": 1.0})
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    states = States(tmp_path)
+    states.write("step-1", {"weights": model.state_dict(), "best": best.state_dict()}, {})
+    states.wait()
+    state = States(tmp_path).newest()
+    assert state is not None
+    again = _load(subject).model
+    _step(again, subject)
+    again.load_state_dict(state.load("weights"), strict=True)
+    _require_equal(again, kept)
+    _step(again, subject)
+    resumed = BestStep(again, "loss", patience=None)
+    resumed.load_state_dict(state.load("best"))
+    resumed.on_train_end(None, SimpleNamespace(global_step=2), None)
+    _require_equal(again, kept)
+
+
+def _require_equal(model: torch.nn.Module, kept: dict[str, torch.Tensor]) -> None:
+    now = model.state_dict()
+    assert now.keys() == kept.keys()
+    assert [name for name in kept if not torch.equal(now[name], kept[name])] == []
 
 
 def test_a_merged_adapter_loads_as_a_plain_model_with_the_same_logits(subject: Subject, tmp_path: Path) -> None:
