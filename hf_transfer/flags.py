@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import sys
 from dataclasses import fields
@@ -43,6 +44,9 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
     "dataloader_drop_last": ((False,), "every example counts"),
 }
 
+
+# What `accelerate launch` says of models that are cut in pieces. On CPUs, where it could be tried, it does nothing of it.
+SHARDING = {"--use_fsdp": "ACCELERATE_USE_FSDP", "--use_deepspeed": "ACCELERATE_USE_DEEPSPEED"}
 
 # Flags that only some strategies have a use for.
 FREEZING = ("head", "top_layers", "gradual", "head_then_full", "contrastive", "auto")  # a part, in some phase
@@ -162,6 +166,9 @@ def _check(config: RunConfig) -> None:
     for name, (harmless, reason) in NOT_OFFERED.items():
         if given.get(name) not in harmless:
             raise UserError(f"--{name} {given[name]} is not offered", reason)
+    for name, variable in SHARDING.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            raise UserError(f"{name} of the launcher is not offered", NOT_OFFERED["fsdp"][1])
     if not 0 < config.evaluation.confidence < 1:
         raise UserError(f"--confidence {config.evaluation.confidence} is no level", "a number between 0 and 1, as 0.95")
     for name in ("learning_rate", "num_train_epochs", "cache_limit_gb", "auto_budget", "layer_decay"):

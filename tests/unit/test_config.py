@@ -88,3 +88,9 @@ def test_every_flag_that_is_not_offered_exists_and_has_a_harmless_value(tmp_path
     assert len(NOT_OFFERED) >= 8
     for name, (harmless, _) in NOT_OFFERED.items():
         assert getattr(training, name) in harmless
+
+
+def test_a_launcher_that_would_shard_the_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="--use_fsdp of the launcher is not offered"):
+        parse_config(argv=["--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", "z"])
