@@ -45,7 +45,7 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-# What `accelerate launch` says of models that are cut in pieces. On CPUs, where it could be tried, it does nothing of it.
+# What `accelerate launch` says of models that are cut in pieces; on CPUs, where it could be tried, it does not do it.
 SHARDING = {"--use_fsdp": "ACCELERATE_USE_FSDP", "--use_deepspeed": "ACCELERATE_USE_DEEPSPEED"}
 
 # Flags that only some strategies have a use for.
