@@ -99,25 +99,24 @@ def choose_plan(
 # --- the pooling ---
 
 
-def pool_as_asked(config: TransferConfig, checkpoint: Checkpoint) -> tuple[Checkpoint, Pooling]:
-    """The checkpoint as `--pooling` wants it where that is possible, else as it is, and what its head reads."""
+def pool_as_asked(config: TransferConfig, checkpoint: Checkpoint) -> tuple[Checkpoint, Pooling, tuple[str, ...]]:
+    """The checkpoint as `--pooling` wants it where that is possible, else as it is, what its head reads, and why."""
     if checkpoint.reads_mean:
-        return checkpoint, "mean"
+        return checkpoint, "mean", ("the head reads the mean over all tokens, as it did in the checkpoint",)
     if config.pooling == "mean":
         try:
-            return with_mean_pooling(checkpoint), "mean"
+            return with_mean_pooling(checkpoint), "mean", ("the head reads the mean over all tokens, as was asked",)
         except UnpoolableError as reason:
             log.warning("--pooling mean: %s; its own pooling stays", reason)
-    return checkpoint, "own"
+            return checkpoint, "own", (f"the head reads what the class pools by itself: {reason}",)
+    return checkpoint, "own", ()
 
 
 def _choose_pooling(asked: Asked) -> tuple[Asked, Pooling, tuple[str, ...]]:
     """What the plan is for with the pooling that is used, which one that is, and why."""
     config = asked.config
     if config.pooling != "auto" or asked.checkpoint.reads_mean:
-        checkpoint, pooling = pool_as_asked(config, asked.checkpoint)
-        why = "as it did in the checkpoint" if asked.checkpoint.reads_mean else "as was asked"
-        reasons = (f"the head reads the mean over all tokens, {why}",) if pooling == "mean" else ()
+        checkpoint, pooling, reasons = pool_as_asked(config, asked.checkpoint)
         return replace(asked, checkpoint=checkpoint), pooling, reasons
     if config.strategy == "scratch" or config.keep_adapter or not asked.checkpoint.new_parameters:
         return asked, "own", ()

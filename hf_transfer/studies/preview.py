@@ -157,7 +157,7 @@ def _require_known_names(config: RunConfig, task: Task) -> None:
 def _pool(config: TransferConfig, checkpoint: Checkpoint) -> tuple[Checkpoint, str]:
     """The checkpoint with the pooling that was asked for, and what its head reads, in words."""
     if config.pooling != "auto":
-        checkpoint, pooling = pool_as_asked(config, checkpoint)
+        checkpoint, pooling, _ = pool_as_asked(config, checkpoint)
         return checkpoint, "the mean over all tokens" if pooling == "mean" else "its own"
     if checkpoint.task.has_pictures:
         return checkpoint, "its own"

@@ -285,6 +285,7 @@ def test_a_mean_that_is_not_possible_is_warned_of_and_its_own_stays(
     assert plan.pooling == "own"
     assert "--pooling mean: ResNetForImageClassification reads pixel_values" in caplog.text
     assert "its own pooling stays" in caplog.text
+    assert any("ResNetForImageClassification reads pixel_values" in reason for reason in plan.reasons)
 
 
 @pytest.mark.usefixtures("untried")
