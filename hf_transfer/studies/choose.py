@@ -43,12 +43,13 @@ from hf_transfer.strategies.auto import (
 )
 from hf_transfer.strategies.cost import plan_cost
 from hf_transfer.strategies.plan import Plan, Pooling
+from hf_transfer.training.asked import describe_start
 from hf_transfer.training.cache import cache_folder, temporary_folder
 from hf_transfer.training.engine import require_runnable, run_plan
 from hf_transfer.training.freezing import read_by_head
 from hf_transfer.training.frozen import UnsplittableError
 from hf_transfer.training.pace import in_passes
-from hf_transfer.training.saved_run import describe_asked, keep_choice, kept_choice, release, weights_digest
+from hf_transfer.training.saved_run import keep_choice, kept_choice, release
 from hf_transfer.training.solver import solve_head
 
 log = logging.getLogger(__name__)
@@ -179,13 +180,8 @@ def _as_asked(strategy: str) -> Choice:
 
 def _choose_once(asked: Asked) -> Choice:
     """The strategy that the evidence names; gathered once for a run that is started again."""
-    of = describe_asked(
-        asked.training,
-        **asdict(asked.config),
-        data=asked.data.fingerprint,
-        weights=weights_digest(asked.checkpoint.model),
-        max_length=asked.max_length,
-    )
+    start = describe_start(asked.checkpoint, asked.data, asked.training, asked.max_length)
+    of = {"transfer": asdict(asked.config), **start}
     kept = kept_choice(asked.training, of)
     if kept:
         return Choice(kept["strategy"], tuple(kept["reasons"]), tuple(kept["evidence"]))

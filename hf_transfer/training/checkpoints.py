@@ -56,7 +56,7 @@ class States:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._writer: Thread | None = None
-        self._failed: NotSavedError | None = None
+        self._outcome: Exception | None = None
         self._room: dict[tuple[str, ...], torch.Tensor] = {}
 
     def write(self, name: str, parts: Mapping[str, Any], facts: Facts) -> None:
@@ -65,6 +65,7 @@ class States:
         Raises NotSavedError for the state before this one.
         """
         self.wait()
+        self._outcome = RuntimeError("a state was not written: the error stands above")  # until it is known
         self._writer = Thread(target=self._write, args=(name, self._copy(parts), facts), daemon=True)
         self._writer.start()
 
@@ -73,9 +74,8 @@ class States:
         if self._writer is not None:
             self._writer.join()
             self._writer = None
-        if self._failed is not None:
-            failed, self._failed = self._failed, None
-            raise failed
+            if self._outcome:
+                raise self._outcome
 
     def newest(self) -> State | None:
         """The newest state that is whole; one that had to be passed over is said."""
@@ -85,6 +85,12 @@ class States:
             except DamageError as damage:
                 log.warning("passed over the state %s: %s", path, damage)
         return None
+
+    def remove_newer(self, state: State) -> None:
+        """Remove the states that were passed over: one that cannot be trusted is not the one before the next."""
+        for path in self._paths():
+            if path.name > state.path.name:
+                shutil.rmtree(path, ignore_errors=True)
 
     def clear(self) -> None:
         """Remove all states, and what a process that was killed left behind."""
@@ -114,19 +120,24 @@ class States:
         return value
 
     def _write(self, name: str, parts: Mapping[str, Any], facts: Facts) -> None:
+        """The work of the thread."""
+        try:
+            self._write_and_prove(name, parts, facts)
+            self._outcome = None
+        except NotSavedError as error:
+            self._outcome = error
+
+    def _write_and_prove(self, name: str, parts: Mapping[str, Any], facts: Facts) -> None:
         older = self._paths()
         number = 1 + max((int(path.name.split("-")[1]) for path in older), default=0)
+        path = write_state(self.folder, f"state-{number:06d}-{name}", parts, facts)
         try:
-            path = write_state(self.folder, f"state-{number:06d}-{name}", parts, facts)
             verify(path)
-        except NotSavedError as error:
-            self._failed = error
         except DamageError as damage:
             shutil.rmtree(path, ignore_errors=True)
-            self._failed = NotSavedError(f"{path} did not come back as it was written: {damage}")
-        else:
-            for old in older[: len(older) + 1 - KEPT]:
-                shutil.rmtree(old, ignore_errors=True)
+            raise NotSavedError(f"{path} did not come back as it was written: {damage}") from None
+        for old in older[: len(older) + 1 - KEPT]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def _paths(self) -> list[Path]:
         """The states, oldest first, whole or not."""

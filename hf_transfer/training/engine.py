@@ -5,9 +5,9 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,16 +24,17 @@ from hf_transfer.models.freezing import training_only
 from hf_transfer.models.head import headless
 from hf_transfer.models.pooling import with_mean_pooling
 from hf_transfer.strategies.plan import Phase, Plan, learning_rates, with_epochs
-from hf_transfer.training.augment import fit_augmentation
+from hf_transfer.training.asked import describe_run
+from hf_transfer.training.augment import Augment, fit_augmentation
 from hf_transfer.training.averaging import gather_candidates, keep_best, put_weights
 from hf_transfer.training.checkpoints import State
 from hf_transfer.training.contrastive import balanced_order, contrastive_loss
-from hf_transfer.training.freezing import Splits, cache_facts, freeze_below, solve_phase
+from hf_transfer.training.freezing import Frozen, Splits, cache_facts, freeze_below, solve_phase
 from hf_transfer.training.keeping import Keeper, StopRequest, stop_at_a_step
 from hf_transfer.training.losses import LossFunction, choose_loss, require_fitting_flags
 from hf_transfer.training.order import Order, StepBatches, plain_order
 from hf_transfer.training.pace import share_of_steps
-from hf_transfer.training.saved_run import SavedRun, describe_asked, open_run, release, weights_digest
+from hf_transfer.training.saved_run import SavedRun, open_run, release
 from hf_transfer.training.scaling import find_scale, scale_kept_head, scale_labels, unscale
 from hf_transfer.training.trainer import (
     BestStep,
@@ -87,7 +88,7 @@ def run_plan(
     belongs to another run, Finished if all is done, Stopped if a signal asked for it.
     """
     require_runnable(plan, checkpoint, data, training)
-    saved = open_run(training, _describe(plan, checkpoint, data, training, max_length))
+    saved = open_run(training, describe_run(plan, checkpoint, data, training, max_length))
     try:
         return _run_phases(plan, checkpoint, data, training, max_length, saved)
     except BaseException:
@@ -146,62 +147,89 @@ def require_runnable(plan: Plan | None, checkpoint: Checkpoint, data: Data, trai
     require_fitting_flags(data.problem_type, training)
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a phase has to learn with: a model whose parameters have rates, rows, and the batches of this process."""
+
+    model: Any
+    rates: Mapping[str, float]
+    frozen: Frozen | None
+    train: Dataset
+    validation: Dataset | None
+    augment: Augment | None
+    batches: StepBatches
+    examples_a_step: int  # of all processes
+
+
 def run_phase(
     number: int, checkpoint: Checkpoint, work: Work, done: Sequence[dict[str, Any]]
 ) -> tuple[Checkpoint, dict[str, Any]]:
     """The checkpoint after a phase that is trained in steps, and the facts for the record; `done` are those before."""
-    plan, training, phase = work.plan, work.training, work.plan.phases[number]
-    resumed = work.saved.resumed if work.saved and len(done) == _phases_done(work.saved) else None
-    model, rates, frozen = checkpoint.model, learning_rates(phase, plan, checkpoint.layers, checkpoint.fixed), None
+    phase, training = work.plan.phases[number], work.training
+    resumed = work.saved.resumed if work.saved and work.saved.phases_done == len(done) else None
+    material = _gather(phase, checkpoint, work, resumed)
+    began, frozen = time.perf_counter(), material.frozen
+    with ExitStack() as contexts:
+        contexts.enter_context(training_only(material.model, material.rates))
+        folder = contexts.enter_context(_training_folder(training, phase))
+        stop = contexts.enter_context(stop_at_a_step()) if work.saved else StopRequest()
+        if frozen:
+            contexts.enter_context(frozen.replaying())
+        if phase.loss == "contrastive":
+            contexts.enter_context(headless(material.model))
+        loss = _loss(phase, work, checkpoint)
+        trainer = PhaseTrainer(
+            model=material.model,
+            args=_arguments(phase, work, material, folder, resumed is not None),
+            rates=material.rates,
+            batches=material.batches,
+            augment=material.augment,
+            stop=stop,
+            train_dataset=material.train,
+            eval_dataset=material.validation,
+            data_collator=frozen.collate if frozen else work.encoder.collate,
+            compute_metrics=validation_metrics(loss, _problem_type(checkpoint) == "single_label_classification"),
+            compute_loss_func=loss,
+        )
+        learned = _train(trainer, phase, work, resumed, done)
+    if phase.adapter:
+        adapter = read_adapter(material.model)
+        checkpoint = replace(checkpoint, model=merge(material.model), adapter=adapter)
+    before = resumed.facts["seconds"] if resumed else 0.0
+    changed = material.augment or (frozen and work.plan.cache.views)
+    return checkpoint, {
+        "name": phase.name,
+        "loss": phase.loss,
+        "batch_size": material.examples_a_step,
+        **learned,
+        "seconds": before + time.perf_counter() - began,
+        **cache_facts(frozen.computed if frozen else ()),
+        **({"augmentation": training.augmentation} if changed else {}),
+    }
+
+
+def _gather(phase: Phase, checkpoint: Checkpoint, work: Work, resumed: State | None) -> Material:
+    """What a phase learns with; what is frozen is computed. Raises UserError if it cannot go on as it was begun."""
+    plan, training, splits, model = work.plan, work.training, work.splits, checkpoint.model
+    rates, frozen = learning_rates(phase, plan, checkpoint.layers, checkpoint.fixed), None
     if phase.adapter:
         model = wrap_with_adapter(model, checkpoint.head, phase.adapter, phase.adapter_rank, checkpoint.fixed)
         rates = adapter_rates(model, rates)
     else:
         if resumed and phase.loss != "contrastive":
             put_weights(model, resumed.load("weights"))  # also those that lie below the boundary
-        frozen = freeze_below(rates, plan, checkpoint, work.encoder, training, work.splits)
-    began = time.perf_counter()
-    rows, validation = (work.splits.train, work.splits.validation) if not frozen else (frozen.train, frozen.validation)
-    augment = None if frozen else fit_augmentation(training.augmentation, work.encoder, rows)
-    batches, batch_size = _batches(phase, work, rows)
+        frozen = freeze_below(rates, plan, checkpoint, work.encoder, training, splits)
+    train, validation = (frozen.train, frozen.validation) if frozen else (splits.train, splits.validation)
+    batches, examples_a_step = _batches(phase, work, train)
+    if resumed and resumed.facts["steps_an_epoch"] != batches.steps:
+        raise UserError(
+            f"{training.world_size} processes cannot divide the last examples of an epoch as it was begun",
+            f"start {work.shards}, as before, or fewer",
+        )
     if phase.loss == "contrastive":
         validation = None  # the loss of other batches would say nothing of the head
-    loss, has_classes = _loss(phase, work, checkpoint), _problem_type(checkpoint) == "single_label_classification"
-    with ExitStack() as contexts:
-        contexts.enter_context(training_only(model, rates))
-        folder = contexts.enter_context(_training_folder(training, phase))
-        stop = contexts.enter_context(stop_at_a_step()) if work.saved else StopRequest()
-        if frozen:
-            contexts.enter_context(frozen.replaying())
-        if phase.loss == "contrastive":
-            contexts.enter_context(headless(model))
-        trainer = PhaseTrainer(
-            model=model,
-            args=_arguments(phase, work, folder, batches.batch_size, validation, resumed is not None),
-            rates=rates,
-            batches=batches,
-            augment=augment,
-            stop=stop,
-            train_dataset=rows,
-            eval_dataset=validation,
-            data_collator=frozen.collate if frozen else work.encoder.collate,
-            compute_metrics=validation_metrics(loss, has_classes),
-            compute_loss_func=loss,
-        )
-        learned = _train(trainer, phase, work, resumed, done)
-    if phase.adapter:
-        adapter = read_adapter(model)
-        checkpoint = replace(checkpoint, model=merge(model), adapter=adapter)
-    before = resumed.facts["seconds"] if resumed else 0.0
-    return checkpoint, {
-        "name": phase.name,
-        "loss": phase.loss,
-        "batch_size": batch_size,
-        **learned,
-        "seconds": before + time.perf_counter() - began,
-        **cache_facts(frozen.computed if frozen else ()),
-        **({"augmentation": training.augmentation} if augment or (frozen and plan.cache.views) else {}),
-    }
+    augment = None if frozen else fit_augmentation(training.augmentation, work.encoder, train)
+    return Material(model, rates, frozen, train, validation, augment, batches, examples_a_step)
 
 
 def _train(
@@ -217,6 +245,7 @@ def _train(
             "done": list(done),
             "epochs": [each.epochs for each in work.plan.phases],
             "shards": work.shards,
+            "steps_an_epoch": trainer.batches.steps,
         }
         remembered = [each for each in (best, candidates, trainer.guard) if each]
         trainer.keep_states(Keeper(work.saved, about, trainer.stop, training.save_minutes, remembered, resumed))
@@ -235,10 +264,6 @@ def _train(
         "skipped_steps": trainer.guard.skipped,
         "resumed_at": [*resumed.facts["resumed_at"], resumed.facts["step"]] if resumed else [],
     }
-
-
-def _phases_done(saved: SavedRun) -> int | None:
-    return len(saved.resumed.facts["done"]) if saved.resumed else None
 
 
 def _divide(shards: int | None, plan: Plan, training: TrainingConfig) -> tuple[int, TrainingConfig]:
@@ -276,42 +301,16 @@ def _batches(phase: Phase, work: Work, rows: Dataset) -> tuple[StepBatches, int]
     return StepBatches(order, own, accumulated, processes, training.process_index), batch_size * work.shards
 
 
-def _describe(
-    plan: Plan, checkpoint: Checkpoint, data: Data, training: TrainingConfig, max_length: int | None
-) -> dict[str, Any]:
-    """All that decides what a run learns, by the names that a person knows."""
-    phases = [replace(phase, epochs=0.0) for phase in plan.phases]  # they follow from the number of processes, too
-    asked = {"strategy": plan.requested or plan.strategy, "used": plan.strategy, "phases": [asdict(p) for p in phases]}
-    numbers = {name: getattr(plan, name) for name in ("batch_size", "learning_rate", "weight_decay", "layer_decay")}
-    base = checkpoint.provenance
-    return describe_asked(
-        training,
-        **{
-            "the base model": f"{base.id}@{base.revision}",
-            "the number of training examples": len(data.train),
-            "the data (digest)": data.fingerprint,
-            "the strategy": asked["strategy"],
-            "the epochs asked for": training.num_train_epochs,
-            "the longest text": max_length,
-            "the pooling": plan.pooling,
-            "the plan": {**asked, **numbers, "views": plan.cache.views, "dtype": plan.cache.dtype},
-            "the weights at the start (digest)": weights_digest(checkpoint.model),
-        },
-    )
-
-
-def _arguments(
-    phase: Phase, work: Work, folder: Path, batch_size: int, validation: Dataset | None, goes_on: bool
-) -> TrainingConfig:
+def _arguments(phase: Phase, work: Work, material: Material, folder: Path, goes_on: bool) -> TrainingConfig:
     plan, training = work.plan, work.training
-    evaluates = validation is not None and training.eval_strategy != "no"
+    evaluates = material.validation is not None and training.eval_strategy != "no"
     return phase_arguments(
         training,
         folder,
         num_train_epochs=phase.epochs,
         max_steps=share_of_steps(phase, plan, training.max_steps) if training.max_steps > 0 else -1,
         learning_rate=plan.learning_rate,
-        per_device_train_batch_size=batch_size // max(1, training.n_gpu),
+        per_device_train_batch_size=material.batches.batch_size // max(1, training.n_gpu),
         weight_decay=plan.weight_decay,
         eval_strategy=training.eval_strategy if evaluates else "no",
         # A head that was solved may be the best step already.

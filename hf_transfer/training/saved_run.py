@@ -10,13 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-import xxhash
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from hf_transfer.config import CHECKPOINTS, TrainingConfig
 from hf_transfer.errors import Finished, UserError
+from hf_transfer.training.asked import say_differences
 from hf_transfer.training.checkpoints import State, States
 from hf_transfer.training.entry import sync
 
@@ -26,27 +25,6 @@ ASKED = "run.json"
 LOCK = "lock"
 CHOICE = "choice.json"
 
-# Flags of training that change nothing of what is learned; all others must be as they were.
-# fmt: off
-FREE = (
-    "output_dir", "overwrite_output_dir", "resume", "on_nan", "save_minutes", "save_strategy", "save_steps",
-    "save_total_limit",
-    "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",  # see engine.py
-    "num_train_epochs",  # in the plan
-    "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "logging_first_step",
-    "logging_nan_inf_filter",
-    "logging_steps", "logging_strategy", "report_to", "run_name", "project", "trackio_space_id",
-    "trackio_bucket_id",
-    "trackio_static_space_id", "save_on_each_node", "eval_on_start", "eval_accumulation_steps",
-    "push_to_hub", "hub_model_id", "hub_private_repo", "hub_token", "hub_revision", "hub_strategy",
-    "hub_always_push",
-    "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers",
-    "dataloader_prefetch_factor",
-    "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_find_unused_parameters",
-    "local_rank", "use_cpu",
-    "debug", "do_train", "do_eval", "do_predict", "torch_empty_cache_steps", "skip_memory_metrics", "data_seed",
-)
-# fmt: on
 
 _locks: dict[Path, int] = {}  # of this process: folder -> descriptor
 _asked: dict[Path, dict[str, Any]] = {}  # the run that this process has opened there
@@ -60,6 +38,11 @@ class SavedRun:
         self.asked = asked
         self.resumed = resumed
         self.states = States(folder)
+
+    @property
+    def phases_done(self) -> int | None:
+        """How many phases were over when the state was kept; None without one."""
+        return len(self.resumed.facts["done"]) if self.resumed else None
 
 
 def open_run(training: TrainingConfig, described: Mapping[str, Any]) -> SavedRun | None:
@@ -145,21 +128,6 @@ def finish(output_dir: Path, published: bool) -> None:
     _let_go(folder)
 
 
-def describe_asked(training: TrainingConfig, **others: Any) -> dict[str, Any]:
-    """All that decides what is learned, by the name that a person knows it by."""
-    flags = {f"--{name}": value for name, value in training.to_dict().items() if name not in FREE}
-    return {**others, **flags}
-
-
-def weights_digest(model: Any) -> str:
-    """A digest of every parameter and buffer of a model, by name."""
-    digest = xxhash.xxh3_128()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def keep_choice(training: TrainingConfig, asked: Mapping[str, Any], choice: Any) -> None:
     """Keep what trials have found, a dataclass, for the same run started again; on the main process."""
     if training.output_dir is not None and PartialState().is_main_process:
@@ -182,7 +150,8 @@ def kept_choice(training: TrainingConfig, asked: Mapping[str, Any]) -> dict[str,
 
 def _find(folder: Path, training: TrainingConfig, asked: dict[str, Any]) -> State | None:
     """The state to go on from, after comparing what is asked with what was."""
-    before, state = _read(folder / ASKED), States(folder).newest()
+    states, before = States(folder), _read(folder / ASKED)
+    state = states.newest()
     _require_same(before.get("asked") or (state.facts["asked"] if state else {}), asked, folder.parent)
     if before.get("finished"):
         _say_finished(before, training)
@@ -191,6 +160,7 @@ def _find(folder: Path, training: TrainingConfig, asked: dict[str, Any]) -> Stat
             f"{str(folder.parent)!r} holds a run that was stopped", "--resume auto, or --overwrite_output_dir"
         )
     if state:
+        states.remove_newer(state)
         log.info("going on from %s", state.path)
     return state
 
@@ -207,30 +177,12 @@ def _say_finished(before: Mapping[str, Any], training: TrainingConfig) -> None:
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """Raise UserError, naming the differences, if another run was asked for."""
-    changed = _differences(before, now)
+    changed = say_differences(before, now)
     if changed:
-        said = "; ".join(f"{name} was {_shorten(old)}, now {_shorten(new)}" for name, old, new in changed[:3])
         raise UserError(
-            f"{str(folder)!r} holds another run: {said}",
+            f"{str(folder)!r} holds another run: {'; '.join(changed[:3])}",
             "give what was given then, name another --output_dir, or --overwrite_output_dir to start over",
         )
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """What is not as it was, by name: old and new value; of what has parts, the parts."""
-    found: list[tuple[str, Any, Any]] = []
-    for name in now:
-        old, new = before.get(name), now[name]
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += [(f"{name}: {part}", *values) for part, *values in _differences(old, new)]
-        elif name in before and old != new:
-            found.append((name, old, new))
-    return found
-
-
-def _shorten(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _read(path: Path) -> dict[str, Any]:
