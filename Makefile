@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-architectures check bench wheel-test letters-resnet story clean
+.PHONY: install demo test test-architectures test-crash check bench wheel-test letters-resnet story clean
 
 install: $(STAMP)
 
@@ -21,6 +21,9 @@ test: install
 
 test-architectures: install  ## every classification architecture of transformers as a tiny model, and a table
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/architectures -m "slow or not slow" --disable-warnings
+
+test-crash: install  ## kill -9 at 200 moments, the same command again, the weights to the bit; and a bare Trainer beside it
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/crash -m "slow or not slow" --disable-warnings
 
 check: install
 	$(BIN)/ruff check .
