@@ -16,6 +16,8 @@ _HOMES = {
     "parse_flags": "flags",
     "run_command": "command",
     "UserError": "errors",
+    "Stopped": "errors",
+    "Finished": "errors",
     "Estimate": "record",
     "RunRecord": "record",
     "read_record": "record",

@@ -1,6 +1,7 @@
 """How a program of ours starts, speaks and ends."""
 
 import importlib.metadata
+import itertools
 import logging
 import os
 import shlex
@@ -58,8 +59,15 @@ def _terminating_as_interrupted() -> Iterator[None]:
 
 
 def _own_command() -> str:
-    # What would start it over is no part of going on.
-    words = [Path(sys.orig_argv[0]).name, *(word for word in sys.orig_argv[1:] if word != "--overwrite_output_dir")]
+    """What was typed, less what would start the run over."""
+    words, typed = [Path(sys.orig_argv[0]).name], iter(itertools.zip_longest(sys.orig_argv[1:], sys.orig_argv[2:]))
+    for word, after in typed:
+        if word == "--overwrite_output_dir" and after in ("true", "false", "True", "False"):
+            next(typed)
+        elif not word.startswith("--overwrite_output_dir"):
+            words.append(word)
+    if "--config" in words:  # it may stand there, too
+        words += ["--overwrite_output_dir", "false"]
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return shlex.join(words) + ("   (by the launcher, as before)" if several else "")
 

@@ -23,6 +23,7 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
     "restore_callback_states_from_checkpoint": ((False,), "all that a run needs is kept and restored"),
     "ignore_data_skip": ((False,), "a run goes on with the examples that it has not seen"),
     "enable_jit_checkpoint": ((False,), "SIGTERM and Ctrl-C keep the state already"),
+    "save_total_limit": ((None,), "the newest state and the one before it are kept"),
     "save_only_model": ((False,), "a run could not go on from it; the model is saved at the end"),
     "save_strategy": (("no", "steps", "epoch"), "the best step is part of every state; give no, steps or epoch"),
     "train_sampling_strategy": (
@@ -241,6 +242,7 @@ def _check_output(config: RunConfig) -> None:
     inside = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     # What a run needs to go on is there, or a run that was killed before there was any; whose, is seen later.
     of_ours = inside == {CHECKPOINTS} or any((folder / CHECKPOINTS).glob("*.json"))
+    of_ours = of_ours or any((folder / CHECKPOINTS).glob("state-*"))
     if inside and not of_ours and not config.training.overwrite_output_dir:
         held = "holds another run" if (folder / "record.json").exists() else "is not empty"
         raise UserError(f"the output folder {str(folder)!r} {held}", "name another, or give --overwrite_output_dir")

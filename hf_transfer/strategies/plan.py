@@ -106,6 +106,11 @@ def with_epochs(plan: Plan, epochs: Sequence[float]) -> Plan:
     return replace(plan, phases=tuple(phases))
 
 
+def in_steps(plan: Plan) -> Plan:
+    """The plan with its head trained in steps where it would be solved."""
+    return replace(plan, phases=tuple(replace(phase, solver="trainer") for phase in plan.phases))
+
+
 def learning_rates(phase: Phase, plan: Plan, layers: LayerMap, fixed: Collection[str] = ()) -> dict[str, float]:
     """Name of each parameter that a phase trains -> its peak rate; those in `fixed` never learn.
 

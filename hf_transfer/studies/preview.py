@@ -23,7 +23,7 @@ from hf_transfer.models.layers import LayerMap
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
 from hf_transfer.strategies import STRATEGIES, make_plan
 from hf_transfer.strategies.cost import computed_below, phase_costs
-from hf_transfer.strategies.plan import Phase, Plan, learning_rates
+from hf_transfer.strategies.plan import Phase, Plan, in_steps, learning_rates
 from hf_transfer.studies.choose import pool_as_asked
 from hf_transfer.tasks import Task
 from hf_transfer.training.activations import SAMPLE, FrozenPart, estimate
@@ -253,7 +253,7 @@ def _forecast(plan: Plan, setting: Setting) -> tuple[Plan, list[Forecast]]:
         reason = setting.bytes_of(len(setting.layers.stages) - 1, plan, solved=True)
         if isinstance(reason, str):
             notes = dict.fromkeys(solved, f"the head is trained in steps, not solved: {reason}")
-            plan = replace(plan, phases=tuple(replace(phase, solver="trainer") for phase in plan.phases))
+            plan = in_steps(plan)
     return plan, [_forecast_phase(phase, plan, setting, notes.get(phase.name)) for phase in plan.phases]
 
 

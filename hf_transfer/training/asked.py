@@ -17,7 +17,7 @@ from hf_transfer.strategies.plan import Plan, with_epochs
 # fmt: off
 FREE = (
     "output_dir", "overwrite_output_dir", "resume", "on_nan", "save_minutes", "save_strategy", "save_steps",
-    "save_total_limit",
+
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",  # see engine.py
     "num_train_epochs",  # in the plan
     "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "logging_first_step",
@@ -31,7 +31,7 @@ FREE = (
     "dataloader_prefetch_factor",
     "ddp_backend", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_find_unused_parameters",
     "local_rank", "use_cpu",
-    "debug", "do_train", "do_eval", "do_predict", "torch_empty_cache_steps", "skip_memory_metrics", "data_seed",
+    "debug", "do_train", "do_eval", "do_predict", "torch_empty_cache_steps", "skip_memory_metrics",
 )
 # fmt: on
 
@@ -46,6 +46,8 @@ def describe_run(
     decided = {name: asked[name] for name in of_plan}
     phases = {f"phase {number} ({phase['name']})": phase for number, phase in enumerate(asked["phases"], 1)}
     frozen = {name: asked["cache"][name] for name in ("dtype", "views")}
+    if plan.cache.views:  # they are drawn a batch at a time
+        frozen["examples a batch of views"] = training.per_device_eval_batch_size
     return {
         "the strategy": plan.requested or plan.strategy,
         **describe_start(checkpoint, data, training, max_length),
@@ -65,6 +67,7 @@ def describe_start(
         "the number of training examples": len(data.train),
         "the data (digest)": data.fingerprint,
         **flags,
+        "--mixed_precision": getattr(training, "mixed_precision", None),  # the launcher's
         "--max_length": max_length,
         "the weights at the start (digest)": weights_digest(checkpoint.model),
     }

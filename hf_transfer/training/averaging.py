@@ -148,7 +148,8 @@ def renew_statistics(trainer: PhaseTrainer) -> None:
 
     As torch.optim.swa_utils.update_bn, which knows no batches of names and would reset the frozen ones too.
     """
-    set_seed(trainer.args.seed)  # whatever was drawn before, also where the run went on from a state
+    set_seed(trainer.args.seed)  # whatever was drawn before, and whichever epoch it was: as where the run went on
+    trainer.batches.set_epoch(0)
     trainer.model.train()  # what is frozen stays in eval mode: models/freezing.py
     norms = [m for m in trainer.model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     if not norms:

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers import set_seed
 
 from hf_transfer.config import CHECKPOINTS, ProblemType, TrainingConfig
 from hf_transfer.data.encode import Encoder, make_encoder
@@ -23,7 +22,7 @@ from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.freezing import training_only
 from hf_transfer.models.head import headless
 from hf_transfer.models.pooling import with_mean_pooling
-from hf_transfer.strategies.plan import Phase, Plan, learning_rates, with_epochs
+from hf_transfer.strategies.plan import Phase, Plan, in_steps, learning_rates, with_epochs
 from hf_transfer.training.asked import describe_run
 from hf_transfer.training.augment import Augment, fit_augmentation
 from hf_transfer.training.averaging import gather_candidates, keep_best, put_weights
@@ -37,15 +36,16 @@ from hf_transfer.training.pace import share_of_steps
 from hf_transfer.training.saved_run import SavedRun, open_run, release
 from hf_transfer.training.scaling import find_scale, scale_kept_head, scale_labels, unscale
 from hf_transfer.training.trainer import (
-    BestStep,
-    LoggedLines,
     PhaseTrainer,
-    QuietProgress,
     phase_arguments,
+    read_history,
     validation_metrics,
+    watch_steps,
 )
 
 log = logging.getLogger(__name__)
+
+CACHE = "give --cache_frozen, --cache_dir and --cache_limit_gb as they were, and room in the store"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _run_phases(
 ) -> Trained:
     resumed = saved.resumed.facts if saved and saved.resumed else None
     plan = with_epochs(plan, resumed["epochs"]) if resumed else plan
-    shards, training = _divide(resumed["shards"] if resumed else None, plan, training)
+    shards, training = _divide(resumed["shards"] if resumed else None, training)
     set_seed(training.seed)
     if plan.init == "random":
         checkpoint = randomized(checkpoint, training.seed)
@@ -121,6 +121,9 @@ def _run_phases(
     scale_kept_head(checkpoint, scale)
     work = Work(plan, scale_labels(encoder, scale), training, Splits(train, validation, scale), shards, saved)
     facts = list(resumed["done"]) if resumed else []
+    if any(phase.solver == "convex" and done["steps"] for phase, done in zip(plan.phases, facts, strict=False)):
+        plan = in_steps(plan)
+        work = replace(work, plan=plan)
     for number in range(len(facts), len(plan.phases)):
         if plan.phases[number].solver == "convex":
             # Weights that have learned already are this run's alone: what they give is of no use to another.
@@ -129,12 +132,14 @@ def _run_phases(
             if solved:
                 facts.append(solved)
                 continue
-            plan = replace(plan, phases=tuple(replace(phase, solver="trainer") for phase in plan.phases))
+            plan = in_steps(plan)
             work = replace(work, plan=plan)
         checkpoint, fact = run_phase(number, checkpoint, work, facts)
         facts.append(fact)
     unscale(checkpoint, scale)
     checkpoint.model.eval()
+    if saved:
+        saved.wait()
     return Trained(checkpoint, plan, encoder, training, tuple(facts))
 
 
@@ -191,7 +196,7 @@ def run_phase(
             compute_metrics=validation_metrics(loss, _problem_type(checkpoint) == "single_label_classification"),
             compute_loss_func=loss,
         )
-        learned = _train(trainer, phase, work, resumed, done)
+        learned = _train(trainer, phase, work, resumed, done, is_frozen=frozen is not None)
     if phase.adapter:
         adapter = read_adapter(material.model)
         checkpoint = replace(checkpoint, model=merge(material.model), adapter=adapter)
@@ -224,8 +229,10 @@ def _gather(phase: Phase, checkpoint: Checkpoint, work: Work, resumed: State | N
     if resumed and resumed.facts["steps_an_epoch"] != batches.steps:
         raise UserError(
             f"{training.world_size} processes cannot divide the last examples of an epoch as it was begun",
-            f"start {work.shards}, as before, or fewer",
+            "start as many as before, or fewer",
         )
+    if resumed and resumed.facts["replays"] != (frozen is not None):
+        raise UserError("what is frozen was computed once before, and cannot be now, or the other way round", CACHE)
     if phase.loss == "contrastive":
         validation = None  # the loss of other batches would say nothing of the head
     augment = None if frozen else fit_augmentation(training.augmentation, work.encoder, train)
@@ -233,11 +240,16 @@ def _gather(phase: Phase, checkpoint: Checkpoint, work: Work, resumed: State | N
 
 
 def _train(
-    trainer: PhaseTrainer, phase: Phase, work: Work, resumed: State | None, done: Sequence[dict[str, Any]]
+    trainer: PhaseTrainer,
+    phase: Phase,
+    work: Work,
+    resumed: State | None,
+    done: Sequence[dict[str, Any]],
+    is_frozen: bool,
 ) -> dict[str, Any]:
     """How much learned, for how long, which weights were kept, and what was logged."""
     model, training = trainer.model, work.training
-    best = _watch(trainer, model, training, trainer.eval_dataset)
+    best = watch_steps(trainer, training)
     candidates = gather_candidates(trainer, phase, work.plan, training)
     if work.saved:
         about = {
@@ -246,13 +258,14 @@ def _train(
             "epochs": [each.epochs for each in work.plan.phases],
             "shards": work.shards,
             "steps_an_epoch": trainer.batches.steps,
+            "replays": is_frozen,
         }
         remembered = [each for each in (best, candidates, trainer.guard) if each]
         trainer.keep_states(Keeper(work.saved, about, trainer.stop, training.save_minutes, remembered, resumed))
     trainer.learn()
     trainer.share_buffers()
     steps, best_step = trainer.state.global_step, best.best_step if best else None
-    history = _history(trainer)  # before the candidates are judged: these are no steps
+    history = read_history(trainer)  # before the candidates are judged: these are no steps
     ended_with = "last step" if best_step in (None, steps) else "best step"
     return {
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -266,7 +279,7 @@ def _train(
     }
 
 
-def _divide(shards: int | None, plan: Plan, training: TrainingConfig) -> tuple[int, TrainingConfig]:
+def _divide(shards: int | None, training: TrainingConfig) -> tuple[int, TrainingConfig]:
     """Batches of the phase's size in a step, and the arguments with which the processes at hand make as many of them.
 
     A run that goes on keeps those that it began with, so that each step has the rows that it would have had.
@@ -276,11 +289,6 @@ def _divide(shards: int | None, plan: Plan, training: TrainingConfig) -> tuple[i
         return processes * own, training
     training = copy.copy(training)
     training.gradient_accumulation_steps = -(-shards // processes)
-    if plan.batch_size * shards % (processes * training.gradient_accumulation_steps):
-        raise UserError(
-            f"{plan.batch_size * shards} examples a step cannot be divided among {processes} processes",
-            f"start as many as before, or one: a step had {shards} batches of {plan.batch_size}",
-        )
     return shards, training
 
 
@@ -295,9 +303,15 @@ def _batches(phase: Phase, work: Work, rows: Dataset) -> tuple[StepBatches, int]
         batch_size = plan.batch_size * max(1, training.n_gpu)
         strategy = training.train_sampling_strategy or ("group_by_length" if work.encoder.by_length else "random")
         views = len(rows) // len(work.splits.train)
-        order = plain_order(rows, strategy, training.seed, batch_size * work.shards, views)
+        seed = training.seed if training.data_seed is None else training.data_seed
+        order = plain_order(rows, strategy, seed, batch_size * work.shards, views)
     accumulated, processes = training.gradient_accumulation_steps, training.world_size
-    own = batch_size * work.shards // (accumulated * processes)
+    own, left = divmod(batch_size * work.shards, accumulated * processes)
+    if left:
+        raise UserError(
+            f"{batch_size * work.shards} examples a step cannot be divided among {processes} processes",
+            f"start as many as before, or one: a step had {work.shards} batches of {batch_size}",
+        )
     return StepBatches(order, own, accumulated, processes, training.process_index), batch_size * work.shards
 
 
@@ -361,37 +375,10 @@ def _require_validation(data: Data, training: TrainingConfig) -> None:
             raise UserError(f"--{name} needs a validation split", "name a --validation_split, or leave it out")
 
 
-def _history(trainer: PhaseTrainer) -> list[dict[str, float]]:
-    """What was logged, by step. Raises UserError if a loss is not finite: the weights are worth nothing then."""
-    kept = ("step", "epoch", "loss", "learning_rate", "eval_loss", "eval_accuracy")
-    entries = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
-    for entry in entries:
-        for key in ("loss", "eval_loss"):
-            if not math.isfinite(entry.get(key, 0.0)):
-                raise UserError(
-                    f"the {key} is {entry[key]} at step {entry['step']}",
-                    "give a smaller --learning_rate, or check the data",
-                )
-    losses = [entry["loss"] for entry in entries if "loss" in entry]
-    if losses and losses[-1] > 2 * losses[0]:
-        log.warning("the loss rose from %.3g to %.3g: give a smaller --learning_rate", losses[0], losses[-1])
-    return [{key: entry[key] for key in kept if key in entry} for entry in entries]
-
-
-def _watch(trainer: PhaseTrainer, model: Any, training: TrainingConfig, validation: Dataset | None) -> BestStep | None:
-    trainer.remove_callback(PrinterCallback if training.disable_tqdm else ProgressCallback)
-    trainer.add_callback(LoggedLines() if training.disable_tqdm else QuietProgress())
-    if validation is None or training.eval_strategy == "no" or not training.load_best_model_at_end:
-        return None
-    best = BestStep(model, training.metric_for_best_model, training.early_stopping_patience)
-    trainer.add_callback(best)
-    return best
-
-
 @contextmanager
 def _training_folder(training: TrainingConfig, phase: Phase) -> Iterator[Path]:
     """Where Trainer writes: below the output folder if reports were asked for, else nowhere that stays."""
-    if training.report_to:
+    if training.report_to and training.output_dir:
         yield Path(str(training.output_dir)) / CHECKPOINTS / "reports" / phase.name
         return
     with tempfile.TemporaryDirectory() as folder:

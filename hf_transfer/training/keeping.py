@@ -18,6 +18,7 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import nested_gather
 
 from hf_transfer.errors import Stopped, UserError
 from hf_transfer.training.checkpoints import NotSavedError, State
@@ -51,7 +52,7 @@ class StopRequest:
 def stop_at_a_step() -> Iterator[StopRequest]:
     """Within the context SIGTERM and Ctrl-C are requests; a second Ctrl-C ends at once.
 
-    After a request SIGTERM stays ignored: a launcher sends it to every process, and to some of them late.
+    Where it ends with Stopped, SIGTERM stays ignored: a launcher sends it to every process, and to some of them late.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -66,11 +67,19 @@ def stop_at_a_step() -> Iterator[StopRequest]:
             log.info("stopping after this step")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    after = dict(before)
     try:
         yield request
+    except Stopped:
+        after[signal.SIGTERM] = signal.SIG_IGN
+        raise
     finally:
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
-        signal.signal(signal.SIGTERM, signal.SIG_IGN if request.asked else before[signal.SIGTERM])
+        for number, handler in after.items():
+            signal.signal(number, handler)
+
+
+def _intervals(arguments: Any) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("logging_steps", "eval_steps", "save_steps")}
 
 
 @dataclass(frozen=True)
@@ -110,7 +119,6 @@ class Keeper(TrainerCallback):
     def __post_init__(self) -> None:
         before = self.resumed.facts if self.resumed else {}
         self.began = time.perf_counter() - before.get("seconds", 0.0)
-        self.last, self.stall = time.perf_counter(), 0.0
         self.put_off, self.epoch_is_over = False, False
 
     @property
@@ -123,7 +131,8 @@ class Keeper(TrainerCallback):
         """Whether it is time to keep the state, in the opinion of the process that writes it."""
         if not self.minutes or not PartialState().is_main_process:
             return False
-        return time.perf_counter() - self.last > max(60 * self.minutes, self.stall / MOST_OF_TIME)
+        waited = time.perf_counter() - self.saved.kept_at
+        return waited > max(60 * self.minutes, self.saved.stall / MOST_OF_TIME)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Put back what Trainer does not."""
@@ -156,20 +165,30 @@ class Keeper(TrainerCallback):
     def keep(self, control: Any) -> None:
         """Keep the state after a step. Raises Stopped, in all processes, if one was asked to stop."""
         stop = self.trainer.agreed.stop
-        if control.should_training_stop and not self.epoch_is_over and not stop:
+        if control.should_training_stop and not self.epoch_is_over:
             self.put_off = True  # a validation step has just ended the phase: what it leads to comes first
             return
         self.write(ended=control.should_training_stop)
         if stop:
-            step, steps = self.trainer.state.global_step, self.trainer.state.max_steps
-            self.stop.asked = True  # whichever process was: the launcher's signal may still come to this one
             self.wait()
-            raise Stopped(f"stopped after step {step} of {steps} (phase {self.about['name']})")
+            self.leave()
+
+    def leave(self) -> None:
+        """Raise Stopped, in all processes."""
+        step, steps = self.trainer.state.global_step, self.trainer.state.max_steps
+        raise Stopped(f"stopped after step {step} of {steps} (phase {self.about['name']})")
+
+    def leave_if_asked(self) -> None:
+        """Raise Stopped, in all processes, if one was asked to stop after the last step of the phase."""
+        if agree(self.stop.asked, False, False, self.trainer.args.device).stop:
+            self.wait()
+            self.leave()
 
     def write(self, ended: bool = False) -> None:
         """Begin to write the state as it is; on the main process."""
         began, trainer = time.perf_counter(), self.trainer
         trainer.share_buffers()
+        loss = nested_gather(trainer._tr_loss, trainer.args.parallel_mode).mean()
         if PartialState().is_main_process:
             try:
                 self.saved.states.wait()
@@ -180,14 +199,15 @@ class Keeper(TrainerCallback):
                 "optimizer": trainer.optimizer.state_dict(),
                 "scheduler": trainer.lr_scheduler.state_dict(),
                 "scaler": scaler.state_dict() if scaler else None,
-                "loss": trainer._tr_loss,
+                "loss": loss,
                 "logged_at": trainer._globalstep_last_logged,
                 "remembered": [each.state_dict() for each in self.remembered],
             }
             parts = {
                 "weights": trainer.model.state_dict(),
                 "training": training,
-                TRAINER_STATE_NAME: json.dumps(asdict(trainer.state)).encode(),
+                # The intervals as they were asked for: Trainer compares them, and counts them out anew.
+                TRAINER_STATE_NAME: json.dumps({**asdict(trainer.state), **_intervals(trainer.args)}).encode(),
             }
             step = trainer.state.global_step
             seconds = time.perf_counter() - self.began
@@ -196,8 +216,8 @@ class Keeper(TrainerCallback):
                 [*self.resumed.facts["resumed_at"], self.resumed.facts["step"]] if self.resumed else []
             )
             self.saved.states.write(f"{self.about['name']}-step-{step}", parts, facts)
-        self.last = time.perf_counter()
-        self.stall = self.last - began
+        self.saved.kept_at = time.perf_counter()
+        self.saved.stall = self.saved.kept_at - began
 
     def wait(self) -> None:
         """Return, in all processes, when the state is on the disk. Raises UserError if the disk cannot take it."""

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from accelerate.utils import broadcast_object_list
 from hf_transfer.config import CHECKPOINTS, TrainingConfig
 from hf_transfer.errors import Finished, UserError
 from hf_transfer.training.asked import say_differences
-from hf_transfer.training.checkpoints import State, States
+from hf_transfer.training.checkpoints import NotSavedError, State, States
 from hf_transfer.training.entry import sync
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ CHOICE = "choice.json"
 
 
 _locks: dict[Path, int] = {}  # of this process: folder -> descriptor
+_cleared: set[Path] = set()  # by the run that has just begun
 _asked: dict[Path, dict[str, Any]] = {}  # the run that this process has opened there
 
 
@@ -38,11 +40,19 @@ class SavedRun:
         self.asked = asked
         self.resumed = resumed
         self.states = States(folder)
+        self.kept_at, self.stall = time.perf_counter(), 0.0  # when the state was kept, how long training waited
 
     @property
     def phases_done(self) -> int | None:
         """How many phases were over when the state was kept; None without one."""
         return len(self.resumed.facts["done"]) if self.resumed else None
+
+    def wait(self) -> None:
+        """Return when the last state is on the disk, or it is said that it is not."""
+        try:
+            self.states.wait()
+        except NotSavedError as error:
+            log.warning("the last state could not be kept: %s", error)
 
 
 def open_run(training: TrainingConfig, described: Mapping[str, Any]) -> SavedRun | None:
@@ -67,6 +77,7 @@ def open_run(training: TrainingConfig, described: Mapping[str, Any]) -> SavedRun
         release(training)
         raise Finished(found[1])
     _asked[folder] = asked
+    _cleared.discard(folder)  # the next run there begins anew
     return SavedRun(folder, asked, found[0])
 
 
@@ -76,23 +87,31 @@ def claim(training: TrainingConfig) -> None:
     Raises UserError if another process has it.
     """
     folder = Path(str(training.output_dir)) / CHECKPOINTS
-    if folder in _locks:
-        return
+    if folder not in _locks:
+        _lock(folder)
+        States(folder).tidy()
+    first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"  # a launcher that starts it again means to go on
+    if training.overwrite_output_dir and first and folder not in _cleared:
+        States(folder).clear()
+        for name in (ASKED, CHOICE):
+            (folder / name).unlink(missing_ok=True)
+        _cleared.add(folder)
+
+
+def _lock(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        # Not flock: workers that load data would inherit it, and hold it longer than a run that is killed.
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
         os.close(descriptor)
         raise UserError(
             f"another run is at work in {str(folder.parent)!r}", "wait for its end, or name another --output_dir"
         ) from error
+    except OSError as error:
+        log.warning("%s cannot be locked, see that no other run works there: %s", folder, error)
     _locks[folder] = descriptor
-    States(folder).tidy()
-    if training.overwrite_output_dir and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        States(folder).clear()
-        for name in (ASKED, CHOICE):
-            (folder / name).unlink(missing_ok=True)
 
 
 def release(training: TrainingConfig) -> None:
@@ -190,7 +209,7 @@ def _read(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (ValueError, TypeError):
         log.warning("%s cannot be read, and is left out", path)
         return {}
 

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import ProgressCallback, Trainer, TrainerCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
 
 from hf_transfer.config import TrainingConfig
+from hf_transfer.errors import UserError
 from hf_transfer.training.augment import Augment
 from hf_transfer.training.checkpoints import State
 from hf_transfer.training.guard import Guard
@@ -78,6 +79,8 @@ class PhaseTrainer(OneModelTrainer):
         resumed = self.keeper.resumed if self.keeper else None
         with self.watch.watching():
             self.train(resume_from_checkpoint=str(resumed.path) if resumed else None)
+        if self.keeper:
+            self.keeper.leave_if_asked()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of ours: Accelerate would repeat the first rows at the end of an epoch for several processes."""
@@ -187,6 +190,7 @@ class PhaseTrainer(OneModelTrainer):
     def _init_training_state(self, max_steps: int, steps: int, epochs: int, *rest: Any) -> tuple[int, int]:
         """Trainer's; a phase that had ended when its state was kept has no epoch left."""
         begun = super()._init_training_state(max_steps, steps, epochs, *rest)
+        self.state.compute_steps(self.args, max_steps)  # not those of the state: they may be asked for anew
         return (epochs, 0) if self.keeper and self.keeper.has_ended else begun
 
     @property
@@ -256,6 +260,34 @@ class QuietProgress(ProgressCallback):
             shown = {name: f"{logs[name]:.3f}" for name in SHOWN if name in logs}
             if shown:
                 self.training_bar.set_postfix(shown, refresh=False)
+
+
+def watch_steps(trainer: PhaseTrainer, training: TrainingConfig) -> BestStep | None:
+    """What keeps the best step, where one is asked for; and Trainer's bar, or lines in its place."""
+    trainer.remove_callback(PrinterCallback if training.disable_tqdm else ProgressCallback)
+    trainer.add_callback(LoggedLines() if training.disable_tqdm else QuietProgress())
+    if trainer.eval_dataset is None or training.eval_strategy == "no" or not training.load_best_model_at_end:
+        return None
+    best = BestStep(trainer.model, training.metric_for_best_model, training.early_stopping_patience)
+    trainer.add_callback(best)
+    return best
+
+
+def read_history(trainer: PhaseTrainer) -> list[dict[str, float]]:
+    """What was logged, by step. Raises UserError if a loss is not finite: the weights are worth nothing then."""
+    kept = ("step", "epoch", "loss", "learning_rate", "eval_loss", "eval_accuracy")
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
+    for entry in entries:
+        for key in ("loss", "eval_loss"):
+            if not math.isfinite(entry.get(key, 0.0)):
+                raise UserError(
+                    f"the {key} is {entry[key]} at step {entry['step']}",
+                    "give a smaller --learning_rate, or check the data",
+                )
+    losses = [entry["loss"] for entry in entries if "loss" in entry]
+    if losses and losses[-1] > 2 * losses[0]:
+        log.warning("the loss rose from %.3g to %.3g: give a smaller --learning_rate", losses[0], losses[-1])
+    return [{key: entry[key] for key in kept if key in entry} for entry in entries]
 
 
 def validation_metrics(loss: LossFunction, has_classes: bool) -> Callable[[Any], dict[str, float]]:

@@ -1,4 +1,4 @@
-"""Run a recipe in which the second process hangs, dies, or fetches no more, at the third step.
+"""Run a recipe in which the second process hangs, dies, freezes, or fetches no more, at the third step.
 
 python misbehave.py WHAT RECIPE FLAGS
 """
@@ -16,22 +16,26 @@ from hf_transfer.training.order import StepLoader
 from hf_transfer.training.trainer import PhaseTrainer
 
 STEP = 3
+AT_A_STEP = ("hang", "freeze", "die", "die once")
 what, *sys.argv = sys.argv[1:]
 train, fetch = PhaseTrainer.training_step, DataLoader.__iter__
 
 
 def misbehave() -> None:
     """What happens to the second process."""
-    if what == "die":
+    if what == "die" or (what == "die once" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "freeze":
         os.kill(os.getpid(), signal.SIGSTOP)
-    time.sleep(600)
+    if what != "die once":
+        time.sleep(600)
 
 
 def step(self: PhaseTrainer, *args: Any, **options: Any) -> Any:
     """A step of training, or not."""
-    if what != "fetch" and self.state.global_step == STEP and self.args.process_index == 1:
+    if what.startswith("stop at") and self.state.global_step == int(what.split()[-1]):
+        os.kill(os.getpid(), signal.SIGTERM)
+    if what in AT_A_STEP and self.state.global_step == STEP and self.args.process_index == 1:
         misbehave()
     return train(self, *args, **options)
 
