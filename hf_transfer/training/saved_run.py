@@ -173,6 +173,7 @@ def _find(folder: Path, training: TrainingConfig, asked: dict[str, Any]) -> Stat
     state = states.newest()
     _require_same(before.get("asked") or (state.facts["asked"] if state else {}), asked, folder.parent)
     if before.get("finished"):
+        states.clear()  # where the process was killed at its very end
         _say_finished(before, training)
     if state and training.resume == "never":
         raise UserError(
