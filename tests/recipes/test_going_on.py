@@ -1,5 +1,6 @@
 """Runs that are stopped in the middle, as users and schedulers stop them, and the same command again."""
 
+import os
 import shlex
 import shutil
 import signal
@@ -147,7 +148,9 @@ def test_the_command_that_a_stopped_run_prints_is_the_one_that_was_given(
 ) -> None:
     folder = tmp_path / "it's a run"
     words = [str(Path("recipes") / f"{texts.recipe}.py"), *texts.flags, "--output_dir", str(folder)]
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    # One thread, as the fork server has: sums are rounded otherwise with two.
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env)
     while process.poll() is None and not _states(folder):
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)

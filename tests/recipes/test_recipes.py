@@ -16,6 +16,7 @@ from hf_transfer.data.builtin import load_builtin
 from hf_transfer.flags import parse_config
 from hf_transfer.record import read_record
 from hf_transfer.sharing.hub import published_files
+from hf_transfer.training.checkpoints import States
 from tests.conftest import ROOT, Outcome
 
 Recipe = Callable[..., Outcome]
@@ -57,7 +58,9 @@ def test_a_run_leaves_a_whole_folder_and_no_path_of_this_machine(digits: Path) -
         "record.json",
         "report.html",
     }
-    assert set(files) == {str(path.relative_to(digits)) for path in digits.rglob("*") if path.is_file()}
+    inside = {str(path.relative_to(digits)) for path in digits.rglob("*") if path.is_file()}
+    assert inside - set(files) == {"checkpoints/lock", "checkpoints/run.json"}
+    assert set(files) <= inside
     for name in files:
         if not name.endswith((".png", ".safetensors")):
             text = (digits / name).read_text(encoding="utf-8")
@@ -69,12 +72,12 @@ def test_nothing_is_left_beside_the_folder(digits: Path) -> None:
     assert [path.name for path in digits.parent.iterdir()] == ["digits"]
 
 
-def test_the_same_command_again_is_refused_and_changes_nothing(digits: Path, recipe: Recipe) -> None:
+def test_the_same_command_again_finds_all_done_and_changes_nothing(digits: Path, recipe: Recipe) -> None:
     before = (digits / "record.json").read_bytes()
     config = ROOT / "recipes/configs/digits.yaml"
     ended = recipe("image_classification", "--config", config, "--output_dir", digits)
-    assert ended.code == 2
-    assert "holds another run" in ended.err
+    assert ended.code == 0
+    assert "is finished" in ended.err
     assert (digits / "record.json").read_bytes() == before
 
 
@@ -169,16 +172,25 @@ def test_a_folder_of_pictures_is_learned_by_class(
     assert not list((tmp_path / "run").glob("adapter*"))
 
 
-def test_trainers_checkpoints_stay_below_the_run_and_are_not_published(
-    recipe: Recipe, tiny_vit: Path, picture_folder: Path, tmp_path: Path
+def test_states_stay_below_the_run_until_it_is_finished_and_are_not_published(
+    recipe: Recipe, tiny_vit: Path, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    kept: list[str] = []
+    clear = States.clear
+
+    def look_and_clear(self: States) -> None:
+        kept.extend(path.name for path in self.folder.glob("state-*"))
+        clear(self)
+
+    monkeypatch.setattr(States, "clear", look_and_clear)
     ended = recipe(
         "image_classification",
         *("--model_name_or_path", tiny_vit, "--dataset_name", picture_folder, "--output_dir", tmp_path / "run"),
         *("--strategy", "full", "--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--use_cpu"),
     )
     assert ended.code == 0, ended.err
-    assert (tmp_path / "run" / "checkpoints" / "full" / "checkpoint-4").is_dir()
+    assert sorted(kept) == ["state-000001-full-step-2", "state-000002-full-step-4"]
+    assert not any((tmp_path / "run" / "checkpoints").glob("state-*"))
     assert not any(name.startswith("checkpoints") for name in published_files(tmp_path / "run"))
 
 
