@@ -16,8 +16,8 @@ demo: install  ## handwritten digits from 10 labels a class
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		recipes/image_classification.py --config recipes/configs/digits.yaml --overwrite_output_dir
 
-test: install
-	$(BIN)/python -m pytest -m "not slow" --durations 10
+test: install  ## a file goes to one worker: its fixtures are shared
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --durations 10
 
 test-architectures: install  ## every classification architecture of transformers as a tiny model, and a table
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/architectures -m "slow or not slow" --disable-warnings
