@@ -17,7 +17,6 @@ from hf_transfer.strategies.plan import Plan, with_epochs
 # fmt: off
 FREE = (
     "output_dir", "overwrite_output_dir", "resume", "on_nan", "save_minutes", "save_strategy", "save_steps",
-
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",  # see engine.py
     "num_train_epochs",  # in the plan
     "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "logging_first_step",

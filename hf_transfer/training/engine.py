@@ -251,8 +251,10 @@ def _train(
     model, training = trainer.model, work.training
     best = watch_steps(trainer, training)
     candidates = gather_candidates(trainer, phase, work.plan, training)
+    resumed_at = [*resumed.facts["resumed_at"], resumed.facts["step"]] if resumed else []
     if work.saved:
         about = {
+            "resumed_at": resumed_at,
             "name": phase.name,
             "done": list(done),
             "epochs": [each.epochs for each in work.plan.phases],
@@ -275,7 +277,7 @@ def _train(
         **(keep_best(trainer, candidates, ended_with) if candidates else {}),
         "history": history,
         "skipped_steps": trainer.guard.skipped,
-        "resumed_at": [*resumed.facts["resumed_at"], resumed.facts["step"]] if resumed else [],
+        "resumed_at": resumed_at,
     }
 
 

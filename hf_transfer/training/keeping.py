@@ -212,9 +212,6 @@ class Keeper(TrainerCallback):
             step = trainer.state.global_step
             seconds = time.perf_counter() - self.began
             facts = {**self.about, "asked": self.saved.asked, "step": step, "ended": ended, "seconds": seconds}
-            facts["resumed_at"] = (
-                [*self.resumed.facts["resumed_at"], self.resumed.facts["step"]] if self.resumed else []
-            )
             self.saved.states.write(f"{self.about['name']}-step-{step}", parts, facts)
         self.saved.kept_at = time.perf_counter()
         self.saved.stall = self.saved.kept_at - began

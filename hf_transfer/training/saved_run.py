@@ -26,7 +26,6 @@ ASKED = "run.json"
 LOCK = "lock"
 CHOICE = "choice.json"
 
-
 _locks: dict[Path, int] = {}  # of this process: folder -> descriptor
 _cleared: set[Path] = set()  # by the run that has just begun
 _asked: dict[Path, dict[str, Any]] = {}  # the run that this process has opened there
@@ -55,17 +54,16 @@ class SavedRun:
             log.warning("the last state could not be kept: %s", error)
 
 
-def open_run(training: TrainingConfig, described: Mapping[str, Any]) -> SavedRun | None:
+def open_run(training: TrainingConfig, asked: dict[str, Any]) -> SavedRun | None:
     """The run in the output folder, for this process alone, with the state to go on from; None without a folder.
 
-    `described` is all that decides what is learned. Raises UserError if the folder belongs to another run, by its first
-    differences, or if a process is at work on it; Finished if all is done.
+    `asked`, as JSON, is all that decides what is learned. Raises UserError if the folder belongs to another run, by its
+    first differences, or if a process is at work on it; Finished if all is done.
     """
     if training.output_dir is None:
         return None
     folder = Path(training.output_dir) / CHECKPOINTS
     found: list[Any] = [None, None]
-    asked = json.loads(json.dumps(described, default=str))
     if PartialState().is_main_process:
         claim(training)
         try:
@@ -161,7 +159,7 @@ def kept_choice(training: TrainingConfig, asked: Mapping[str, Any]) -> dict[str,
     if training.output_dir is not None and PartialState().is_main_process:
         claim(training)
         kept = _read(Path(training.output_dir) / CHECKPOINTS / CHOICE)
-        same = kept.get("asked") == json.loads(json.dumps(asked, default=str))
+        same = kept.get("asked") == asked
         found[0] = kept["choice"] if same else None
     broadcast_object_list(found)
     return found[0]
