@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import reduce
-from operator import add
 from typing import Any, cast
 
 import numpy as np
@@ -33,12 +31,13 @@ from hf_transfer.strategies import make_plan
 from hf_transfer.strategies.auto import (
     CANDIDATES,
     FEWEST_A_CLASS,
+    FIRST,
     FOLDS,
-    SIMPLEST,
-    UNTRIED,
+    LEAST_CHANCE,
     Trial,
     as_facts,
-    decide,
+    explain,
+    find_best,
     find_gain,
 )
 from hf_transfer.strategies.cost import plan_cost
@@ -150,7 +149,7 @@ def _judge_pooling(asked: Asked) -> float:
         rows = rows.select(stratified_sample(target.strata(rows["label"][:]), most, asked.training.seed))
     encoder = make_encoder(checkpoint.task, checkpoint.processor, checkpoint.model.config, asked.max_length)
     with only_warnings():  # which flags play no part where a head is solved is no news of the run's own plan
-        cache = asked.plan(SIMPLEST).cache
+        cache = asked.plan("head").cache
     (computed,) = read_by_head(checkpoint, encoder, asked.training, replace(cache, views=0), encoder.rows(rows))
     loss = [0.0]
     if PartialState().is_main_process:
@@ -203,25 +202,28 @@ def _choose_strategy(asked: Asked) -> Choice:
     _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)
     if 2 * (counts[which] >= FEWEST_A_CLASS).sum() < len(strata):
         return Choice(
-            UNTRIED, (f"{UNTRIED}, since fewer than {FEWEST_A_CLASS} examples of most labels are too few for trials",)
+            FIRST, (f"{FIRST}, since fewer than {FEWEST_A_CLASS} examples of most labels are too few for trials",)
         )
-    simplest, others, reasons = _try_all(asked, assign_folds(strata, FOLDS, asked.training.seed))
-    strategy, because = decide(simplest, others)
-    return Choice(strategy, (*because, *reasons), tuple(as_facts(simplest, others)))
+    trials, left_out = _try_all(asked, assign_folds(strata, FOLDS, asked.training.seed))
+    if not trials:
+        return Choice(FIRST, left_out)
+    return Choice(find_best(trials).strategy, (*explain(trials), *left_out), tuple(as_facts(trials)))
 
 
-def _try_all(asked: Asked, fold: np.ndarray) -> tuple[Trial, list[Trial], tuple[str, ...]]:
-    """The trials of the simplest plan and of the candidates, and what was left out.
+def _try_all(asked: Asked, fold: np.ndarray) -> tuple[list[Trial], tuple[str, ...]]:
+    """The trials, and why some were left out.
 
-    The cheapest first, fold after fold until there is no hope that it beats the best before it.
+    Fold after fold, until there is hardly a chance that a plan turns out better than the best before it.
     """
-    left, budget, trials, reasons = asked.config.auto_budget, asked.config.auto_budget, [], []
-    with tqdm(total=FOLDS * (1 + len(CANDIDATES)), desc="trials", disable=_is_quiet(asked)) as bar:
-        best = simplest = reduce(add, (_try_plan(SIMPLEST, asked, fold, number, bar) for number in range(FOLDS)))
-        for name, cost in _costs(asked, fold).items():
+    budget = left = asked.config.auto_budget
+    costs, trials, reasons = _costs(asked, fold), list[Trial](), list[str]()
+    if costs[FIRST] > budget:
+        return [], (f"{FIRST}, since --auto_budget {budget:g} leaves no time for trials",)
+    with tqdm(total=FOLDS * len(costs), desc="trials", disable=_is_quiet(asked)) as bar:
+        for name, cost in costs.items():
             done: Trial | None = None
             for number in range(FOLDS):
-                if done and find_gain(done, best).is_hopeless:
+                if done and trials and _is_hopeless(done, find_best(trials)):
                     break
                 if cost > left:
                     reasons.append(f"--auto_budget {budget:g} left no time for more trials of {name}")
@@ -236,8 +238,12 @@ def _try_all(asked: Asked, fold: np.ndarray) -> tuple[Trial, list[Trial], tuple[
                 done = done + trial if done else trial
             if done:
                 trials.append(done)
-                best = done if find_gain(done, best).is_beyond_noise else best
-    return simplest, trials, tuple(reasons)
+    return trials, tuple(reasons)
+
+
+def _is_hopeless(trial: Trial, best: Trial) -> bool:
+    gain = find_gain(trial, best)
+    return gain.chance(share=gain.n / len(best.rows)) < LEAST_CHANCE
 
 
 def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int, bar: Any) -> Trial:
@@ -264,7 +270,7 @@ def _without(asked: Asked, fold: np.ndarray, number: int) -> Asked:
 
 
 def _costs(asked: Asked, fold: np.ndarray) -> dict[str, float]:
-    """Candidate -> what a trial of it costs, in fine-tunings of everything on all rows."""
+    """Strategy, in the order of their trials -> what a trial of it costs, in fine-tunings of everything on all rows."""
     checkpoint, training = asked.checkpoint, asked.training
     model = checkpoint.model.eval().to(training.device)
     encoder = make_encoder(checkpoint.task, checkpoint.processor, model.config, asked.max_length)
@@ -278,7 +284,7 @@ def _costs(asked: Asked, fold: np.ndarray) -> dict[str, float]:
         return len(labels) * plan_cost(in_passes(asked.plan(strategy), labels, asked.training), layers, flops, fixed)
 
     one_class = asked.data.problem_type == "single_label_classification" and find_linear_head(model)
-    names = [name for name in CANDIDATES if name != "contrastive" or one_class]
+    names = [name for name in (FIRST, *CANDIDATES) if name != "contrastive" or one_class]
     full, trial = cost("full", asked), _without(asked, fold, 0)
     return {name: cost(name, trial) / full for name in names}
 
