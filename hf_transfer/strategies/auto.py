@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-# It goes on from the solved head at a small rate. On digits from 1 to 64 labels a class it is 0.3 points below what turns
-# out best, the head 1.0; Kumar et al. 2022 (arXiv 2202.10054) find it ahead of both its parts.
+# It goes on from the solved head at a small rate. On digits from 1 to 64 labels a class it is 0.3 points below what is
+# best in the end, the head 1.0; Kumar et al. 2022 (arXiv 2202.10054) find it ahead of both its parts.
 FIRST = "head_then_full"
 CANDIDATES = ("head", "top_layers", "contrastive")  # what may take its place, the cheapest first
 FOLDS = 3

@@ -7,13 +7,13 @@ from hf_transfer.strategies import STRATEGIES
 from hf_transfer.strategies.auto import (
     CANDIDATES,
     FEWEST_A_CLASS,
+    FIRST,
     FOLDS,
-    SIMPLEST,
-    UNTRIED,
     Gain,
     Trial,
     as_facts,
-    decide,
+    explain,
+    find_best,
     find_gain,
 )
 
@@ -27,9 +27,9 @@ def _of_two(strategy: str, right: int, wrong: int) -> Trial:
     return _trial(strategy, [1.0] * (8 + right) + [0.0] * wrong)
 
 
-def test_what_auto_chooses_from_are_strategies_and_the_simplest_is_none_of_the_larger() -> None:
-    assert {SIMPLEST, UNTRIED, *CANDIDATES} < set(STRATEGIES)
-    assert SIMPLEST not in CANDIDATES
+def test_what_auto_chooses_from_are_strategies_and_the_first_is_not_among_the_others() -> None:
+    assert {FIRST, *CANDIDATES} < set(STRATEGIES)
+    assert FIRST not in CANDIDATES
 
 
 def test_each_fold_has_a_row_of_a_class_of_the_fewest_that_are_tried() -> None:
@@ -54,26 +54,37 @@ def test_one_row_says_nothing_beyond_noise() -> None:
     gain = find_gain(_trial("full", [1]), _trial("head", [0]))
     assert (gain.mean, gain.error) == (1.0, math.inf)
     assert not gain.is_beyond_noise
-    assert not gain.is_hopeless
 
 
 @pytest.mark.parametrize(
-    ("mean", "error", "hopeless", "words"),
+    ("mean", "error", "words"),
     [
-        (0.03, 0.02, False, "better beyond noise"),
-        (0.02, 0.02, False, "no difference beyond noise"),
-        (0.0, 0.0, True, "no difference beyond noise"),
-        (-0.02, 0.02, False, "no difference beyond noise"),
-        (-0.03, 0.02, False, "worse beyond noise"),
-        (-0.05, 0.02, True, "worse beyond noise"),
+        (0.03, 0.02, "better beyond noise"),
+        (0.02, 0.02, "no difference beyond noise"),
+        (-0.02, 0.02, "no difference beyond noise"),
+        (-0.03, 0.02, "worse beyond noise"),
     ],
 )
-def test_beyond_noise_is_one_standard_error_and_hopeless_two_below(
-    mean: float, error: float, hopeless: bool, words: str
-) -> None:
+def test_beyond_noise_is_one_standard_error(mean: float, error: float, words: str) -> None:
     gain = Gain(mean, error, 10)
-    assert (gain.is_hopeless, gain.in_words) == (hopeless, words)
+    assert gain.in_words == words
     assert gain.is_beyond_noise == (words == "better beyond noise")
+
+
+@pytest.mark.parametrize("seen", [100, 200])
+@pytest.mark.parametrize("errors", [-1.0, 0.0, 0.5, 2.0])
+def test_the_chance_of_a_gain_is_how_often_rows_to_come_would_make_it_one(seen: int, errors: float) -> None:
+    rows, draw = 300, np.random.default_rng(0)
+    gain = Gain(errors / np.sqrt(seen), 1 / np.sqrt(seen), seen)  # a row's difference has a deviation of 1
+    truth = draw.normal(gain.mean, gain.error, 200_000)  # what it may be, after these rows
+    to_come = draw.normal(truth, 1 / np.sqrt(rows - seen))
+    ended = (seen * gain.mean + (rows - seen) * to_come) / rows > 1 / np.sqrt(rows)
+    assert gain.chance(seen / rows) == pytest.approx(ended.mean(), abs=0.005)
+
+
+@pytest.mark.parametrize(("mean", "chance"), [(0.03, 1.0), (0.01, 0.0)])
+def test_once_all_rows_are_judged_the_chance_is_the_answer(mean: float, chance: float) -> None:
+    assert Gain(mean, 0.02, 300).chance(1.0) == chance
 
 
 def test_trials_of_a_plan_on_different_rows_are_one() -> None:
@@ -83,79 +94,77 @@ def test_trials_of_a_plan_on_different_rows_are_one() -> None:
     assert both.seconds == 5
 
 
-def test_the_simplest_wins_within_noise() -> None:
+def test_the_first_stays_within_noise() -> None:
     # One row of nine more: 11.1 points, and a standard error of as many.
-    strategy, reasons = decide(_of_two("head", 0, 1), [_of_two("full", 1, 0)])
-    assert strategy == "head"
-    assert reasons == (
-        "trial of full: +11.1 ± 11.1 points beside head on 9 held-out training rows, no difference beyond noise",
+    trials = [_of_two("head_then_full", 0, 1), _of_two("head", 1, 0)]
+    assert find_best(trials) is trials[0]
+    assert explain(trials) == (
+        "trial of head: +11.1 ± 11.1 points beside head_then_full on 9 held-out training rows, no difference beyond "
+        "noise",
+        "so head_then_full is used",
+    )
+
+
+def test_the_first_stays_beside_what_is_worse() -> None:
+    trials = [_of_two("head_then_full", 4, 0), _of_two("head", 0, 4)]
+    assert find_best(trials) is trials[0]
+    assert explain(trials)[0].startswith("trial of head: -33.3 ± 14.2 points beside head_then_full")
+
+
+def test_what_is_better_beyond_noise_takes_its_place() -> None:
+    trials = [_of_two("head_then_full", 0, 4), _of_two("head", 4, 0)]
+    assert find_best(trials) is trials[1]
+    assert explain(trials) == (
+        "trial of head: +33.3 ± 14.2 points beside head_then_full on 12 held-out training rows, better beyond noise",
         "so head is used",
     )
 
 
-def test_the_simplest_wins_over_what_is_worse() -> None:
-    strategy, reasons = decide(_of_two("head", 4, 0), [_of_two("full", 0, 4)])
-    assert strategy == "head"
-    assert reasons[0].startswith("trial of full: -33.3 ± 14.2 points beside head")
-
-
-def test_a_larger_plan_wins_beyond_noise() -> None:
-    strategy, reasons = decide(_of_two("head", 0, 4), [_of_two("full", 4, 0)])
-    assert strategy == "full"
-    assert reasons == (
-        "trial of full: +33.3 ± 14.2 points beside head on 12 held-out training rows, better beyond noise",
-        "so full is used",
-    )
-
-
 def test_each_is_compared_with_the_best_before_it() -> None:
-    head, top, full = _of_two("head", 0, 8), _of_two("top_layers", 4, 4), _of_two("full", 5, 3)
-    assert find_gain(full, head).is_beyond_noise
-    strategy, reasons = decide(head, [top, full])
-    assert strategy == "top_layers"  # full is better than the head, but not than this
-    assert "beside head" in reasons[0]
-    assert "beside top_layers" in reasons[1]
+    trials = [_of_two("head_then_full", 0, 8), _of_two("head", 4, 4), _of_two("top_layers", 5, 3)]
+    assert find_gain(trials[2], trials[0]).is_beyond_noise
+    assert find_best(trials).strategy == "head"  # top_layers is better than the first, but not than this
+    reasons = explain(trials)
+    assert "beside head_then_full" in reasons[0]
+    assert "beside head on" in reasons[1]
     assert "no difference beyond noise" in reasons[1]
 
 
-def test_a_few_rows_on_which_both_agree_leave_hope() -> None:
+def test_a_few_rows_on_which_both_agree_leave_a_chance() -> None:
     gain = find_gain(_trial("full", [1] * 27), _trial("head", [1] * 27))
     assert gain == Gain(0.0, pytest.approx(1 / 27), 27)
-    assert not gain.is_hopeless
+    assert gain.chance(1 / 3) > 0.2
 
 
 def test_what_did_not_win_is_not_compared_with() -> None:
-    head, top, full = _of_two("head", 4, 4), _of_two("top_layers", 0, 8), _of_two("full", 4, 4)
-    strategy, reasons = decide(head, [top, full])
-    assert strategy == "head"  # full is better than the layers, but not than this
-    assert "trial of full: +0.0 ± 6.2 points beside head" in reasons[1]
+    trials = [_of_two("head_then_full", 4, 4), _of_two("head", 0, 8), _of_two("top_layers", 4, 4)]
+    assert find_best(trials) is trials[0]  # top_layers is better than the head, but not than this
+    assert "trial of top_layers: +0.0 ± 6.2 points beside head_then_full" in explain(trials)[1]
 
 
-def test_the_largest_may_win_after_another_has() -> None:
-    head, top, full = _of_two("head", 0, 8), _of_two("top_layers", 4, 4), _of_two("full", 8, 0)
-    assert decide(head, [top, full])[0] == "full"
-    assert decide(head, [full, top])[0] == "full"
+def test_the_last_may_win_after_another_has() -> None:
+    first, head, top = _of_two("head_then_full", 0, 8), _of_two("head", 4, 4), _of_two("top_layers", 8, 0)
+    assert find_best([first, head, top]) is top
+    assert find_best([first, top, head]) is top
 
 
 def test_a_trial_that_ended_early_is_judged_by_its_own_rows() -> None:
-    head = _trial("head", [0.0] * 4 + [1.0] * 4)
-    strategy, reasons = decide(head, [_trial("full", [1.0, 1.0, 1.0, 0.0])])
-    assert strategy == "full"
-    assert "+75.0 ± 25.0 points beside head on 4 held-out training rows" in reasons[0]
+    trials = [_trial("head_then_full", [0.0] * 4 + [1.0] * 4), _trial("head", [1.0, 1.0, 1.0, 0.0])]
+    assert find_best(trials) is trials[1]
+    assert "+75.0 ± 25.0 points beside head_then_full on 4 held-out training rows" in explain(trials)[0]
 
 
-def test_without_another_trial_the_simplest_is_used() -> None:
-    assert decide(_of_two("head", 1, 1), []) == ("head", ("so head is used",))
+def test_without_another_trial_the_first_is_used() -> None:
+    assert explain([_of_two("head_then_full", 1, 1)]) == ("so head_then_full is used",)
 
 
-def test_the_facts_hold_every_trial_beside_the_simplest() -> None:
-    head, full = _trial("head", [1, 0, 0, 0], seconds=2), _trial("full", [1, 1, 1, 0], seconds=9)
-    simplest, larger = as_facts(head, [full])
-    assert simplest == {"strategy": "head", "score": 0.25, "n": 4, "seconds": 2}
+def test_the_facts_hold_every_trial_beside_the_first() -> None:
+    first, other = as_facts([_trial("full", [1, 0, 0, 0], seconds=2), _trial("head", [1, 1, 1, 0], seconds=9)])
+    assert first == {"strategy": "full", "score": 0.25, "n": 4, "seconds": 2}
     error = pytest.approx(math.sqrt(1 / 3) / 2)
-    assert larger == {"strategy": "full", "score": 0.75, "n": 4, "seconds": 9, "gain": 0.5, "standard_error": error}
+    assert other == {"strategy": "head", "score": 0.75, "n": 4, "seconds": 9, "gain": 0.5, "standard_error": error}
 
 
 def test_the_facts_of_a_trial_that_ended_early_say_of_how_many_rows_they_are() -> None:
-    _, larger = as_facts(_trial("head", [1, 0, 0, 0]), [_trial("full", [1, 1])])
-    assert (larger["n"], larger["score"], larger["gain"]) == (2, 1.0, 0.5)
+    _, other = as_facts([_trial("full", [1, 0, 0, 0]), _trial("head", [1, 1])])
+    assert (other["n"], other["score"], other["gain"]) == (2, 1.0, 0.5)

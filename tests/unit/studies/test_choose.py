@@ -17,7 +17,7 @@ from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import headless, read_logits
 from hf_transfer.models.pooling import with_mean_pooling
 from hf_transfer.strategies import STRATEGIES, make_plan
-from hf_transfer.strategies.auto import CANDIDATES, FOLDS, SIMPLEST, UNTRIED
+from hf_transfer.strategies.auto import CANDIDATES, FIRST, FOLDS, Trial
 from hf_transfer.strategies.plan import Plan
 from hf_transfer.studies import choose
 from hf_transfer.studies.choose import choose_plan
@@ -115,13 +115,12 @@ def test_a_named_strategy_passes_straight_through(strategy: str, pictures: Check
 def test_auto_uses_one_of_its_candidates_and_says_why(pictures: Checkpoint, digits: Digits) -> None:
     plan = _choose(pictures, digits(6), max_steps=10, auto_budget=100.0)
     assert plan.requested == "auto"
-    assert plan.strategy in (SIMPLEST, *CANDIDATES)
+    assert plan.strategy in (FIRST, *CANDIDATES)
     assert plan.seconds > 0
     made = make_plan(TransferConfig(strategy=plan.strategy), pictures, digits(6), _training())
     assert plan == replace(made, requested="auto", reasons=plan.reasons, evidence=plan.evidence, seconds=plan.seconds)
     tried = [fact["strategy"] for fact in plan.evidence]
-    assert sorted(tried) == sorted((SIMPLEST, *CANDIDATES))
-    assert tried[0] == SIMPLEST
+    assert tried == [FIRST, *CANDIDATES]
     assert plan.evidence[0]["n"] == 18
     for name, reason in zip(tried[1:], plan.reasons, strict=False):
         assert reason.startswith(f"trial of {name}: ")
@@ -135,16 +134,31 @@ def test_auto_decides_alike_for_the_same_seed(pictures: Checkpoint, digits: Digi
     assert len(found[0][2]) > 1
 
 
-def test_auto_takes_a_larger_plan_where_the_head_cannot_tell(
-    tiny_bert: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+def test_auto_finds_the_only_plan_that_learns(
+    pictures: Checkpoint, digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose, "CANDIDATES", ("head_then_full",))
-    data = load_data(DataConfig(str(text_file), label_column="animal", examples_per_class=32), TEXTS, seed=0)
-    checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels)
-    plan = _choose(checkpoint, data, pooling="own", learning_rate=1e-2, max_steps=60)
-    assert plan.strategy == "head_then_full"
+    """At a rate that destroys the network, only the head that is solved is left."""
+    monkeypatch.setattr(choose, "CANDIDATES", ("head",))
+    plan = _choose(pictures, digits(8), learning_rate=30.0, max_steps=12)
+    assert plan.strategy == "head"
     assert "better beyond noise" in plan.reasons[0]
     assert plan.evidence[1]["gain"] > plan.evidence[1]["standard_error"] > 0
+
+
+def test_a_plan_without_hope_is_tried_on_one_fold_alone(
+    pictures: Checkpoint, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def judge(strategy: str, asked: Any, fold: np.ndarray, number: int, bar: Any) -> Trial:
+        tried.append(strategy)
+        held = np.flatnonzero(fold == number)
+        return Trial(strategy, held, np.full(len(held), float(strategy != "top_layers")), 0.0)
+
+    monkeypatch.setattr(choose, "_try_plan", judge)
+    plan = _choose(pictures, digits(8), auto_budget=100.0)
+    assert plan.strategy == FIRST
+    assert [tried.count(name) for name in (FIRST, "top_layers")] == [FOLDS, 1]
 
 
 @pytest.mark.parametrize("examples_per_class", [1, 2])
@@ -153,34 +167,41 @@ def test_with_few_labels_a_class_auto_tries_nothing_and_says_why(
     examples_per_class: int, pictures: Checkpoint, digits: Digits
 ) -> None:
     plan = _choose(pictures, digits(examples_per_class))
-    assert plan.strategy == UNTRIED
-    assert plan.reasons == (f"{UNTRIED}, since fewer than 3 examples of most labels are too few for trials",)
+    assert plan.strategy == FIRST
+    assert plan.reasons == (f"{FIRST}, since fewer than 3 examples of most labels are too few for trials",)
     assert plan.evidence == ()
 
 
 def test_three_labels_a_class_are_enough_to_try(pictures: Checkpoint, digits: Digits) -> None:
-    plan = _choose(pictures, digits(3), auto_budget=0.5, max_steps=3)
+    plan = _choose(pictures, digits(3), auto_budget=3.0, max_steps=3)
     assert plan.evidence[0]["n"] == 9
 
 
-@pytest.mark.parametrize(("budget", "tried"), [(1e-9, 1), (0.7, 2)])
 def test_the_budget_ends_the_trials_and_the_plan_says_so(
-    budget: float, tried: int, pictures: Checkpoint, digits: Digits, monkeypatch: pytest.MonkeyPatch
+    pictures: Checkpoint, digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choose, "_costs", lambda *_: {"top_layers": 0.2, "head_then_full": 0.7})
-    plan = _choose(pictures, digits(4), auto_budget=budget, max_steps=3)
-    assert len(plan.evidence) == tried
+    monkeypatch.setattr(choose, "_costs", lambda *_: {FIRST: 0.7, "head": 0.01, "top_layers": 0.2})
+    plan = _choose(pictures, digits(4), auto_budget=0.75, max_steps=3)
+    assert (plan.evidence[0]["strategy"], plan.evidence[0]["n"]) == (FIRST, 4)
     left_out = [reason for reason in plan.reasons if "--auto_budget" in reason]
-    name = {1: "top_layers", 2: "head_then_full"}[tried]
-    assert left_out[0] == f"--auto_budget {budget:g} left no time for more trials of {name}"
+    assert left_out[0] == f"--auto_budget 0.75 left no time for more trials of {FIRST}"
+    assert left_out[-1] == "--auto_budget 0.75 left no time for more trials of top_layers"
+
+
+@pytest.mark.usefixtures("untried")
+def test_without_time_for_trials_auto_uses_the_first_and_says_so(pictures: Checkpoint, digits: Digits) -> None:
+    plan = _choose(pictures, digits(4), auto_budget=1e-9)
+    assert (plan.strategy, plan.evidence) == (FIRST, ())
+    assert plan.reasons == (f"{FIRST}, since --auto_budget 1e-09 leaves no time for trials",)
 
 
 def test_a_trial_costs_what_it_takes_beside_a_fine_tuning_of_everything(pictures: Checkpoint, digits: Digits) -> None:
     asked = choose.Asked(TransferConfig(strategy="auto"), pictures, digits(4), _training())
     costs = choose._costs(asked, np.arange(12) % 3)
-    assert set(costs) == set(CANDIDATES)
+    assert list(costs) == [FIRST, *CANDIDATES]
     # Two thirds of the rows in as many steps: a head of one pass, and about as much as everything.
     assert 0.6 < costs["head_then_full"] < 1.1
+    assert 0 < costs["head"] < 0.1
     assert 0 < costs["top_layers"] < 0.8 * costs["head_then_full"]
 
 
@@ -204,14 +225,14 @@ def test_trials_see_training_rows_alone_and_each_is_held_out_once(
     # Of another shape than rows are: whoever reads them fails.
     unreadable = Dataset.from_dict({"nothing": [0] * 30})
     closed = replace(data, splits={"train": data.train, "validation": unreadable, "test": unreadable})
-    plan = _choose(pictures, closed, auto_budget=1.0, max_steps=3)
+    plan = _choose(pictures, closed, auto_budget=3.0, max_steps=3)
     every = set(data.train["id"][:])
     assert len(learned) >= FOLDS + 1
     for (_, kept, splits), held in zip(learned, judged, strict=True):
         assert (kept | held, kept & held) == (every, set())
         assert splits == {"train", "test"}  # the fold that is held out
-    of_simplest = [held for (strategy, _, _), held in zip(learned, judged, strict=True) if strategy == SIMPLEST]
-    assert sum(map(len, of_simplest)) == len(set.union(*of_simplest)) == len(every)
+    of_first = [held for (strategy, _, _), held in zip(learned, judged, strict=True) if strategy == FIRST]
+    assert sum(map(len, of_first)) == len(set.union(*of_first)) == len(every)
     assert plan.evidence[0]["n"] == len(every)
 
 
@@ -238,7 +259,7 @@ def test_without_one_class_a_row_contrastive_is_not_tried(tiny_bert: Path, probl
     checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels, problem_type=problem_type)
     plan = _choose(checkpoint, data, pooling="own", max_steps=2)
     assert {fact["strategy"] for fact in plan.evidence} == {"head", "top_layers", "head_then_full"}
-    assert plan.strategy in (SIMPLEST, *CANDIDATES)
+    assert plan.strategy in (FIRST, *CANDIDATES)
     assert all(np.isfinite(fact["score"]) for fact in plan.evidence)
 
 
@@ -348,8 +369,8 @@ def test_the_trials_of_auto_are_made_with_the_pooling_that_was_chosen(
     monkeypatch.setattr(choose, "run_plan", look)
     data = _texts(24, "single_label_classification")
     checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels)
-    plan = _choose(checkpoint, data, pooling="mean", auto_budget=1e-9)
-    assert len(fixed) == FOLDS
+    plan = _choose(checkpoint, data, pooling="mean", auto_budget=10.0, max_steps=2)
+    assert len(fixed) >= FOLDS
     assert set(fixed) == {len(with_mean_pooling(checkpoint).fixed)}
     assert plan.pooling == "mean"
     assert checkpoint.fixed == ()
