@@ -154,6 +154,14 @@ class TransferConfig:
 
 
 @dataclass(frozen=True)
+class ComparedTransferConfig(TransferConfig):
+    """What the strategies of a comparison have in common; --strategies names them, and none is saved."""
+
+    strategy: Strategy = field(default="head_then_full", init=False)
+    keep_adapter: bool = field(default=False, init=False)
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """How the result is measured."""
 
@@ -341,6 +349,7 @@ GROUPS: dict[str, type] = {
     "task": TaskConfig,
     "data": DataConfig,
     "transfer": TransferConfig,
+    "compared": ComparedTransferConfig,
     "evaluation": EvaluationConfig,
     "study": StudyConfig,
     "card": CardConfig,
@@ -348,4 +357,4 @@ GROUPS: dict[str, type] = {
 }
 FINE_TUNING = ("model", "data", "transfer", "evaluation", "card", "training")
 PRETRAINING = ("source_model", "task", "data", "evaluation", "card", "training")
-COMPARING = ("model", "task", "data", "evaluation", "study", "training")
+COMPARING = ("model", "task", "data", "compared", "evaluation", "study", "training")

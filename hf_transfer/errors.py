@@ -24,8 +24,10 @@ class Finished(Exception):  # noqa: N818 - what happened, not what is wrong
 def unknown(kind: str, value: str, choices: Iterable[str]) -> UserError:
     """The error for a value that is not one of `choices`; its hint leads with the nearest of them."""
     listed = list(choices)
-    close = difflib.get_close_matches(value, listed, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    close = difflib.get_close_matches(value, listed, n=3)
+    # People know how a name begins: --strategy is nearer to --strategies than to --hub_strategy.
+    nearest = max(close, key=lambda choice: choice.startswith(value[: len(value) // 2]), default=None)
+    hint = f"did you mean {nearest!r}? " if nearest else ""
     if len(listed) <= 40:
         hint += f"choices: {', '.join(listed)}"
     return UserError(f"unknown {kind} {value!r}", hint or "see --help for the list")

@@ -82,7 +82,8 @@ def parse_config(groups: tuple[str, ...] = FINE_TUNING, argv: list[str] | None =
     A `--config file.yaml` comes first, then the flags on top. Raises UserError for unknown keys and flags (with the
     nearest name), missing ones, values that do not fit, and an output folder that holds another run.
     """
-    config = RunConfig(**dict(zip(groups, parse_flags([GROUPS[group] for group in groups], argv), strict=True)))
+    filled = parse_flags([GROUPS[group] for group in groups], argv)
+    config = RunConfig(**{group._argument_group_name.replace(" ", "_"): group for group in filled})
     _check(config)
     alone = config.transfer.strategy if "transfer" in groups else "scratch"  # pre-training
     _check_transfer(config, config.study.strategies if "study" in groups else [alone])

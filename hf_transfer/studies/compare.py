@@ -5,13 +5,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
 
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from hf_transfer.command import only_warnings
-from hf_transfer.config import RunConfig, Strategy
+from hf_transfer.config import RunConfig, TransferConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.evaluate import evaluate
@@ -20,6 +19,7 @@ from hf_transfer.record import RunRecord, read_record
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.studies.tables import Cell, write_whole
 from hf_transfer.tasks import Task
+from hf_transfer.training.asked import say_differences
 from hf_transfer.training.engine import run_plan
 
 
@@ -49,15 +49,15 @@ def compare(config: RunConfig, task: Task) -> dict[Cell, RunRecord]:
 
 def _require_same_study(config: RunConfig, path: Path) -> None:
     """Raise UserError, naming the differences, if the folder's runs were asked for with other settings."""
-    ignored = {"output_dir", "logging_dir", "disable_tqdm", "overwrite_output_dir", "hub_token"}
-    settings = {**asdict(config.model), **asdict(config.data), **asdict(config.evaluation), **asdict(config.task)}
-    settings |= {name: value for name, value in config.training.to_dict().items() if name not in ignored}
-    now = json.loads(json.dumps(settings, default=str))
+    ignored = {"output_dir", "logging_dir", "disable_tqdm", "overwrite_output_dir", "hub_token", "strategy"}
+    ignored |= {"cache_frozen", "cache_dir", "cache_limit_gb"}
+    groups = [asdict(group) for group in (config.model, config.data, config.transfer, config.evaluation, config.task)]
+    settings = {name: value for group in (*groups, config.training.to_dict()) for name, value in group.items()}
+    now = json.loads(json.dumps({f"--{k}": v for k, v in settings.items() if k not in ignored}, default=str))
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = sorted(name for name in now.keys() | before.keys() if now.get(name) != before.get(name))
-        if changed:
-            raise UserError(f"{path.parent} holds a study with other {', '.join(changed)}", "name another --output_dir")
+        differences = say_differences(json.loads(path.read_text(encoding="utf-8")), now)
+        if differences:
+            raise UserError(f"{path.parent} holds another study: {'; '.join(differences)}", "name another --output_dir")
     write_whole(path, json.dumps(now, indent=2))
 
 
@@ -74,6 +74,6 @@ def _run(cell: Cell, config: RunConfig, task: Task) -> RunRecord:
     checkpoint = load_checkpoint(**config.model.source, task=task, labels=data.labels, seed=cell.seed)
     training = copy.copy(config.training)
     training.seed, training.output_dir = cell.seed, None  # the study goes on cell by cell; no state within one
-    transfer = replace(config.transfer, strategy=cast(Strategy, cell.strategy))
+    transfer = TransferConfig(**{**asdict(config.transfer), "strategy": cell.strategy})
     plan = choose_plan(transfer, checkpoint, data, training, config.data.max_length)
     return evaluate(run_plan(plan, checkpoint, data, training, config.data.max_length), data, config.evaluation)

@@ -235,6 +235,18 @@ def test_a_comparison_goes_on_where_it_stopped(recipe: Recipe, tiny_resnet: Path
     assert runs[1].stat().st_mtime_ns == kept
 
 
+def test_a_comparison_takes_the_flags_of_its_strategies(
+    recipe: Recipe, tiny_bert: Path, text_file: Path, tmp_path: Path
+) -> None:
+    flags = ("--model_name_or_path", tiny_bert, "--dataset_name", text_file, "--label_column", "animal")
+    asked = ("--task", "text-classification", "--strategies", "head", "--budgets", "2", "--draws", "1")
+    given = ("--pooling", "mean", "--use_cpu", "--output_dir", tmp_path / "study")
+    ended = recipe("compare_strategies", *flags, *asked, *given)
+    assert ended.code == 0, ended.err
+    (run,) = (tmp_path / "study" / "runs").iterdir()
+    assert read_record(run).strategy["pooling"] == "mean"
+
+
 def test_a_comparison_of_something_else_is_refused(recipe: Recipe, tiny_resnet: Path, tmp_path: Path) -> None:
     flags = (
         *("--model_name_or_path", tiny_resnet, "--dataset_name", "builtin:digits", "--output_dir", tmp_path),
@@ -243,7 +255,7 @@ def test_a_comparison_of_something_else_is_refused(recipe: Recipe, tiny_resnet: 
     assert recipe("compare_strategies", *flags, "--use_cpu").code == 0
     ended = recipe("compare_strategies", *flags, "--use_cpu", "--learning_rate", "0.5")
     assert ended.code == 2
-    assert "holds a study with other learning_rate" in ended.err
+    assert "holds another study: --learning_rate was None, now 0.5" in ended.err
 
 
 def test_overwriting_replaces_the_old_run_and_keeps_what_else_is_there(

@@ -33,7 +33,11 @@ def test_mappings_in_a_file_become_json(tmp_path: Path) -> None:
 def test_a_recipe_offers_only_the_flags_that_it_honours(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown flag '--budgets'"):
         parse_config(argv=_flags(tmp_path, "--budgets", "1"))
-    assert parse_config(COMPARING, _flags(tmp_path, "--budgets", "1", "2")).study.budgets == [1, 2]
+    config = parse_config(COMPARING, _flags(tmp_path, "--budgets", "1", "2", "--layer_decay", "0.8"))
+    assert (config.study.budgets, config.transfer.layer_decay) == ([1, 2], 0.8)
+    with pytest.raises(UserError, match="unknown flag '--strategy'") as caught:
+        parse_config(COMPARING, _flags(tmp_path, "--strategy", "full"))
+    assert "--strategies" in caught.value.hint
 
 
 @pytest.mark.parametrize(
