@@ -264,7 +264,7 @@ class TrainingConfig(TrainingArguments):
     class_weights: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "balanced: rare classes weigh more in the loss."}
     )
-    # Here and not in the transfer group: pre-training and comparisons offer them too.
+    # Here and not in the transfer group: pre-training offers them too.
     average_last: float = field(
         default=0.0,
         metadata={

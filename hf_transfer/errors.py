@@ -25,8 +25,8 @@ def unknown(kind: str, value: str, choices: Iterable[str]) -> UserError:
     """The error for a value that is not one of `choices`; its hint leads with the nearest of them."""
     listed = list(choices)
     close = difflib.get_close_matches(value, listed, n=3)
-    # People know how a name begins: --strategy is nearer to --strategies than to --hub_strategy.
-    nearest = max(close, key=lambda choice: choice.startswith(value[: len(value) // 2]), default=None)
+    # What is the same but for its ending is nearest: --strategies to --strategy, not --hub_strategy.
+    nearest = max(close, key=lambda choice: choice.startswith(value[:-1]), default=None)
     hint = f"did you mean {nearest!r}? " if nearest else ""
     if len(listed) <= 40:
         hint += f"choices: {', '.join(listed)}"

@@ -83,7 +83,8 @@ def parse_config(groups: tuple[str, ...] = FINE_TUNING, argv: list[str] | None =
     nearest name), missing ones, values that do not fit, and an output folder that holds another run.
     """
     filled = parse_flags([GROUPS[group] for group in groups], argv)
-    config = RunConfig(**{group._argument_group_name.replace(" ", "_"): group for group in filled})
+    places = ["transfer" if group == "compared" else group for group in groups]
+    config = RunConfig(**dict(zip(places, filled, strict=True)))
     _check(config)
     alone = config.transfer.strategy if "transfer" in groups else "scratch"  # pre-training
     _check_transfer(config, config.study.strategies if "study" in groups else [alone])
@@ -205,10 +206,8 @@ def _check_transfer(config: RunConfig, strategies: list[str]) -> None:
     for flag, fitting in BELONGS.items():
         group = config.transfer if hasattr(config.transfer, flag) else config.training
         if getattr(group, flag) != getattr(type(group), flag) and not set(fitting).intersection(strategies):
-            raise UserError(
-                f"--{flag} does not belong to --strategy {strategies[0]}",
-                f"leave it out; it is for {', '.join(fitting)}",
-            )
+            named = f"--strategies {' '.join(strategies)}" if len(strategies) > 1 else f"--strategy {strategies[0]}"
+            raise UserError(f"--{flag} does not belong to {named}", f"leave it out; it is for {', '.join(fitting)}")
     views = config.transfer.cached_views
     if views and not config.transfer.cache_frozen:
         raise UserError(f"--cached_views {views} with --cache_frozen false", "give one of them")
@@ -225,6 +224,8 @@ def _check_transfer(config: RunConfig, strategies: list[str]) -> None:
 def _check_study(config: RunConfig) -> None:
     if config.training.push_to_hub:
         raise UserError("--push_to_hub does not belong to a comparison", "push a run of the strategy that you choose")
+    if config.data.examples_per_class is not None:
+        raise UserError("--examples_per_class does not belong to a comparison", "give --budgets")
     if config.data.problem_type not in (None, "single_label_classification"):
         raise UserError(
             f"a comparison needs one class a row, not --problem_type {config.data.problem_type}",

@@ -185,10 +185,12 @@ def _choose_once(asked: Asked) -> Choice:
     if kept:
         return Choice(kept["strategy"], tuple(kept["reasons"]), tuple(kept["evidence"]))
     try:
-        choice = _choose_strategy(asked)
+        choices = [_choose_strategy(asked)]
     except BaseException:
         release(asked.training)
         raise
+    broadcast_object_list(choices)
+    (choice,) = choices
     keep_choice(asked.training, of, choice)
     return choice
 
@@ -211,43 +213,48 @@ def _choose_strategy(asked: Asked) -> Choice:
 
 
 def _try_all(asked: Asked, fold: np.ndarray) -> tuple[list[Trial], tuple[str, ...]]:
-    """The trials, and why some were left out.
+    """The trials, and why some were left out; none where there is no time for one of the first plan.
 
-    Fold after fold, until there is hardly a chance that a plan turns out better than the best before it.
+    Fold after fold, until it is all but settled whether a plan is better than the best before it. Raises UserError if
+    every trial fails.
     """
     budget = left = asked.config.auto_budget
-    costs, trials, reasons = _costs(asked, fold), list[Trial](), list[str]()
+    costs, trials, left_out, failed = _costs(asked, fold), list[Trial](), list[str](), list[UserError]()
     if costs[FIRST] > budget:
         return [], (f"{FIRST}, since --auto_budget {budget:g} leaves no time for trials",)
     with tqdm(total=FOLDS * len(costs), desc="trials", disable=_is_quiet(asked)) as bar:
         for name, cost in costs.items():
             done: Trial | None = None
             for number in range(FOLDS):
-                if done and trials and _is_hopeless(done, find_best(trials)):
+                if done and trials and _is_settled(done, find_best(trials)):
                     break
                 if cost > left:
-                    reasons.append(f"--auto_budget {budget:g} left no time for more trials of {name}")
+                    left_out.append(f"--auto_budget {budget:g} left no time for {'more ' * bool(done)}trials of {name}")
                     break
                 left -= cost
                 try:
-                    trial = _try_plan(name, asked, fold, number, bar)
+                    trial = _try_plan(name, asked, fold, number)
                 except UserError as error:
                     done = None
-                    reasons.append(f"the trial of {name} failed: {error.message}")
+                    failed.append(error)
+                    left_out.append(f"the trial of {name} failed: {error.message}")
                     break
                 done = done + trial if done else trial
-            if done:
-                trials.append(done)
-    return trials, tuple(reasons)
+                bar.update()
+            trials += [done] if done else []
+    if not trials:
+        raise failed[0]
+    return trials, tuple(left_out)
 
 
-def _is_hopeless(trial: Trial, best: Trial) -> bool:
+def _is_settled(trial: Trial, best: Trial) -> bool:
+    """Whether there is nothing left to compare, or hardly a chance to be better than the best before it."""
     gain = find_gain(trial, best)
-    return gain.chance(share=gain.n / len(best.rows)) < LEAST_CHANCE
+    return gain.n == len(best.rows) or gain.chance(share=gain.n / len(best.rows)) < LEAST_CHANCE
 
 
-def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int, bar: Any) -> Trial:
-    """How a strategy does on the rows of a fold when it learns from all others."""
+def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int) -> Trial:
+    """How a strategy does on the rows of a fold when it learns from all others. Raises UserError where it cannot."""
     began = time.perf_counter()
     held = np.flatnonzero(fold == number)
     checkpoint = replace(asked.checkpoint, model=copy.deepcopy(asked.checkpoint.model))
@@ -256,9 +263,10 @@ def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int, bar: A
         trial = replace(_without(asked, fold, number), checkpoint=checkpoint, config=config)
         trained = run_plan(trial.plan(strategy), checkpoint, trial.data, trial.training, asked.max_length)
         predictions = predict(trained, trial.data.test)
-    bar.update()
     every = np.asarray(asked.data.train["label"][:])
     scores = READINGS[asked.data.problem_type].right(predictions.labels, predictions.outputs, every)
+    if not np.isfinite(scores).all():
+        raise UserError(f"{strategy} answers what is not finite", "try a smaller --learning_rate")
     return Trial(strategy, held, scores, time.perf_counter() - began)
 
 
@@ -285,8 +293,10 @@ def _costs(asked: Asked, fold: np.ndarray) -> dict[str, float]:
 
     one_class = asked.data.problem_type == "single_label_classification" and find_linear_head(model)
     names = [name for name in (FIRST, *CANDIDATES) if name != "contrastive" or one_class]
-    full, trial = cost("full", asked), _without(asked, fold, 0)
-    return {name: cost(name, trial) / full for name in names}
+    trial = _without(asked, fold, 0)
+    with only_warnings():  # as above
+        full = cost("full", asked)
+        return {name: cost(name, trial) / full for name in names}
 
 
 def _for_trials(training: TrainingConfig) -> TrainingConfig:

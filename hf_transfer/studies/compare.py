@@ -55,10 +55,16 @@ def _require_same_study(config: RunConfig, path: Path) -> None:
     settings = {name: value for group in (*groups, config.training.to_dict()) for name, value in group.items()}
     now = json.loads(json.dumps({f"--{k}": v for k, v in settings.items() if k not in ignored}, default=str))
     if path.exists():
-        differences = say_differences(json.loads(path.read_text(encoding="utf-8")), now)
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differences = say_differences(before, now)[:3]
+        if before.keys() != now.keys():
+            differences = ["it was begun with another version of hf_transfer or transformers"]
         if differences:
-            raise UserError(f"{path.parent} holds another study: {'; '.join(differences)}", "name another --output_dir")
-    write_whole(path, json.dumps(now, indent=2))
+            raise UserError(
+                f"{str(path.parent)!r} holds another study: {'; '.join(differences)}", "name another --output_dir"
+            )
+    else:
+        write_whole(path, json.dumps(now, indent=2))
 
 
 def _cells(config: RunConfig) -> Iterator[Cell]:

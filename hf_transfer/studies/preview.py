@@ -22,6 +22,7 @@ from hf_transfer.models.head import parameter_count
 from hf_transfer.models.layers import LayerMap
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
 from hf_transfer.strategies import STRATEGIES, make_plan
+from hf_transfer.strategies.auto import CANDIDATES, FIRST
 from hf_transfer.strategies.cost import computed_below, phase_costs
 from hf_transfer.strategies.plan import Phase, Plan, in_steps, learning_rates
 from hf_transfer.studies.choose import pool_as_asked
@@ -110,7 +111,7 @@ class Forecast:
 
 
 def preview(config: RunConfig, task: Task) -> str:
-    """The plan of a run and what it costs; for `--strategy auto` all that it chooses from.
+    """The plan of a run and what it costs; for `--strategy auto` every strategy and its cost.
 
     Loads checkpoint and data, runs the network forward on a few rows, and writes nothing. Raises UserError as a run
     does.
@@ -240,8 +241,8 @@ def _strategies(config: TransferConfig, setting: Setting) -> list[str]:
         *_table(rows, "<>><"),
         "",
         *LEGEND,
-        "auto tries some of these by cross-validation when it is run, and decides by what it finds; "
-        "the trials cost extra.",
+        f"auto uses {FIRST} unless {', '.join(CANDIDATES[:-1])} or {CANDIDATES[-1]} does better in trials, by "
+        "cross-validation when it is run; they cost extra.",
     ]
 
 

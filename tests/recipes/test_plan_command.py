@@ -157,12 +157,12 @@ def test_without_a_cache_nothing_is_computed_once_and_the_plan_says_why_where_th
     assert float(_cost(kept).split()[0]) < float(_cost(off).split()[0])
 
 
-def test_auto_shows_what_it_chooses_from(plan: Recipe, texts: tuple[object, ...]) -> None:
+def test_auto_shows_every_strategy_and_says_among_which_it_chooses(plan: Recipe, texts: tuple[object, ...]) -> None:
     said = plan("text_classification", *texts, "--strategy", "auto").out
     assert re.search(r"^full +100.00% +1.00 +full$", said, re.M)
     assert re.search(r"^head +\d+.\d+% +0.0\d+ +head$", said, re.M)
     assert re.search(r"^contrastive .* contrastive -> head$", said, re.M)
-    assert "decides by what it finds" in said
+    assert "auto uses head_then_full unless head, top_layers or contrastive does better in trials" in said
 
 
 def test_auto_counts_the_layers_that_were_asked_for(plan: Recipe, texts: tuple[object, ...]) -> None:

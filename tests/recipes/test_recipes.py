@@ -253,9 +253,16 @@ def test_a_comparison_of_something_else_is_refused(recipe: Recipe, tiny_resnet: 
         *("--strategies", "head", "--budgets", "1", "--draws", "1", "--max_steps", "2", "--disable_tqdm", "true"),
     )
     assert recipe("compare_strategies", *flags, "--use_cpu").code == 0
-    ended = recipe("compare_strategies", *flags, "--use_cpu", "--learning_rate", "0.5")
+    for other in (("--learning_rate", "0.5"), ("--layer_decay", "0.5", "--strategies", "full")):
+        ended = recipe("compare_strategies", *flags, "--use_cpu", *other)
+        assert ended.code == 2
+        assert f"holds another study: {other[0]} was" in ended.err
+        assert f"now {other[1]}" in ended.err
+    asked = tmp_path / "study.json"
+    asked.write_text(asked.read_text().replace('"--layer_decay"', '"--a_flag_of_yesterday"'))
+    ended = recipe("compare_strategies", *flags, "--use_cpu")
     assert ended.code == 2
-    assert "holds another study: --learning_rate was None, now 0.5" in ended.err
+    assert "begun with another version of hf_transfer" in ended.err
 
 
 def test_overwriting_replaces_the_old_run_and_keeps_what_else_is_there(

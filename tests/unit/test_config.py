@@ -38,6 +38,22 @@ def test_a_recipe_offers_only_the_flags_that_it_honours(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown flag '--strategy'") as caught:
         parse_config(COMPARING, _flags(tmp_path, "--strategy", "full"))
     assert "--strategies" in caught.value.hint
+    with pytest.raises(UserError, match="unknown flag '--keep_adapter'"):
+        parse_config(COMPARING, _flags(tmp_path, "--keep_adapter"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--lora_rank", "4", "--strategies", "head", "full"], "--lora_rank does not belong to --strategies head full"),
+        (["--examples_per_class", "4"], "--examples_per_class does not belong to a comparison"),
+    ],
+)
+def test_a_comparison_refuses_what_none_of_its_runs_would_honour(
+    flags: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_config(COMPARING, _flags(tmp_path, *flags))
 
 
 @pytest.mark.parametrize(
@@ -45,6 +61,7 @@ def test_a_recipe_offers_only_the_flags_that_it_honours(tmp_path: Path) -> None:
     [
         (["--strategy", "hed"], "unknown --strategy 'hed'", "did you mean 'head'"),
         (["--strategi", "head"], "unknown flag '--strategi'", "did you mean '--strategy'"),
+        (["--train_epochs", "3"], "unknown flag '--train_epochs'", "did you mean '--num_train_epochs'"),
         (["--lora_rank", "0"], "--lora_rank 0 is too small", "1 or more"),
         (["--confidence", "95"], "--confidence 95.0 is no level", "0.95"),
         (["--max_length", "long"], "invalid int value: 'long'", "--help"),

@@ -12,6 +12,7 @@ from datasets import Dataset, Value
 from hf_transfer.config import DataConfig, ProblemType, TrainingConfig, TransferConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, Origin, load_data
+from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import log_loss
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import headless, read_logits
@@ -140,25 +141,71 @@ def test_auto_finds_the_only_plan_that_learns(
     """At a rate that destroys the network, only the head that is solved is left."""
     monkeypatch.setattr(choose, "CANDIDATES", ("head",))
     plan = _choose(pictures, digits(8), learning_rate=30.0, max_steps=12)
+    assert [fact["strategy"] for fact in plan.evidence] == [FIRST, "head"]
     assert plan.strategy == "head"
     assert "better beyond noise" in plan.reasons[0]
     assert plan.evidence[1]["gain"] > plan.evidence[1]["standard_error"] > 0
 
 
-def test_a_plan_without_hope_is_tried_on_one_fold_alone(
-    pictures: Checkpoint, digits: Digits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried = []
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, float | UserError], list[str]]:
+    """What every row of a trial scores, or why it fails, by strategy; and the trials that were made."""
+    scores: dict[str, float | UserError] = {}
+    tried: list[str] = []
 
-    def judge(strategy: str, asked: Any, fold: np.ndarray, number: int, bar: Any) -> Trial:
+    def pretend(strategy: str, asked: Any, fold: np.ndarray, number: int) -> Trial:
         tried.append(strategy)
+        score = scores.get(strategy, 1.0)
+        if isinstance(score, UserError):
+            raise score
         held = np.flatnonzero(fold == number)
-        return Trial(strategy, held, np.full(len(held), float(strategy != "top_layers")), 0.0)
+        return Trial(strategy, held, np.full(len(held), score), 0.0)
 
-    monkeypatch.setattr(choose, "_try_plan", judge)
+    monkeypatch.setattr(choose, "_try_plan", pretend)
+    return scores, tried
+
+
+def test_a_plan_is_tried_fold_after_fold_while_there_is_hope(
+    pictures: Checkpoint, digits: Digits, pretended: tuple[dict[str, float | UserError], list[str]]
+) -> None:
+    scores, tried = pretended
+    scores["top_layers"] = 0.0
     plan = _choose(pictures, digits(8), auto_budget=100.0)
     assert plan.strategy == FIRST
-    assert [tried.count(name) for name in (FIRST, "top_layers")] == [FOLDS, 1]
+    assert [tried.count(name) for name in (FIRST, "head", "top_layers", "contrastive")] == [FOLDS, 2, 1, 2]
+
+
+def test_where_the_first_plan_fails_the_others_are_left(
+    pictures: Checkpoint, digits: Digits, pretended: tuple[dict[str, float | UserError], list[str]]
+) -> None:
+    scores, tried = pretended
+    scores[FIRST] = UserError("it broke", "mend it")
+    plan = _choose(pictures, digits(8), auto_budget=100.0)
+    assert (plan.strategy, tried[:2]) == ("head", [FIRST, "head"])
+    assert f"the trial of {FIRST} failed: it broke" in plan.reasons
+    assert "so head is used" in plan.reasons
+
+
+def test_where_every_trial_fails_the_first_says_why(
+    pictures: Checkpoint, digits: Digits, pretended: tuple[dict[str, float | UserError], list[str]]
+) -> None:
+    scores, _ = pretended
+    scores |= {name: UserError(f"{name} broke", "mend it") for name in (FIRST, *CANDIDATES)}
+    with pytest.raises(UserError, match=f"{FIRST} broke"):
+        _choose(pictures, digits(8), auto_budget=100.0)
+
+
+def test_folds_that_the_best_was_not_tried_on_are_not_tried(
+    pictures: Checkpoint,
+    digits: Digits,
+    pretended: tuple[dict[str, float | UserError], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores, tried = pretended
+    scores[FIRST] = 0.0
+    monkeypatch.setattr(choose, "_costs", lambda *_: {FIRST: 0.7, "head": 0.01})
+    plan = _choose(pictures, digits(8), auto_budget=1.0)
+    assert (plan.strategy, tried) == ("head", [FIRST, "head"])
 
 
 @pytest.mark.parametrize("examples_per_class", [1, 2])
@@ -178,14 +225,30 @@ def test_three_labels_a_class_are_enough_to_try(pictures: Checkpoint, digits: Di
 
 
 def test_the_budget_ends_the_trials_and_the_plan_says_so(
-    pictures: Checkpoint, digits: Digits, monkeypatch: pytest.MonkeyPatch
+    pictures: Checkpoint,
+    digits: Digits,
+    pretended: tuple[dict[str, float | UserError], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(choose, "_costs", lambda *_: {FIRST: 0.7, "head": 0.01, "top_layers": 0.2})
-    plan = _choose(pictures, digits(4), auto_budget=0.75, max_steps=3)
-    assert (plan.evidence[0]["strategy"], plan.evidence[0]["n"]) == (FIRST, 4)
-    left_out = [reason for reason in plan.reasons if "--auto_budget" in reason]
-    assert left_out[0] == f"--auto_budget 0.75 left no time for more trials of {FIRST}"
-    assert left_out[-1] == "--auto_budget 0.75 left no time for more trials of top_layers"
+    _, tried = pretended
+    monkeypatch.setattr(choose, "_costs", lambda *_: {FIRST: 0.5, "head": 0.25, "top_layers": 0.2})
+    plan = _choose(pictures, digits(4), auto_budget=0.75)
+    assert tried == [FIRST, "head"]
+    assert plan.reasons[-2:] == (
+        f"--auto_budget 0.75 left no time for more trials of {FIRST}",
+        "--auto_budget 0.75 left no time for trials of top_layers",
+    )
+
+
+def test_a_budget_of_exactly_one_trial_is_spent(
+    pictures: Checkpoint,
+    digits: Digits,
+    pretended: tuple[dict[str, float | UserError], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(choose, "_costs", lambda *_: {FIRST: 0.7, "head": 0.1})
+    _choose(pictures, digits(4), auto_budget=0.7)
+    assert pretended[1] == [FIRST]
 
 
 @pytest.mark.usefixtures("untried")
@@ -241,7 +304,7 @@ def test_the_given_checkpoint_and_arguments_stay_as_they_were(pictures: Checkpoi
     training = _training(early_stopping_patience=3, wise_ft=True, average_last=0.5, max_steps=3)
     said = training.to_dict()
     data = replace(digits(4), splits={**digits(4).splits, "validation": digits(4).test})
-    choose_plan(TransferConfig(strategy="auto", auto_budget=1.0), pictures, data, training)
+    assert choose_plan(TransferConfig(strategy="auto", auto_budget=3.0), pictures, data, training).evidence
     assert len(before) > 20
     assert all(torch.equal(tensor, before[name]) for name, tensor in pictures.model.state_dict().items())
     assert all(parameter.requires_grad for parameter in pictures.model.parameters())
@@ -249,7 +312,7 @@ def test_the_given_checkpoint_and_arguments_stay_as_they_were(pictures: Checkpoi
 
 
 def test_trials_leave_nothing_in_the_store_of_the_user(pictures: Checkpoint, digits: Digits, tmp_path: Path) -> None:
-    _choose(pictures, digits(4), auto_budget=1.0, max_steps=3, cache_dir=str(tmp_path / "store"))
+    assert _choose(pictures, digits(4), auto_budget=3.0, max_steps=3, cache_dir=str(tmp_path / "store")).evidence
     assert not list(tmp_path.rglob("*.*"))
 
 
@@ -346,14 +409,15 @@ def test_with_one_label_a_class_the_mean_is_used_by_what_others_found(tiny_bert:
     assert "Reimers and Gurevych 2019" in plan.reasons[-1]
 
 
-def test_judging_the_poolings_says_nothing_of_flags_that_a_solved_head_ignores(
-    tiny_bert: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("strategy", ["full", "auto"])
+def test_choosing_says_nothing_of_flags_that_a_solved_head_ignores(
+    strategy: str, tiny_bert: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = _texts(30, "single_label_classification")
     checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels)
     caplog.set_level("INFO", logger="hf_transfer")
     caplog.clear()
-    _choose(checkpoint, data, "full", learning_rate=1e-3)
+    _choose(checkpoint, data, strategy, learning_rate=1e-3, auto_budget=1e-9)
     assert "plays no part" not in caplog.text
 
 
