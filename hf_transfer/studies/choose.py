@@ -223,7 +223,7 @@ def _try_all(asked: Asked, fold: np.ndarray) -> tuple[list[Trial], tuple[str, ..
     if costs[FIRST] > budget:
         return [], (f"{FIRST}, since --auto_budget {budget:g} leaves no time for trials",)
     with tqdm(total=FOLDS * len(costs), desc="trials", disable=_is_quiet(asked)) as bar:
-        for name, cost in costs.items():
+        for place, (name, cost) in enumerate(costs.items(), start=1):
             done: Trial | None = None
             for number in range(FOLDS):
                 if done and trials and _is_settled(done, find_best(trials)):
@@ -241,6 +241,7 @@ def _try_all(asked: Asked, fold: np.ndarray) -> tuple[list[Trial], tuple[str, ..
                     break
                 done = done + trial if done else trial
                 bar.update()
+            bar.update(FOLDS * place - bar.n)  # what need not be tried is done, too
             trials += [done] if done else []
     if not trials:
         raise failed[0]

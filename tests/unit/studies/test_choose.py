@@ -29,6 +29,7 @@ from tests.conftest import WORDS
 IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
 LABELS = ("x", "y", "z")
 Digits = Callable[[int], Data]
+Pretended = tuple[dict[str, float | UserError], list[str]]
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +149,7 @@ def test_auto_finds_the_only_plan_that_learns(
 
 
 @pytest.fixture
-def pretended(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, float | UserError], list[str]]:
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     """What every row of a trial scores, or why it fails, by strategy; and the trials that were made."""
     scores: dict[str, float | UserError] = {}
     tried: list[str] = []
@@ -166,7 +167,7 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, float | UserEr
 
 
 def test_a_plan_is_tried_fold_after_fold_while_there_is_hope(
-    pictures: Checkpoint, digits: Digits, pretended: tuple[dict[str, float | UserError], list[str]]
+    pictures: Checkpoint, digits: Digits, pretended: Pretended
 ) -> None:
     scores, tried = pretended
     scores["top_layers"] = 0.0
@@ -176,7 +177,7 @@ def test_a_plan_is_tried_fold_after_fold_while_there_is_hope(
 
 
 def test_where_the_first_plan_fails_the_others_are_left(
-    pictures: Checkpoint, digits: Digits, pretended: tuple[dict[str, float | UserError], list[str]]
+    pictures: Checkpoint, digits: Digits, pretended: Pretended
 ) -> None:
     scores, tried = pretended
     scores[FIRST] = UserError("it broke", "mend it")
@@ -186,9 +187,7 @@ def test_where_the_first_plan_fails_the_others_are_left(
     assert "so head is used" in plan.reasons
 
 
-def test_where_every_trial_fails_the_first_says_why(
-    pictures: Checkpoint, digits: Digits, pretended: tuple[dict[str, float | UserError], list[str]]
-) -> None:
+def test_where_every_trial_fails_the_first_says_why(pictures: Checkpoint, digits: Digits, pretended: Pretended) -> None:
     scores, _ = pretended
     scores |= {name: UserError(f"{name} broke", "mend it") for name in (FIRST, *CANDIDATES)}
     with pytest.raises(UserError, match=f"{FIRST} broke"):
@@ -198,7 +197,7 @@ def test_where_every_trial_fails_the_first_says_why(
 def test_folds_that_the_best_was_not_tried_on_are_not_tried(
     pictures: Checkpoint,
     digits: Digits,
-    pretended: tuple[dict[str, float | UserError], list[str]],
+    pretended: Pretended,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scores, tried = pretended
@@ -227,7 +226,7 @@ def test_three_labels_a_class_are_enough_to_try(pictures: Checkpoint, digits: Di
 def test_the_budget_ends_the_trials_and_the_plan_says_so(
     pictures: Checkpoint,
     digits: Digits,
-    pretended: tuple[dict[str, float | UserError], list[str]],
+    pretended: Pretended,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, tried = pretended
@@ -243,7 +242,7 @@ def test_the_budget_ends_the_trials_and_the_plan_says_so(
 def test_a_budget_of_exactly_one_trial_is_spent(
     pictures: Checkpoint,
     digits: Digits,
-    pretended: tuple[dict[str, float | UserError], list[str]],
+    pretended: Pretended,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(choose, "_costs", lambda *_: {FIRST: 0.7, "head": 0.1})
