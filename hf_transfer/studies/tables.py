@@ -139,7 +139,7 @@ def as_picture(values: Draws, level: float) -> Figure:
         _draw_line(accuracy, name, {budget: list(draws.values()) for budget, draws in row.items()}, level)
     lowest = min(100 * _mean(list(draws.values())) for row in shown.values() for draws in row.values())
     accuracy.set(ylabel="accuracy on the test split (%)", ylim=(max(0, lowest - 5), 101))
-    accuracy.legend(ncols=2, loc="lower right")
+    accuracy.legend(ncols=2, loc="best")
     for axes in others:
         axes.axhline(0, color=COLOURS["head"], linewidth=1.5)
         for name in [name for name in shown if name not in ("head", "scratch", "raw_inputs")]:
@@ -157,7 +157,9 @@ def _draw_line(axes: Any, name: str, by_budget: Mapping[int, list[float]], level
     means = [100 * _mean(draws) for draws in by_budget.values()]
     found = [mean_over_draws(draws, level) for draws in by_budget.values()]
     errors = [[100 * (e.value - e.low) for e in found], [100 * (e.high - e.value) for e in found]] if bars else None
-    style = {"label": name, "color": COLOURS.get(name), "linewidth": 2.5 if name == "auto" else 1.3}
+    style: dict[str, Any] = {"label": name, "color": COLOURS.get(name), "linewidth": 1.3}
+    if name == "auto":  # a broad band behind the line of what it chose
+        style |= {"linewidth": 6, "alpha": 0.3, "zorder": 1}
     axes.errorbar(list(by_budget), means, yerr=errors, marker="o", capsize=2, markersize=4, elinewidth=0.5, **style)
 
 
