@@ -12,7 +12,15 @@ from typing import Any, get_args
 import yaml
 from transformers import HfArgumentParser
 
-from hf_transfer.config import CHECKPOINTS, FINE_TUNING, GROUPS, PushConfig, RunConfig, Strategy
+from hf_transfer.config import (
+    CHECKPOINTS,
+    FINE_TUNING,
+    GROUPS,
+    ComparedTransferConfig,
+    PushConfig,
+    RunConfig,
+    Strategy,
+)
 from hf_transfer.errors import UserError, one_line, unknown
 
 NEEDED = ("model_name_or_path", "model_type", "dataset_name", "output_dir", "hub_model_id")
@@ -206,8 +214,9 @@ def _check_transfer(config: RunConfig, strategies: list[str]) -> None:
     for flag, fitting in BELONGS.items():
         group = config.transfer if hasattr(config.transfer, flag) else config.training
         if getattr(group, flag) != getattr(type(group), flag) and not set(fitting).intersection(strategies):
-            named = f"--strategies {' '.join(strategies)}" if len(strategies) > 1 else f"--strategy {strategies[0]}"
-            raise UserError(f"--{flag} does not belong to {named}", f"leave it out; it is for {', '.join(fitting)}")
+            named = "strategies" if isinstance(config.transfer, ComparedTransferConfig) else "strategy"
+            not_among = f"--{flag} does not belong to --{named} {' '.join(strategies)}"
+            raise UserError(not_among, f"leave it out; it is for {', '.join(fitting)}")
     views = config.transfer.cached_views
     if views and not config.transfer.cache_frozen:
         raise UserError(f"--cached_views {views} with --cache_frozen false", "give one of them")

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 # It goes on from the solved head at a small rate. Kumar et al. 2022 (arXiv 2202.10054) find it ahead of both its parts,
-# and so do we on digits and docstrings (README).
+# and so do we on digits and docstrings, in the mean of the columns (README).
 FIRST = "head_then_full"
 CANDIDATES = ("head", "top_layers", "contrastive")  # what may take its place, the cheapest first
 FOLDS = 3
 # Held-out rows of one fold share what was learned from, and those of others most of it: the variance of the mean over
 # k folds is (1 / k + held / learned) / (1 / k) times that of as many independent rows, here 2.5 times (Nadeau and
-# Bengio 2003, "Inference for the Generalization Error", Machine Learning 52).
+# Bengio 2003, "Inference for the Generalization Error", Machine Learning 52). Of fewer folds it is less: kept alike.
 OVERLAP = 1 + FOLDS / (FOLDS - 1)
 # With fewer, a trial would learn from half of what the final plan has, and say little of it.
 FEWEST_A_CLASS = 3

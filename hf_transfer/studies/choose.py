@@ -204,7 +204,7 @@ def _choose_strategy(asked: Asked) -> Choice:
     _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)
     if 2 * (counts[which] >= FEWEST_A_CLASS).sum() < len(strata):
         return Choice(
-            FIRST, (f"{FIRST}, since fewer than {FEWEST_A_CLASS} examples of most labels are too few for trials",)
+            FIRST, (f"{FIRST}, since most examples are of labels with fewer than {FEWEST_A_CLASS}, too few for trials",)
         )
     trials, left_out = _try_all(asked, assign_folds(strata, FOLDS, asked.training.seed))
     if not trials:
@@ -264,10 +264,10 @@ def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int) -> Tri
         trial = replace(_without(asked, fold, number), checkpoint=checkpoint, config=config)
         trained = run_plan(trial.plan(strategy), checkpoint, trial.data, trial.training, asked.max_length)
         predictions = predict(trained, trial.data.test)
+    if not np.isfinite(predictions.logits).all():
+        raise UserError(f"{strategy} answers what is not finite", "try a smaller --learning_rate")
     every = np.asarray(asked.data.train["label"][:])
     scores = READINGS[asked.data.problem_type].right(predictions.labels, predictions.outputs, every)
-    if not np.isfinite(scores).all():
-        raise UserError(f"{strategy} answers what is not finite", "try a smaller --learning_rate")
     return Trial(strategy, held, scores, time.perf_counter() - began)
 
 

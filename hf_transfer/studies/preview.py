@@ -241,8 +241,8 @@ def _strategies(config: TransferConfig, setting: Setting) -> list[str]:
         *_table(rows, "<>><"),
         "",
         *LEGEND,
-        f"auto uses {FIRST} unless {', '.join(CANDIDATES[:-1])} or {CANDIDATES[-1]} does better in trials, by "
-        "cross-validation when it is run; they cost extra.",
+        f"auto uses {FIRST} unless {', '.join(CANDIDATES[:-1])} or {CANDIDATES[-1]} is possible and better beyond "
+        "noise in trials, which are made when it is run and cost extra.",
     ]
 
 

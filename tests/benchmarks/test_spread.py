@@ -1,7 +1,7 @@
 """How far runs on the same labels lie apart that differ by their seed alone: `make bench`.
 
-The spread of a study's draws is mostly that of the labels. What a strategy adds to it, by the random weights of its
-head and the order of the rows, shows where the labels stay.
+The spread of a study's draws is that of the labels and of the seed. What a strategy adds to it, by the random weights
+of its head and the order of the rows, shows where the labels stay.
 """
 
 import statistics

@@ -14,6 +14,7 @@ from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, Origin, load_data
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import log_loss
+from hf_transfer.evaluation.predict import Predictions
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import headless, read_logits
 from hf_transfer.models.pooling import with_mean_pooling
@@ -23,6 +24,7 @@ from hf_transfer.strategies.plan import Plan
 from hf_transfer.studies import choose
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
+from hf_transfer.training.engine import Trained
 from hf_transfer.training.solver import solve_head
 from tests.conftest import WORDS
 
@@ -194,6 +196,21 @@ def test_where_every_trial_fails_the_first_says_why(pictures: Checkpoint, digits
         _choose(pictures, digits(8), auto_budget=100.0)
 
 
+def test_a_plan_that_answers_what_is_not_finite_has_failed(
+    pictures: Checkpoint, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = choose.predict
+
+    def spoil(trained: Trained, rows: Dataset) -> Predictions:
+        found = judge(trained, rows)
+        return replace(found, logits=np.full_like(found.logits, np.nan)) if trained.plan.strategy == FIRST else found
+
+    monkeypatch.setattr(choose, "predict", spoil)
+    plan = _choose(pictures, digits(4), auto_budget=100.0, max_steps=3)
+    assert f"the trial of {FIRST} failed: {FIRST} answers what is not finite" in plan.reasons
+    assert FIRST not in [fact["strategy"] for fact in plan.evidence]
+
+
 def test_folds_that_the_best_was_not_tried_on_are_not_tried(
     pictures: Checkpoint,
     digits: Digits,
@@ -214,7 +231,7 @@ def test_with_few_labels_a_class_auto_tries_nothing_and_says_why(
 ) -> None:
     plan = _choose(pictures, digits(examples_per_class))
     assert plan.strategy == FIRST
-    assert plan.reasons == (f"{FIRST}, since fewer than 3 examples of most labels are too few for trials",)
+    assert plan.reasons == (f"{FIRST}, since most examples are of labels with fewer than 3, too few for trials",)
     assert plan.evidence == ()
 
 
