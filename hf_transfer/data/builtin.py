@@ -1,14 +1,16 @@
-"""Datasets that need no network: handwritten digits, rendered letters, docstrings of the standard library.
+"""Datasets that need no network: handwritten digits, rendered letters, docstrings, messages in many languages.
 
-`letters` is the source task of the checkpoint that we ship, `digits` and `docstrings` are small target tasks.
+`letters` is the source task of the checkpoint that we ship, the others are small target tasks.
 No digit is ever drawn in `letters`.
 """
 
 import ast
+import gettext
 import hashlib
+import importlib.util
 import re
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from PIL import Image as PILImage
 
 from hf_transfer.data.letters import render_letters, to_bytes
 from hf_transfer.data.splits import stratified_holdout
-from hf_transfer.errors import unknown
+from hf_transfer.errors import UserError, unknown
 
 
 def load_builtin(name: str) -> tuple[DatasetDict, str]:
@@ -73,16 +75,21 @@ def collect_docstrings() -> DatasetDict:
 
     The sources are parsed, never imported. About 2,500 rows; another Python version has somewhat other ones.
     """
-    names = sorted(MODULES)
+    library = Path(sysconfig.get_path("stdlib"))
+    texts = ((text, name) for name in MODULES for text in _read_docstrings(library / MODULES[name]))
+    return _as_texts(texts, sorted(MODULES), DOCSTRINGS_A_CLASS)
+
+
+def _as_texts(texts: Iterable[tuple[str, str]], names: list[str], most: int) -> DatasetDict:
+    """Splits of texts with their labels, 70 % train: at most so many a class, none that stands in two classes."""
     owners: dict[str, set[str]] = {}
-    for name in names:
-        for text in _read_docstrings(Path(sysconfig.get_path("stdlib"), MODULES[name])):
-            owners.setdefault(text, set()).add(name)
+    for text, name in texts:
+        owners.setdefault(text, set()).add(name)
     rows: dict[str, list[str]] = {name: [] for name in names}
     for text in sorted(owners, key=lambda text: hashlib.sha256(text.encode()).digest()):
         if len(owners[text]) == 1:
             rows[min(owners[text])].append(text)
-    kept = [(text, name) for name in names for text in rows[name][:DOCSTRINGS_A_CLASS]]
+    kept = [(text, name) for name in names for text in rows[name][:most]]
     columns = {"text": [text for text, _ in kept], "label": [name for _, name in kept]}
     features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
     return _split(columns, features, test_share=0.3)
@@ -108,6 +115,48 @@ def _cut(text: str) -> str:
     return text[: last.end()] if last else text
 
 
+# Written in Latin letters, and with enough messages of at least FEWEST_WORDS_OF_MESSAGE words in Django 5.2.
+LANGUAGES = (
+    "af", "az", "ca", "cs", "cy", "da", "de", "eo", "es", "et", "eu", "fi", "fr", "ga", "gl", "hr", "hu", "id", "is",
+    "it", "lt", "lv", "nb", "nl", "nn", "pl", "pt", "ro", "sk", "sl", "sq", "sv", "tr", "uz", "vi",
+)  # fmt: skip
+MESSAGES_A_CLASS, FEWEST_WORDS_OF_MESSAGE = 100, 6
+PLACEHOLDER = re.compile(r"%\(\w+\)\w|%\w|\{[^}]*\}|<[^>]*>")  # what a program puts in, and tags of HTML
+
+
+def collect_languages() -> DatasetDict:
+    """Messages of Django in 35 languages, columns `text` and `label` (ISO 639-1), 70 % train; about 3,500 rows.
+
+    Read from its catalogues; Django itself is not imported. Raises UserError where it is not installed.
+    """
+    return _as_texts(_read_messages(), sorted(LANGUAGES), MESSAGES_A_CLASS)
+
+
+def _read_messages() -> Iterator[tuple[str, str]]:
+    """Translated messages and their languages; placeholders and tags are taken out."""
+    found = importlib.util.find_spec("django")
+    if not found or not found.submodule_search_locations:
+        raise UserError(
+            "builtin:languages reads the messages of Django, which is not installed",
+            "pip install 'hf-transfer-learning[text-example]'",
+        )
+    for language in LANGUAGES:
+        for path in sorted(Path(found.submodule_search_locations[0]).rglob(f"locale/{language}/LC_MESSAGES/*.mo")):
+            for message in _translations(path):
+                words = PLACEHOLDER.sub(" ", message).split()
+                if len(words) >= FEWEST_WORDS_OF_MESSAGE:
+                    yield " ".join(words), language
+
+
+def _translations(path: Path) -> list[str]:
+    """The messages of a compiled catalogue that are translated, each plural form by itself."""
+    with path.open("rb") as file:
+        catalogue = vars(gettext.GNUTranslations(file))["_catalog"]  # gettext has no public way to list its messages
+    originals = [original if isinstance(original, str) else original[0] for original in catalogue]
+    pairs = zip(originals, catalogue.values(), strict=True)
+    return [translated for original, translated in pairs if original not in ("", translated)]
+
+
 # Name -> how it is made, and what a card says of it.
 BUILTIN: dict[str, tuple[Callable[[], DatasetDict], str]] = {
     "digits": (
@@ -124,5 +173,10 @@ BUILTIN: dict[str, tuple[Callable[[], DatasetDict], str]] = {
     "docstrings": (
         collect_docstrings,
         "Docstrings of the Python standard library, at most 100 words each; the label is the module.",
+    ),
+    "languages": (
+        collect_languages,
+        "Messages of the web framework Django, six words or longer, in 35 languages that are written in Latin letters, "
+        "from the catalogues of its translators; the label is the language (ISO 639-1).",
     ),
 }
