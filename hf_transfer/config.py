@@ -66,7 +66,8 @@ class DataConfig:
     _argument_group_name = "data"
 
     dataset_name: str | None = field(
-        default=None, metadata={"help": "Hub id, folder, CSV/JSON/Parquet file, or builtin:digits|letters|docstrings."}
+        default=None,
+        metadata={"help": "Hub id, folder, CSV/JSON/Parquet file, or builtin:digits|letters|docstrings|languages."},
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "The dataset's configuration."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +21,8 @@ from hf_transfer.config import (
     PushConfig,
     RunConfig,
     Strategy,
+    TrainingConfig,
+    TransferConfig,
 )
 from hf_transfer.errors import UserError, one_line, unknown
 
@@ -69,6 +72,7 @@ BELONGS: dict[str, tuple[str, ...]] = {
     "layer_decay": tuple(name for name in get_args(Strategy) if name != "head"),
     "cached_views": FREEZING,
     "frozen_dtype": FREEZING,
+    "early_stopping_patience": ("head", *CHOOSING),
     "average_last": CHOOSING,
     "wise_ft": ("head_then_full", "gradual", "auto"),  # everything learns after a head
 }
@@ -210,13 +214,20 @@ def _check(config: RunConfig) -> None:
         raise UserError("--early_stopping_patience needs evaluations", "give --eval_strategy, --load_best_model_at_end")
 
 
+def misplaced(
+    transfer: TransferConfig | ComparedTransferConfig, training: TrainingConfig, strategies: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """The flags that were given and that none of the strategies has a use for, and which strategies they are for."""
+    groups = {flag: transfer if hasattr(transfer, flag) else training for flag in BELONGS}
+    given = [flag for flag, group in groups.items() if getattr(group, flag) != getattr(type(group), flag)]
+    return {flag: BELONGS[flag] for flag in given if not set(BELONGS[flag]).intersection(strategies)}
+
+
 def _check_transfer(config: RunConfig, strategies: list[str]) -> None:
-    for flag, fitting in BELONGS.items():
-        group = config.transfer if hasattr(config.transfer, flag) else config.training
-        if getattr(group, flag) != getattr(type(group), flag) and not set(fitting).intersection(strategies):
-            named = "strategies" if isinstance(config.transfer, ComparedTransferConfig) else "strategy"
-            not_among = f"--{flag} does not belong to --{named} {' '.join(strategies)}"
-            raise UserError(not_among, f"leave it out; it is for {', '.join(fitting)}")
+    for flag, fitting in misplaced(config.transfer, config.training, strategies).items():
+        named = "strategies" if isinstance(config.transfer, ComparedTransferConfig) else "strategy"
+        not_among = f"--{flag} does not belong to --{named} {' '.join(strategies)}"
+        raise UserError(not_among, f"leave it out; it is for {', '.join(fitting)}")
     views = config.transfer.cached_views
     if views and not config.transfer.cache_frozen:
         raise UserError(f"--cached_views {views} with --cache_frozen false", "give one of them")

@@ -77,14 +77,13 @@ def find_gain(trial: Trial, other: Trial) -> Gain:
     """The paired difference of two trials over the rows that both were judged by.
 
     Its standard error, corrected by OVERLAP, is never below what one more row answered otherwise would make of it: a
-    few rows on which both agree do not prove that they always will.
+    few rows on which both agree do not prove that they always will. A score has the unit of an answer that is right in
+    place of wrong; of numbers, of an error as large as the labels deviate.
     """
     rows, mine, theirs = np.intersect1d(trial.rows, other.rows, return_indices=True)
-    own, others = trial.scores[mine], other.scores[theirs]
-    differences = own - others
+    differences = trial.scores[mine] - other.scores[theirs]
     error = float(differences.std(ddof=1) * np.sqrt(OVERLAP / len(rows))) if len(rows) > 1 else np.inf
-    one_row = (float(np.ptp(np.concatenate([own, others]))) or 1.0) / len(rows)  # all right or all wrong: 0 and 1
-    return Gain(float(differences.mean()), max(error, one_row), len(rows))
+    return Gain(float(differences.mean()), max(error, 1 / len(rows)), len(rows))
 
 
 def find_best(trials: Sequence[Trial]) -> Trial:

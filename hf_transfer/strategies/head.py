@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from hf_transfer.strategies.plan import Phase, Schedule, Stage
 
 # A head that is solved to the best separates few labels without loss, and the phases behind it would learn from noise
-# alone. Digits from 4 labels a class, 5 draws: 94.5 with the penalty as it is, 95.1 and 96.0 with 10 and 100 times.
+# alone. Digits from 4 labels a class, 5 draws: 94.5 with the penalty as it is, 95.1 and 96.0 with 10 and 100 times;
+# this lies between. These are draws of `make story`, too.
 PENALTY_BEFORE_MORE = 30.0
 # Behind it, less is left to learn than from a random head.
 AFTER_HEAD: Mapping[Stage, float] = {"head": 0.5, "body": 0.5}

@@ -23,6 +23,7 @@ from hf_transfer.data.targets import TARGETS
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import READINGS
 from hf_transfer.evaluation.predict import predict
+from hf_transfer.flags import misplaced
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.flops import stage_flops
 from hf_transfer.models.head import find_linear_head
@@ -84,15 +85,22 @@ def choose_plan(
     began = time.perf_counter()
     require_runnable(None, checkpoint, data, training)
     asked, pooling, why_pooling = _choose_pooling(Asked(config, checkpoint, data, training, max_length))
+    pooled = time.perf_counter() - began
     choice = _choose_once(asked) if config.strategy == "auto" else _as_asked(config.strategy)
+    unused = [flag for flag, fitting in misplaced(config, training, [choice.strategy]).items() if fitting != ("auto",)]
     plan = asked.plan(choice.strategy)
     return replace(
         plan,
         requested=config.strategy,
         pooling=pooling,
-        reasons=(*choice.reasons, *plan.reasons, *why_pooling),
+        reasons=(
+            *choice.reasons,
+            *plan.reasons,
+            *why_pooling,
+            *(f"--{flag} plays no part in {choice.strategy}" for flag in unused),
+        ),
         evidence=choice.evidence,
-        seconds=time.perf_counter() - began,
+        seconds=pooled + choice.seconds,
     )
 
 
@@ -166,11 +174,12 @@ def _judge_pooling(asked: Asked) -> float:
 
 @dataclass(frozen=True)
 class Choice:
-    """A strategy, why it is used, and the trials that speak for it, as facts."""
+    """A strategy, why it is used, the trials that speak for it, as facts, and the seconds that they took."""
 
     strategy: str
     reasons: tuple[str, ...]
     evidence: tuple[dict[str, Any], ...] = ()
+    seconds: float = 0.0
 
 
 def _as_asked(strategy: str) -> Choice:
@@ -183,9 +192,10 @@ def _choose_once(asked: Asked) -> Choice:
     of = {"transfer": asdict(asked.config), **start}
     kept = kept_choice(asked.training, of)
     if kept:
-        return Choice(kept["strategy"], tuple(kept["reasons"]), tuple(kept["evidence"]))
+        return Choice(kept["strategy"], tuple(kept["reasons"]), tuple(kept["evidence"]), kept["seconds"])
+    began = time.perf_counter()
     try:
-        choices = [_choose_strategy(asked)]
+        choices = [replace(_choose_strategy(asked), seconds=time.perf_counter() - began)]
     except BaseException:
         release(asked.training)
         raise
@@ -222,7 +232,9 @@ def _try_all(asked: Asked, fold: np.ndarray) -> tuple[list[Trial], tuple[str, ..
     costs, trials, left_out, failed = _costs(asked, fold), list[Trial](), list[str](), list[UserError]()
     if costs[FIRST] > budget:
         return [], (f"{FIRST}, since --auto_budget {budget:g} leaves no time for trials",)
-    with tqdm(total=FOLDS * len(costs), desc="trials", disable=_is_quiet(asked)) as bar:
+    bar = tqdm(total=FOLDS * len(costs), desc="trials", disable=_is_quiet(asked))
+    with bar, _folder_for_trials(asked.config) as folder:
+        asked = replace(asked, config=replace(asked.config, cache_dir=folder))
         for place, (name, cost) in enumerate(costs.items(), start=1):
             done: Trial | None = None
             for number in range(FOLDS):
@@ -259,9 +271,8 @@ def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int) -> Tri
     began = time.perf_counter()
     held = np.flatnonzero(fold == number)
     checkpoint = replace(asked.checkpoint, model=copy.deepcopy(asked.checkpoint.model))
-    with _folder_for_trials(asked.config) as folder, only_warnings():
-        config = replace(asked.config, cache_dir=folder)
-        trial = replace(_without(asked, fold, number), checkpoint=checkpoint, config=config)
+    with only_warnings():
+        trial = replace(_without(asked, fold, number), checkpoint=checkpoint)
         trained = run_plan(trial.plan(strategy), checkpoint, trial.data, trial.training, asked.max_length)
         predictions = predict(trained, trial.data.test)
     if not np.isfinite(predictions.logits).all():

@@ -157,7 +157,7 @@ def _require_known_names(config: RunConfig, task: Task) -> None:
 
 def _pool(config: TransferConfig, checkpoint: Checkpoint) -> tuple[Checkpoint, str]:
     """The checkpoint with the pooling that was asked for, and what its head reads, in words."""
-    if config.pooling != "auto":
+    if config.pooling != "auto" or checkpoint.reads_mean:
         checkpoint, pooling, _ = pool_as_asked(config, checkpoint)
         return checkpoint, "the mean over all tokens" if pooling == "mean" else "its own"
     if checkpoint.task.has_pictures:
@@ -242,7 +242,7 @@ def _strategies(config: TransferConfig, setting: Setting) -> list[str]:
         "",
         *LEGEND,
         f"auto uses {FIRST} unless {', '.join(CANDIDATES[:-1])} or {CANDIDATES[-1]} is possible and better beyond "
-        "noise in trials, which are made when it is run and cost extra.",
+        f"noise in trials, which are made when it is run and cost at most {config.auto_budget:g} x full.",
     ]
 
 

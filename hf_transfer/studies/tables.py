@@ -95,7 +95,7 @@ def accuracy_table(values: Draws) -> str:
 
 def duration_table(values: Draws) -> str:
     """The mean seconds that learning took, trials of `auto` included."""
-    return _table(values, lambda draws, _: f"{_mean(draws):.2g}" if _mean(draws) < 10 else f"{_mean(draws):.0f}")
+    return _table(values, lambda draws, _: _show_seconds(draws))
 
 
 def auto_table(records: Records) -> str:
@@ -117,8 +117,8 @@ def auto_table(records: Records) -> str:
         regrets.append(means[best] - means["auto"])
         put("regret, points", budget, f"{regrets[-1]:.1f}")
         put("chosen", budget, ", ".join(f"{name} {count}" for name, count in chosen.most_common()))
-        put("seconds, trials included", budget, f"{_mean(list(total['auto'][budget].values())):.0f}")
-        put("seconds of the chosen plan alone", budget, f"{_mean(list(alone['auto'][budget].values())):.1f}")
+        put("seconds, trials included", budget, _show_seconds(list(total["auto"][budget].values())))
+        put("seconds of the chosen plan alone", budget, _show_seconds(list(alone["auto"][budget].values())))
         if "head" in named:
             fallen = sum(values["auto"][budget][s] < v - COLLAPSED for s, v in values["head"][budget].items())
             put("draws more than 5 points below head", budget, str(fallen))
@@ -182,6 +182,11 @@ def write_whole(path: Path, text: str) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def _show_seconds(values: Sequence[float]) -> str:
+    mean = _mean(values)
+    return f"{mean:.1f}" if mean < 9.95 else f"{mean:.0f}"
 
 
 def _table(values: Draws, cell: Callable[[Sequence[float], int], str]) -> str:

@@ -46,7 +46,8 @@ def balanced_order(labels: Sequence[int], training: TrainingConfig) -> "Balanced
 class BalancedOrder:
     """Row numbers in an order whose every `batch_size` rows hold MEMBERS of each class, or of as many as there is room.
 
-    There is room for `most_rows`, but always for two members of two classes. A class with fewer rows gives them more
+    There is room for `most_rows`, but always for two members of two classes. No class is twice in a batch, and none has
+    its turn again before all others had theirs. A class with fewer rows gives them more
     than once, so that a network with dropout or augmentation sees them twice. An epoch has as many rows as there are,
     rounded up to whole batches.
     """
@@ -73,11 +74,14 @@ class BalancedOrder:
         draw = np.random.default_rng((self.seed, epoch))
         labels = np.asarray(self.labels)
         members = {label: _endless(np.flatnonzero(labels == label), draw) for label in np.unique(labels).tolist()}
-        classes = _endless(np.array(list(members)), draw)
-        order = []
-        for _ in range(len(self) // self.members):
-            own = members[next(classes)]
-            order += [next(own) for _ in range(self.members)]
+        order, waiting = [], list[int]()
+        for _ in range(len(self) // self.batch_size):
+            room = self.batch_size // self.members
+            if len(waiting) < room:  # of the next turn, those that are not in this batch already come first
+                turn = draw.permutation(list(members)).tolist()
+                waiting += sorted(turn, key=lambda label: label in waiting)
+            chosen, waiting = waiting[:room], waiting[room:]
+            order += [next(members[label]) for label in chosen for _ in range(self.members)]
         return order
 
 

@@ -309,7 +309,8 @@ def _batches(phase: Phase, work: Work, rows: Dataset) -> tuple[StepBatches, int]
         order = plain_order(rows, strategy, seed, batch_size * work.shards, views)
     accumulated, processes = training.gradient_accumulation_steps, training.world_size
     own, left = divmod(batch_size * work.shards, accumulated * processes)
-    if left:
+    torn = phase.loss == "contrastive" and own < batch_size  # all of a batch are compared with each other
+    if left or torn:
         raise UserError(
             f"{batch_size * work.shards} examples a step cannot be divided among {processes} processes",
             f"start as many as before, or one: a step had {work.shards} batches of {batch_size}",

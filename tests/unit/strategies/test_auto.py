@@ -175,3 +175,9 @@ def test_the_facts_of_a_trial_on_fewer_or_more_rows_say_of_how_many_they_are(row
 def test_of_a_gain_on_one_row_there_is_no_error_to_say() -> None:
     _, other = as_facts([_trial("full", [1, 0, 0, 0]), _trial("head", [1])])
     assert other == {"strategy": "head", "score": 1.0, "n": 1, "seconds": 1.0}
+
+
+def test_one_number_far_off_in_both_plans_hides_no_gain() -> None:
+    first = [-40.0, *[0.5] * 299]
+    gain = find_gain(_trial("contrastive", [score + 0.08 for score in first]), _trial("head", first))
+    assert gain.is_beyond_noise

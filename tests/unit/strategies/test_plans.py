@@ -259,6 +259,11 @@ def test_contrastive_takes_half_of_the_epochs(load: Load) -> None:
     assert _plan(checkpoint, "contrastive").phases[0].epochs == _plan(checkpoint, "full").phases[0].epochs / 2
 
 
+@pytest.mark.parametrize("examples_a_step", [1, 16, 128])
+def test_the_epochs_of_contrastive_are_the_same_whatever_its_batches(examples_a_step: int) -> None:
+    assert defaults.default_epochs("contrastive", 280, examples_a_step) == 3.5
+
+
 def test_the_top_quarter_of_the_layers_learns_where_nothing_is_said() -> None:
     (phase,) = STRATEGIES["top_layers"](SCHEDULE)
     assert (phase.trainable, phase.layers) == (("head", "body"), 2)

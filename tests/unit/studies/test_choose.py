@@ -150,6 +150,17 @@ def test_auto_finds_the_only_plan_that_learns(
     assert plan.evidence[1]["gain"] > plan.evidence[1]["standard_error"] > 0
 
 
+def test_what_trials_took_is_known_to_the_same_run_started_again(
+    pictures: Checkpoint, digits: Digits, tmp_path: Path
+) -> None:
+    training = _training(max_steps=4)
+    training.output_dir = str(tmp_path)
+    first, again = (choose_plan(TransferConfig(strategy="auto"), pictures, digits(4), training) for _ in range(2))
+    assert again == replace(first, seconds=again.seconds)
+    assert again.seconds == pytest.approx(first.seconds, abs=0.05)
+    assert again.seconds > 0.1
+
+
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     """What every row of a trial scores, or why it fails, by strategy; and the trials that were made."""
@@ -454,3 +465,13 @@ def test_the_trials_of_auto_are_made_with_the_pooling_that_was_chosen(
     assert set(fixed) == {len(with_mean_pooling(checkpoint).fixed)}
     assert plan.pooling == "mean"
     assert checkpoint.fixed == ()
+
+
+def test_flags_that_the_chosen_plan_has_no_use_for_are_named(
+    pictures: Checkpoint, digits: Digits, pretended: Pretended
+) -> None:
+    scores, _ = pretended
+    scores |= dict.fromkeys((FIRST, *CANDIDATES), 0.0) | {"head": 1.0}
+    plan = _choose(pictures, digits(4), auto_budget=100.0, layer_decay=0.8)
+    assert plan.strategy == "head"
+    assert plan.reasons[-1] == "--layer_decay plays no part in head"

@@ -78,7 +78,7 @@ def test_the_table_has_a_row_a_strategy_and_baseline_and_marks_the_best_of_each_
 
 def test_learning_takes_what_is_frozen_and_trained_and_chosen(records: dict[Cell, RunRecord]) -> None:
     rows = _rows(duration_table(durations(records)))
-    assert (rows["head"], rows["auto"]) == (["3", "3"], ["7", "7"])
+    assert (rows["head"], rows["auto"]) == (["3.0", "3.0"], ["7.0", "7.0"])
     assert durations(records, with_choice=False)["auto"][1] == {0: 3.0, 1: 3.0}
 
 
@@ -93,7 +93,7 @@ def test_the_table_of_auto_says_what_it_chose_its_regret_and_its_cost(records: d
     assert rows["auto"] == ["45.0", "85.0"]
     assert rows["regret, points"] == ["10.0", "0.0"]
     assert rows["chosen"] == ["head 1, full 1", "full 2"]
-    assert rows["seconds, trials included"] == ["7", "7"]
+    assert rows["seconds, trials included"] == ["7.0", "7.0"]
     assert rows["seconds of the chosen plan alone"] == ["3.0", "3.0"]
     assert rows["draws more than 5 points below head"] == ["1", "0"]  # of one draw: 40 beside 60
 

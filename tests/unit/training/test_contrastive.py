@@ -176,6 +176,14 @@ def test_with_many_classes_each_batch_holds_four_of_some_and_all_have_their_turn
         assert {labels[row] for row in first + second} == set(range(8))
 
 
+def test_no_class_is_twice_in_a_batch_where_classes_do_not_divide_the_room() -> None:
+    labels = np.repeat(np.arange(5), 16).tolist()
+    batches = list(_batches(BalancedOrder(labels, seed=0, most_rows=16)))
+    assert len(batches) == 5
+    assert all(list(Counter(labels[row] for row in batch).values()) == [4] * 4 for batch in batches)
+    assert Counter(labels[row] for batch in batches for row in batch) == dict.fromkeys(range(5), 16)
+
+
 @pytest.mark.parametrize(
     ("classes", "most_rows", "batch_size"), [(3, 128, 12), (100, 128, 128), (5, 16, 16), (5, 7, 6), (5, 3, 4)]
 )
