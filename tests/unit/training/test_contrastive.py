@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -20,6 +21,7 @@ from transformers import (
 from hf_transfer.config import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
+from hf_transfer.errors import UserError
 from hf_transfer.flags import parse_config
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import find_linear_head, headless, read_logits
@@ -328,3 +330,23 @@ def _train(checkpoint: Checkpoint, data: Data, tmp_path: Path, *flags: str) -> T
     own = ("--strategy", "contrastive", "--disable_tqdm", "true")
     config = parse_config(argv=[*given, *own, *flags])
     return run_plan(make_plan(config.transfer, checkpoint, data, config.training), checkpoint, data, config.training)
+
+
+@pytest.mark.parametrize(("shards", "processes"), [(1, 1), (2, 2), (2, 1)])
+def test_a_process_has_whole_batches(shards: int, processes: int) -> None:
+    batches, together = engine._batches(*_shared(shards, processes))
+    assert (batches.batch_size, together) == (12, 12 * shards)
+
+
+def test_a_run_that_goes_on_in_more_processes_is_refused_since_a_batch_would_be_torn() -> None:
+    with pytest.raises(UserError, match="12 examples a step cannot be divided among 2 processes") as refused:
+        engine._batches(*_shared(shards=1, processes=2))
+    assert refused.value.hint == "start as many as before, or one: a step had 1 batches of 12"
+
+
+def _shared(shards: int, processes: int) -> tuple[Any, Any, Dataset]:
+    """A phase, work that was begun with so many batches a step and is gone on with by so many processes, and rows."""
+    facts = {"per_device_train_batch_size": None, "seed": 0, "world_size": processes, "process_index": 0}
+    training = SimpleNamespace(gradient_accumulation_steps=shards // processes or 1, **facts)
+    phase, work = SimpleNamespace(loss="contrastive"), SimpleNamespace(plan=None, training=training, shards=shards)
+    return phase, work, Dataset.from_dict({"label": np.repeat(np.arange(3), 8).tolist()})
