@@ -1,6 +1,5 @@
 """Eight texts a class: `contrastive` beside what a bare Trainer makes of them at its default rate. `make bench`."""
 
-import os
 import time
 from pathlib import Path
 from statistics import mean, stdev
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
@@ -41,7 +41,7 @@ def test_contrastive_against_a_bare_trainer_at_its_default_rate(name: str, tmp_p
         rows |= {f"bare Trainer, batches of {size}": _bare(minilm, data, draw, size, tmp_path) for size in BATCHES}
         for row, result in rows.items():
             found.setdefault(row, []).append(result)
-    print(f"\nbuiltin:{name}, {LABELS} a class, MiniLM, {DRAWS} draws, {os.cpu_count()} cores")
+    print(f"\nbuiltin:{name}, {LABELS} a class, MiniLM, {DRAWS} draws, {torch.get_num_threads()} threads")
     print(f"bare Trainer: 5e-5, {EPOCHS} epochs, the class's own pooling")
     ours = mean(accuracy for accuracy, _ in found["contrastive"])
     for row, results in found.items():
