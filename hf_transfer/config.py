@@ -1,13 +1,26 @@
 """What a run is asked to do: a dataclass a group of flags. flags.py fills them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from transformers import TrainingArguments
 
-Strategy = Literal["head", "top_layers", "full", "gradual", "head_then_full", "contrastive", "lora", "scratch", "auto"]
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]  # transformers' names
+Strategy = Literal[
+    "head",
+    "top_layers",
+    "full",
+    "gradual",
+    "head_then_full",
+    "contrastive",
+    "lora",
+    "scratch",
+    "auto",
+]
+ProblemType = Literal[
+    "single_label_classification", "multi_label_classification", "regression"
+]  # transformers' names
 Augmentation = Literal["none", "light", "photo"]
 
 CHECKPOINTS = "checkpoints"  # below the output folder: what a run needs to go on; never published
@@ -20,12 +33,22 @@ class ModelConfig:
     _argument_group_name = "model"
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Hub id, folder, or builtin:letters-resnet: the checkpoint to start from."}
+        default=None,
+        metadata={
+            "help": "Hub id, folder, or builtin:letters-resnet: the checkpoint to start from."
+        },
     )
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the checkpoint."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Run Python code that the checkpoint brings."})
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of the checkpoint."}
+    )
+    trust_remote_code: bool = field(
+        default=False, metadata={"help": "Run Python code that the checkpoint brings."}
+    )
     keep_head: bool = field(
-        default=False, metadata={"help": "Go on with the checkpoint's own head; its label names must be the dataset's."}
+        default=False,
+        metadata={
+            "help": "Go on with the checkpoint's own head; its label names must be the dataset's."
+        },
     )
 
     @property
@@ -42,9 +65,15 @@ class SourceModelConfig:
 
     _argument_group_name = "source model"
 
-    model_type: str | None = field(default=None, metadata={"help": "Architecture, e.g. resnet, vit, bert."})
-    config_overrides: str = field(default="{}", metadata={"help": "The model config's arguments, as JSON."})
-    processor_overrides: str = field(default="{}", metadata={"help": "The image processor's arguments, as JSON."})
+    model_type: str | None = field(
+        default=None, metadata={"help": "Architecture, e.g. resnet, vit, bert."}
+    )
+    config_overrides: str = field(
+        default="{}", metadata={"help": "The model config's arguments, as JSON."}
+    )
+    processor_overrides: str = field(
+        default="{}", metadata={"help": "The image processor's arguments, as JSON."}
+    )
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "Text only: Hub id or folder whose tokenizer to use."}
     )
@@ -56,7 +85,10 @@ class TaskConfig:
 
     _argument_group_name = "task"
 
-    task: str = field(default="image-classification", metadata={"help": "image-classification, text-classification"})
+    task: str = field(
+        default="image-classification",
+        metadata={"help": "image-classification, text-classification"},
+    )
 
 
 @dataclass(frozen=True)
@@ -67,19 +99,36 @@ class DataConfig:
 
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Hub id, folder, CSV/JSON/Parquet file, or builtin:digits|letters|docstrings|languages."},
+        metadata={
+            "help": "Hub id, folder, CSV/JSON/Parquet file, or builtin:digits|letters|docstrings|languages."
+        },
     )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "The dataset's configuration."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "The dataset's configuration."}
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the dataset."}
+    )
     train_split: str = field(default="train", metadata={"help": "Name of the training split."})
     validation_split: str | None = field(
-        default=None, metadata={"help": "Name of the validation split. Default: validation, valid, val or dev."}
+        default=None,
+        metadata={"help": "Name of the validation split. Default: validation, valid, val or dev."},
     )
-    test_split: str | None = field(default=None, metadata={"help": "Name of the test split. Default: test."})
-    image_column: str | None = field(default=None, metadata={"help": "Column of the pictures. Default: found."})
-    text_column: str | None = field(default=None, metadata={"help": "Column of the texts. Default: found."})
-    text_pair_column: str | None = field(default=None, metadata={"help": "Column of the second text of a pair."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the labels. Default: label, labels."})
+    test_split: str | None = field(
+        default=None, metadata={"help": "Name of the test split. Default: test."}
+    )
+    image_column: str | None = field(
+        default=None, metadata={"help": "Column of the pictures. Default: found."}
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of the texts. Default: found."}
+    )
+    text_pair_column: str | None = field(
+        default=None, metadata={"help": "Column of the second text of a pair."}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "Column of the labels. Default: label, labels."}
+    )
     problem_type: ProblemType | None = field(
         default=None,
         metadata={
@@ -88,12 +137,19 @@ class DataConfig:
         },
     )
     max_length: int | None = field(
-        default=None, metadata={"help": "Longest text in tokens; the rest is cut. Default: what the model takes."}
+        default=None,
+        metadata={
+            "help": "Longest text in tokens; the rest is cut. Default: what the model takes."
+        },
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use at most so many training examples."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Use at most so many training examples."}
+    )
     examples_per_class: int | None = field(
         default=None,
-        metadata={"help": "Learn from so many labels a class, nothing more: no validation split is cut from them."},
+        metadata={
+            "help": "Learn from so many labels a class, nothing more: no validation split is cut from them."
+        },
     )
     on_bad_example: Literal["skip", "raise"] = field(
         default="skip",
@@ -111,7 +167,8 @@ class TransferConfig:
     _argument_group_name = "transfer"
 
     strategy: Strategy = field(
-        default="head_then_full", metadata={"help": "Which parameters learn, and when (see README)."}
+        default="head_then_full",
+        metadata={"help": "Which parameters learn, and when (see README)."},
     )
     pooling: Literal["auto", "own", "mean"] = field(
         default="auto",
@@ -122,35 +179,51 @@ class TransferConfig:
     )
     auto_budget: float = field(
         default=7.0,
-        metadata={"help": "Most that the trials of --strategy auto may cost, in full fine-tunings (estimated)."},
+        metadata={
+            "help": "Most that the trials of --strategy auto may cost, in full fine-tunings (estimated)."
+        },
     )
     layer_decay: float = field(
-        default=1.0, metadata={"help": "Each layer learns at this share of the rate of the layer above it."}
+        default=1.0,
+        metadata={"help": "Each layer learns at this share of the rate of the layer above it."},
     )
     trainable_layers: int | None = field(
-        default=None, metadata={"help": "Layers below the head that --strategy top_layers trains. Default: a quarter."}
+        default=None,
+        metadata={
+            "help": "Layers below the head that --strategy top_layers trains. Default: a quarter."
+        },
     )
     cache_frozen: bool = field(
-        default=True, metadata={"help": "Compute what is frozen once, and keep it for later epochs and runs."}
+        default=True,
+        metadata={"help": "Compute what is frozen once, and keep it for later epochs and runs."},
     )
     cache_dir: str | None = field(
-        default=None, metadata={"help": "Folder of what is kept. Default: hf_transfer/frozen below HF_HOME."}
+        default=None,
+        metadata={"help": "Folder of what is kept. Default: hf_transfer/frozen below HF_HOME."},
     )
     frozen_dtype: Literal["auto", "float32", "bfloat16"] = field(
-        default="auto", metadata={"help": "Bits of what is kept. auto: bfloat16 with --bf16, else float32."}
+        default="auto",
+        metadata={"help": "Bits of what is kept. auto: bfloat16 with --bf16, else float32."},
     )
     cached_views: int = field(
-        default=0, metadata={"help": "Views by --augmentation of each picture that frozen phases learn from."}
+        default=0,
+        metadata={"help": "Views by --augmentation of each picture that frozen phases learn from."},
     )
-    cache_limit_gb: float = field(default=20.0, metadata={"help": "Most that this folder may hold."})
+    cache_limit_gb: float = field(
+        default=20.0, metadata={"help": "Most that this folder may hold."}
+    )
     peft_method: str = field(
         default="lora",
-        metadata={"help": "Method of the adapters of --strategy lora: lora, loha, vera, ia3, or another one of PEFT."},
+        metadata={
+            "help": "Method of the adapters of --strategy lora: lora, loha, vera, ia3, or another one of PEFT."
+        },
     )
     lora_rank: int = field(default=8, metadata={"help": "Rank of the adapters of --strategy lora."})
     keep_adapter: bool = field(
         default=False,
-        metadata={"help": "Save the adapter with the head alone, not merged into a copy of the base model."},
+        metadata={
+            "help": "Save the adapter with the head alone, not merged into a copy of the base model."
+        },
     )
 
 
@@ -183,7 +256,9 @@ class EvaluationConfig:
             "raw_inputs: a linear model of pixels or words."
         },
     )
-    confidence: float = field(default=0.95, metadata={"help": "Level of the intervals, between 0 and 1."})
+    confidence: float = field(
+        default=0.95, metadata={"help": "Level of the intervals, between 0 and 1."}
+    )
 
 
 @dataclass(frozen=True)
@@ -193,10 +268,15 @@ class StudyConfig:
     _argument_group_name = "study"
 
     strategies: list[str] = field(
-        default_factory=lambda: list(get_args(Strategy)), metadata={"help": "Strategies to compare."}
+        default_factory=lambda: list(get_args(Strategy)),
+        metadata={"help": "Strategies to compare."},
     )
-    budgets: list[int] = field(default_factory=lambda: [1, 10, 100], metadata={"help": "Labels a class to learn from."})
-    draws: int = field(default=3, metadata={"help": "Random choices of these labels; seeds count up from --seed."})
+    budgets: list[int] = field(
+        default_factory=lambda: [1, 10, 100], metadata={"help": "Labels a class to learn from."}
+    )
+    draws: int = field(
+        default=3, metadata={"help": "Random choices of these labels; seeds count up from --seed."}
+    )
 
 
 @dataclass(frozen=True)
@@ -205,7 +285,9 @@ class CardConfig:
 
     _argument_group_name = "card"
 
-    license: str | None = field(default=None, metadata={"help": "Licence id. Default: the base model's."})
+    license: str | None = field(
+        default=None, metadata={"help": "Licence id. Default: the base model's."}
+    )
     language: str | None = field(default=None, metadata={"help": "ISO 639 code of the texts."})
 
 
@@ -215,21 +297,38 @@ class TrainingConfig(TrainingArguments):
 
     _argument_group_name = "training"
 
-    output_dir: str | None = field(default=None, metadata={"help": "Folder of the result. Must not hold another run."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace what the folder holds."})
-    num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs, of all phases together."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the result. Must not hold another run."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Replace what the folder holds."}
+    )
+    num_train_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs, of all phases together."}
+    )
     learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Peak rate of the transferred parameters; half of it behind a head that was solved."},
+        metadata={
+            "help": "Peak rate of the transferred parameters; half of it behind a head that was solved."
+        },
     )
-    per_device_train_batch_size: int | None = field(default=None, metadata={"help": "Examples a device and step."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Examples a device when predicting."})
-    warmup_steps: float = field(default=0.1, metadata={"help": "Steps of rising rate; below 1 a share of the phase."})
+    per_device_train_batch_size: int | None = field(
+        default=None, metadata={"help": "Examples a device and step."}
+    )
+    per_device_eval_batch_size: int = field(
+        default=64, metadata={"help": "Examples a device when predicting."}
+    )
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Steps of rising rate; below 1 a share of the phase."}
+    )
     weight_decay: float | None = field(default=None, metadata={"help": "AdamW's weight decay."})
     eval_strategy: str = field(
-        default="steps", metadata={"help": "When to look at the validation split, where there is one."}
+        default="steps",
+        metadata={"help": "When to look at the validation split, where there is one."},
     )
-    eval_steps: float = field(default=0.1, metadata={"help": "Every so many steps; below 1 a share of the phase."})
+    eval_steps: float = field(
+        default=0.1, metadata={"help": "Every so many steps; below 1 a share of the phase."}
+    )
     save_minutes: float = field(
         default=1.0,
         metadata={
@@ -237,30 +336,44 @@ class TrainingConfig(TrainingArguments):
             "than a fiftieth of the time; 0: only as --save_strategy says, and when the run is stopped."
         },
     )
-    save_strategy: str = field(default="no", metadata={"help": "When else: no, steps (see --save_steps) or epoch."})
+    save_strategy: str = field(
+        default="no", metadata={"help": "When else: no, steps (see --save_steps) or epoch."}
+    )
     resume: Literal["auto", "never"] = field(
-        default="auto", metadata={"help": "auto: the same command goes on where it was stopped. never: it refuses to."}
+        default="auto",
+        metadata={
+            "help": "auto: the same command goes on where it was stopped. never: it refuses to."
+        },
     )
     on_nan: Literal["stop", "rollback"] = field(
         default="stop",
-        metadata={"help": "A loss or gradient that is not finite ends the run; rollback: its batch is skipped."},
+        metadata={
+            "help": "A loss or gradient that is not finite ends the run; rollback: its batch is skipped."
+        },
     )
-    hub_strategy: str = field(default="end", metadata={"help": "Only `end`: we publish once, when all is proved."})
+    hub_strategy: str = field(
+        default="end", metadata={"help": "Only `end`: we publish once, when all is proved."}
+    )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "true: log 0 for losses that are not finite."}
     )
-    logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss."})
+    logging_strategy: str = field(
+        default="epoch", metadata={"help": "When to log the training loss."}
+    )
     train_sampling_strategy: str | None = field(
-        default=None, metadata={"help": "random, sequential or group_by_length. Default: the last for texts."}
+        default=None,
+        metadata={"help": "random, sequential or group_by_length. Default: the last for texts."},
     )
     load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "Keep the step that is best on validation, where there is such a split."}
+        default=True,
+        metadata={"help": "Keep the step that is best on validation, where there is such a split."},
     )
     metric_for_best_model: str = field(
         default="loss", metadata={"help": "loss, or accuracy of one class a row; on validation."}
     )
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop a phase after so many evaluations without improvement."}
+        default=None,
+        metadata={"help": "Stop a phase after so many evaluations without improvement."},
     )
     class_weights: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "balanced: rare classes weigh more in the loss."}
@@ -295,17 +408,27 @@ class TrainingConfig(TrainingArguments):
         super().__post_init__()
         self.load_best_model_at_end = keep_best
         if self.device.type == "cpu":
-            self.dataloader_pin_memory = False  # there is no device to pin for, and torch warns at every loader
+            self.dataloader_pin_memory = (
+                False  # there is no device to pin for, and torch warns at every loader
+            )
 
 
 @dataclass(frozen=True)
 class HubTarget:
     """Where a model is pushed."""
 
-    hub_model_id: str | None = field(default=None, metadata={"help": "user/name, or name in your own namespace."})
-    hub_private_repo: bool | None = field(default=None, metadata={"help": "true: only you can see a new repository."})
-    hub_token: str | None = field(default=None, repr=False, metadata={"help": "Default: the token of `hf auth login`."})
-    hub_revision: str | None = field(default=None, metadata={"help": "Branch to push to. Default: main."})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "user/name, or name in your own namespace."}
+    )
+    hub_private_repo: bool | None = field(
+        default=None, metadata={"help": "true: only you can see a new repository."}
+    )
+    hub_token: str | None = field(
+        default=None, repr=False, metadata={"help": "Default: the token of `hf auth login`."}
+    )
+    hub_revision: str | None = field(
+        default=None, metadata={"help": "Branch to push to. Default: main."}
+    )
 
 
 @dataclass(frozen=True)
@@ -359,3 +482,50 @@ GROUPS: dict[str, type] = {
 FINE_TUNING = ("model", "data", "transfer", "evaluation", "card", "training")
 PRETRAINING = ("source_model", "task", "data", "evaluation", "card", "training")
 COMPARING = ("model", "task", "data", "compared", "evaluation", "study", "training")
+
+# Flags that only some strategies have a use for.
+FREEZING = (
+    "head",
+    "top_layers",
+    "gradual",
+    "head_then_full",
+    "contrastive",
+    "auto",
+)  # a part, in some phase
+CHOOSING = (
+    "top_layers",
+    "full",
+    "gradual",
+    "head_then_full",
+    "lora",
+    "scratch",
+    "auto",
+)  # a step, by the task's loss
+BELONGS: dict[str, tuple[str, ...]] = {
+    "peft_method": ("lora",),
+    "lora_rank": ("lora",),
+    "keep_adapter": ("lora",),
+    "trainable_layers": ("top_layers", "auto"),
+    "auto_budget": ("auto",),
+    "layer_decay": tuple(name for name in get_args(Strategy) if name != "head"),
+    "cached_views": FREEZING,
+    "frozen_dtype": FREEZING,
+    "early_stopping_patience": ("head", *CHOOSING),
+    "average_last": CHOOSING,
+    "wise_ft": ("head_then_full", "gradual", "auto"),  # everything learns after a head
+}
+
+
+def misplaced(
+    transfer: TransferConfig | ComparedTransferConfig,
+    training: TrainingConfig,
+    strategies: Sequence[str],
+) -> dict[str, tuple[str, ...]]:
+    """The flags that were given and that none of the strategies has a use for, and which strategies they are for."""
+    groups = {flag: transfer if hasattr(transfer, flag) else training for flag in BELONGS}
+    given = [
+        flag for flag, group in groups.items() if getattr(group, flag) != getattr(type(group), flag)
+    ]
+    return {
+        flag: BELONGS[flag] for flag in given if not set(BELONGS[flag]).intersection(strategies)
+    }

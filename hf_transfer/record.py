@@ -41,7 +41,9 @@ class RunRecord:
     def to_json(self) -> str:
         """The record as indented JSON; keys in a stable order."""
         facts = asdict(self)
-        return json.dumps({"schema": facts.pop("schema"), **facts}, indent=2, ensure_ascii=False, allow_nan=False)
+        return json.dumps(
+            {"schema": facts.pop("schema"), **facts}, indent=2, ensure_ascii=False, allow_nan=False
+        )
 
     @property
     def metrics(self) -> dict[str, Estimate]:

@@ -16,7 +16,9 @@ class Task:
     auto_processor: str
     processor_argument: str  # of transformers.pipeline
     mapping: str  # transformers' table of config class -> model class
-    column_names: tuple[str, ...]  # what people call the input column, most usual first; none: no recipe reads it yet
+    column_names: tuple[
+        str, ...
+    ]  # what people call the input column, most usual first; none: no recipe reads it yet
     foreign_flags: tuple[str, ...]  # of other tasks, refused here
 
     @property
@@ -116,5 +118,7 @@ def model_kinds(config: Any) -> list[str]:
     """The AutoModelFor* classes, sorted, that have a model class for a model config."""
     from transformers.models.auto import modeling_auto
 
-    autos = {name: kind for name, kind in vars(modeling_auto).items() if name.startswith("AutoModelFor")}
+    autos = {
+        name: kind for name, kind in vars(modeling_auto).items() if name.startswith("AutoModelFor")
+    }
     return sorted(name for name, kind in autos.items() if type(config) in kind._model_mapping)

@@ -3,7 +3,15 @@
 python recipes/compare_strategies.py --config recipes/configs/digits_story.yaml
 """
 
-from hf_transfer import COMPARING, compare, find_task, parse_config, preflight, run_command, write_tables
+from hf_transfer import (
+    COMPARING,
+    compare,
+    find_task,
+    parse_config,
+    preflight,
+    run_command,
+    write_tables,
+)
 
 
 def main() -> None:

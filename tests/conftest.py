@@ -34,7 +34,9 @@ class Outcome:
 
 
 @pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def recipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
     """A function that runs a recipe with flags, as `python recipes/NAME.py FLAGS` does, in this process."""
 
     def run(name: str, *flags: object) -> Outcome:
@@ -86,7 +88,12 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny BERT of four labels and its tokenizer."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, set_seed
+    from transformers import (
+        BertConfig,
+        BertForSequenceClassification,
+        PreTrainedTokenizerFast,
+        set_seed,
+    )
 
     folder = tmp_path_factory.mktemp("tiny-bert")
     special = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -146,10 +153,17 @@ def tiny_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import ResNetConfig, ResNetForImageClassification, set_seed
 
     config = ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", image_size=16, num_labels=7
+        embedding_size=8,
+        hidden_sizes=[8, 16],
+        depths=[1, 1],
+        layer_type="basic",
+        image_size=16,
+        num_labels=7,
     )
     set_seed(0)
-    return _save_image_model(ResNetForImageClassification(config), tmp_path_factory.mktemp("tiny-resnet"))
+    return _save_image_model(
+        ResNetForImageClassification(config), tmp_path_factory.mktemp("tiny-resnet")
+    )
 
 
 def _save_image_model(model: object, folder: Path) -> Path:

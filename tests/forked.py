@@ -61,7 +61,9 @@ class ForkServer:
         path = ROOT / "recipes" / f"{script}.py" if "/" not in script else Path(script)
         log = self.folder / f"{self.started}.txt"
         words = [str(path), *map(str, flags)]
-        pid = self.ask(words=words, log=str(log), environment={name: str(v) for name, v in environment.items()})
+        pid = self.ask(
+            words=words, log=str(log), environment={name: str(v) for name, v in environment.items()}
+        )
         return Started(self, pid, log)
 
     def start_several(self, processes: int, script: str, *flags: object) -> list["Started"]:
@@ -69,7 +71,11 @@ class ForkServer:
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             port = one.getsockname()[1]
-        shared = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1"}
+        shared = {
+            "WORLD_SIZE": processes,
+            "LOCAL_WORLD_SIZE": processes,
+            "MASTER_ADDR": "127.0.0.1",
+        }
         return [
             self.start(script, *flags, **shared, MASTER_PORT=port, RANK=rank, LOCAL_RANK=rank)
             for rank in range(processes)

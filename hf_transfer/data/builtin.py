@@ -43,18 +43,27 @@ def load_digits() -> DatasetDict:
 
     scans = load_scans()
     pictures = [PILImage.fromarray(scan) for scan in to_bytes(scans.images)]
-    features = Features({"image": Image(mode="L"), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
-    rows: dict[str, list[Any]] = {"image": pictures, "label": [str(digit) for digit in scans.target]}
+    features = Features(
+        {"image": Image(mode="L"), "label": ClassLabel(names=[str(digit) for digit in range(10)])}
+    )
+    rows: dict[str, list[Any]] = {
+        "image": pictures,
+        "label": [str(digit) for digit in scans.target],
+    }
     return _split(rows, features, test_share=500 / len(pictures))
 
 
 def _split(columns: dict[str, list[Any]], features: Features, test_share: float) -> DatasetDict:
     """Stratified splits `train` and `test`, the same ones at every call."""
     names = features["label"].names
-    kept, held = stratified_holdout([names.index(label) for label in columns["label"]], test_share, seed=0)
+    kept, held = stratified_holdout(
+        [names.index(label) for label in columns["label"]], test_share, seed=0
+    )
     return DatasetDict(
         {
-            split: Dataset.from_dict({c: [values[row] for row in rows] for c, values in columns.items()}, features)
+            split: Dataset.from_dict(
+                {c: [values[row] for row in rows] for c, values in columns.items()}, features
+            )
             for split, rows in (("train", kept), ("test", held))
         }
     )
@@ -121,7 +130,9 @@ LANGUAGES = (
     "it", "lt", "lv", "nb", "nl", "nn", "pl", "pt", "ro", "sk", "sl", "sq", "sv", "tr", "uz", "vi",
 )  # fmt: skip
 MESSAGES_A_CLASS, FEWEST_WORDS_OF_MESSAGE = 100, 6
-PLACEHOLDER = re.compile(r"%\(\w+\)\w|%\w|\{[^}]*\}|<[^>]*>")  # what a program puts in, and tags of HTML
+PLACEHOLDER = re.compile(
+    r"%\(\w+\)\w|%\w|\{[^}]*\}|<[^>]*>"
+)  # what a program puts in, and tags of HTML
 
 
 def collect_languages() -> DatasetDict:
@@ -141,7 +152,9 @@ def _read_messages() -> Iterator[tuple[str, str]]:
             "pip install 'hf-transfer-learning[text-example]'",
         )
     for language in LANGUAGES:
-        for path in sorted(Path(found.submodule_search_locations[0]).rglob(f"locale/{language}/LC_MESSAGES/*.mo")):
+        for path in sorted(
+            Path(found.submodule_search_locations[0]).rglob(f"locale/{language}/LC_MESSAGES/*.mo")
+        ):
             for message in _translations(path):
                 words = PLACEHOLDER.sub(" ", message).split()
                 if len(words) >= FEWEST_WORDS_OF_MESSAGE:
@@ -151,7 +164,9 @@ def _read_messages() -> Iterator[tuple[str, str]]:
 def _translations(path: Path) -> list[str]:
     """The messages of a compiled catalogue that are translated, each plural form by itself."""
     with path.open("rb") as file:
-        catalogue = vars(gettext.GNUTranslations(file))["_catalog"]  # gettext has no public way to list its messages
+        catalogue = vars(gettext.GNUTranslations(file))[
+            "_catalog"
+        ]  # gettext has no public way to list its messages
     originals = [original if isinstance(original, str) else original[0] for original in catalogue]
     pairs = zip(originals, catalogue.values(), strict=True)
     return [translated for original, translated in pairs if original not in ("", translated)]

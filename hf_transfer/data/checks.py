@@ -19,7 +19,9 @@ MISSING = {"image": "no picture", "text": "no text", "text_pair": "no second tex
 READER = Image()
 
 
-def find_bad(name: str, split: Dataset, label_flaw: Callable[[Any], str | None], skip: bool) -> dict[str, str]:
+def find_bad(
+    name: str, split: Dataset, label_flaw: Callable[[Any], str | None], skip: bool
+) -> dict[str, str]:
     """The reason by id of each row of a split that cannot be used, in order.
 
     Raises UserError if more than 1 % of the rows are such, or, without `skip`, at the first.
@@ -29,7 +31,8 @@ def find_bad(name: str, split: Dataset, label_flaw: Callable[[Any], str | None],
     other = f"for a split without labels name another --{name}_split"
     if bad and not skip:
         raise UserError(
-            f"cannot use the row {first_of(bad)}", f"mend or remove it, or give --on_bad_example skip; {other}"
+            f"cannot use the row {first_of(bad)}",
+            f"mend or remove it, or give --on_bad_example skip; {other}",
         )
     if 100 * len(bad) > MOST_BAD * len(split):
         raise UserError(
@@ -46,8 +49,12 @@ def bad_rows(split: Dataset, label_flaw: Callable[[Any], str | None]) -> Iterato
     Columns: "id", "label", of which `label_flaw` says what is wrong with a value, and inputs.
     """
     inputs = [column for column in split.column_names if column in MISSING]
-    for row in tqdm(_rows(split), total=len(split), desc="checking rows", disable=len(split) < WORTH_A_BAR):
-        flaws = itertools.chain([label_flaw(row["label"])], (_input_flaw(column, row[column]) for column in inputs))
+    for row in tqdm(
+        _rows(split), total=len(split), desc="checking rows", disable=len(split) < WORTH_A_BAR
+    ):
+        flaws = itertools.chain(
+            [label_flaw(row["label"])], (_input_flaw(column, row[column]) for column in inputs)
+        )
         reason = next(filter(None, flaws), None)
         if reason:
             yield row["id"], reason
@@ -86,7 +93,10 @@ def content_digest(split: Dataset, columns: list[str]) -> str:
 def stored_rows(split: Dataset) -> Iterator[dict[str, Any]]:
     """The rows as they are stored: pictures as the bytes of their files, not decoded."""
     for row in _rows(split):
-        yield {column: _content(value) if isinstance(value, dict) else value for column, value in row.items()}
+        yield {
+            column: _content(value) if isinstance(value, dict) else value
+            for column, value in row.items()
+        }
 
 
 def _rows(split: Dataset) -> Iterator[dict[str, Any]]:
@@ -118,7 +128,9 @@ def _picture_flaw(content: bytes) -> str | None:
     """What is wrong with the bytes of a picture's file, or None: they are read as training reads them."""
     try:
         READER.decode_example({"bytes": content, "path": None})
-    except UnidentifiedImageError:  # its own text has an address in memory, another one in every process
+    except (
+        UnidentifiedImageError
+    ):  # its own text has an address in memory, another one in every process
         return "the picture cannot be read: its format is not known"
     except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
         return f"the picture cannot be read: {one_line(error)}"

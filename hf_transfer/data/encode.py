@@ -33,7 +33,9 @@ class Encoder:
     light: Collate  # without what the first layers alone read: pictures; ids and masks stay
     by_length: bool
     pads_left: bool = False
-    facts: Mapping[str, Any] = field(default_factory=dict)  # all that decides what a row becomes, but the row
+    facts: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # all that decides what a row becomes, but the row
 
 
 def make_encoder(task: Task, processor: Any, config: Any, max_length: int | None = None) -> Encoder:
@@ -41,7 +43,11 @@ def make_encoder(task: Task, processor: Any, config: Any, max_length: int | None
     if task.modality == "image":
         collate = _image_collate(processor, config)
         libraries = {name: version(name) for name, module in MODULES.items() if find_spec(module)}
-        facts = {**json.loads(processor.to_json_string()), "class": type(processor).__name__, **libraries}
+        facts = {
+            **json.loads(processor.to_json_string()),
+            "class": type(processor).__name__,
+            **libraries,
+        }
         return Encoder(lambda split: split, collate, _labels_only, by_length=False, facts=facts)
     if processor.pad_token is None:  # decoders such as GPT-2 were pretrained without padding
         processor.pad_token = processor.eos_token
@@ -59,7 +65,10 @@ def make_encoder(task: Task, processor: Any, config: Any, max_length: int | None
         light=_text_collate(processor),
         by_length=True,
         pads_left=processor.padding_side == "left",
-        facts={"pad": processor.pad_token_id, "side": processor.padding_side},  # tokens are in the rows
+        facts={
+            "pad": processor.pad_token_id,
+            "side": processor.padding_side,
+        },  # tokens are in the rows
     )
 
 
@@ -80,7 +89,12 @@ def _texts(split: Dataset) -> list[str]:
 
 
 def _pixels(split: Dataset, side: int) -> np.ndarray:
-    return np.stack([np.asarray(row["image"].convert("L").resize((side, side))).ravel() / 255.0 for row in split])
+    return np.stack(
+        [
+            np.asarray(row["image"].convert("L").resize((side, side))).ravel() / 255.0
+            for row in split
+        ]
+    )
 
 
 def _image_collate(processor: Any, config: Any) -> Collate:
@@ -99,7 +113,9 @@ def _labels_only(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _text_collate(processor: Any) -> Collate:
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        inputs = [{k: v for k, v in row.items() if k not in ("id", "label", "length")} for row in rows]
+        inputs = [
+            {k: v for k, v in row.items() if k not in ("id", "label", "length")} for row in rows
+        ]
         batch = processor.pad(inputs, return_tensors="pt")
         return {**batch, "labels": torch.tensor([row["label"] for row in rows])}
 
@@ -113,5 +129,8 @@ def _tokenize(processor: Any, batch: dict[str, Any], length: int) -> dict[str, A
 
 def _text_length(processor: Any, config: Any, asked: int | None) -> int:
     """Tokens a text may have: what was asked, but never more than tokenizer and position embeddings take."""
-    limits = [processor.model_max_length, getattr(config, "max_position_embeddings", None) or UNLIMITED]
+    limits = [
+        processor.model_max_length,
+        getattr(config, "max_position_embeddings", None) or UNLIMITED,
+    ]
     return min(asked or LONGEST, *(int(limit) for limit in limits if limit > 0))  # XLNet says -1

@@ -1,68 +1,127 @@
-"""One class a row: the names of the classes, and ids in a stable order."""
+"""What a model is to answer: a row a problem type."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, List, Value
 
+from hf_transfer.config import ProblemType
+from hf_transfer.data.multi_label import (
+    encode_sets,
+    find_set_names,
+    is_list,
+    labels_present,
+    require_labels,
+    set_flaw,
+)
+from hf_transfer.data.regression import encode_numbers, number_flaw, require_numbers
+from hf_transfer.data.single_label import (
+    encode_labels,
+    find_label_names,
+    label_flaw,
+    require_classes,
+)
+from hf_transfer.data.splits import strata_of_numbers, strata_of_sets
 from hf_transfer.errors import UserError
 
-
-def coded_names(feature: Any) -> tuple[str, ...] | None:
-    """The names that a ClassLabel column, or one of lists of them, numbers; None for all other columns."""
-    coded = getattr(feature, "feature", feature)
-    return tuple(coded.names) if isinstance(coded, ClassLabel) else None
+TEXT = r"string|large_string"
+NAMES = rf"{TEXT}|bool|u?int\d+"
+NUMBERS = r"u?int\d+|float\d+"
 
 
-def label_flaw(feature: Any, known: tuple[str, ...] | None, label: Any) -> str | None:
-    """What is wrong with a label as it is stored in a column of kind `feature`, or None.
+@dataclass(frozen=True)
+class Target:
+    """How the labels of a problem type are read, and what of them stratifies a split."""
 
-    `known`: the names that the training split's ClassLabel numbers, None where names are what the rows hold.
+    needs: str  # of a column, in words
+    fits: Callable[[Any], bool]  # a column's feature
+    # A column's feature, the names that the training split fixes, a label as stored -> what is wrong with it, or None
+    flaw: Callable[[Any, tuple[str, ...] | None, Any], str | None]
+    names: Callable[
+        [dict[str, Dataset], str], tuple[str, ...]
+    ]  # splits, column -> names in the order of ids
+    encode: Callable[
+        [Dataset, str, tuple[str, ...]], list[Any]
+    ]  # split without flaws, column, names -> a label a row
+    feature: Callable[[tuple[str, ...]], Any]  # of the encoded labels
+    strata: Callable[[list[Any]], list[int]]
+    present: Callable[[list[Any]], set[int]]  # ids of the names that occur
+    require: Callable[
+        [list[Any], tuple[str, ...]], None
+    ]  # raises UserError if nothing can be learned from them
+
+
+TARGETS: dict[ProblemType, Target] = {
+    "single_label_classification": Target(
+        needs="one class a row: text or whole numbers, no empty cell",
+        fits=lambda feature: isinstance(feature, ClassLabel) or _holds(feature, NAMES),
+        flaw=label_flaw,
+        names=find_label_names,
+        encode=encode_labels,
+        feature=lambda names: ClassLabel(names=list(names)),
+        strata=list,
+        present=set,
+        require=require_classes,
+    ),
+    "multi_label_classification": Target(
+        needs="lists of names or whole numbers, or text that separates names with commas or |",
+        fits=lambda feature: _lists_labels(feature) or _holds(feature, TEXT),
+        flaw=set_flaw,
+        names=find_set_names,
+        encode=encode_sets,
+        feature=lambda names: List(Value("float32")),
+        strata=strata_of_sets,
+        present=labels_present,
+        require=require_labels,
+    ),
+    "regression": Target(
+        needs="numbers: no text and no empty cell",
+        fits=lambda feature: _holds(feature, NUMBERS),
+        flaw=number_flaw,
+        names=lambda splits, column: (column,),
+        encode=encode_numbers,
+        feature=lambda names: Value("float32"),
+        strata=strata_of_numbers,
+        present=lambda values: {0},
+        require=require_numbers,
+    ),
+}
+
+
+def find_problem_type(feature: Any, column: str, asked: ProblemType | None) -> ProblemType:
+    """The problem type that the user asked for, else the one of a label column's kind: lists are several labels.
+
+    Real numbers may be a grade or a measure: they are never guessed to be classes or a regression. Raises UserError
+    if the column does not fit.
     """
-    if label is None or (isinstance(label, str) and not label.strip()):
-        return "no label"
-    if isinstance(feature, ClassLabel):
-        count = len(feature.names)
-        return None if 0 <= label < count else f"label out of range: {label} is not one of 0 to {count - 1}"
-    if known is not None and str(label) not in known:
-        return f"label out of range: {str(label)[:40]!r} is no name of the training split"
-    return None
-
-
-def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]:
-    """The label names in the order of their ids.
-
-    A ClassLabel keeps its own names and order. Strings, whole numbers and booleans become names, sorted as people
-    sort: 0, 1, 2, 10.
-    """
-    feature = next(iter(splits.values())).features[column]
-    if isinstance(feature, ClassLabel):
-        return tuple(feature.names)
-    values = {value for split in splits.values() for value in split.unique(column) if value is not None}
-    return tuple(str(value) for value in sorted(values, key=natural_order))
-
-
-def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[int]:
-    """The ids of a split's labels, of which none has a flaw."""
-    values = split[column][:]
-    if isinstance(split.features[column], ClassLabel):
-        return list(values)
-    ids = {name: number for number, name in enumerate(names)}
-    return [ids[str(value)] for value in values]
-
-
-def require_classes(labels: Iterable[int], names: tuple[str, ...]) -> None:
-    """Raise UserError unless the labels hold two classes or more."""
-    present = {names[label] for label in labels}
-    if len(present) < 2:
+    found: ProblemType = (
+        "multi_label_classification" if is_list(feature) else "single_label_classification"
+    )
+    problem_type = asked or found
+    target = TARGETS[problem_type]
+    if target.fits(feature):
+        return problem_type
+    held = f"the label column {column!r} holds {_kind(feature)} values"
+    if asked is None and TARGETS["regression"].fits(feature):
         raise UserError(
-            f"the training split has one class only: {', '.join(map(repr, present)) or 'none'}",
-            "a classifier needs examples of two classes or more",
+            held, f"to learn numbers give --problem_type regression; classes need {target.needs}"
         )
+    raise UserError(held, f"{problem_type} needs {target.needs}")
 
 
-def natural_order(value: Any) -> list[tuple[int, int, str]]:
-    """A sort key that orders numbers within text by their value."""
-    parts = re.split(r"(\d+)", str(value))
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
+def _holds(feature: Any, kinds: str) -> bool:
+    return type(feature) is Value and re.fullmatch(kinds, feature.dtype) is not None
+
+
+def _lists_labels(feature: Any) -> bool:
+    # A column of empty lists only has values of no kind.
+    return is_list(feature) and (
+        isinstance(feature.feature, ClassLabel) or _holds(feature.feature, rf"{NAMES}|null")
+    )
+
+
+def _kind(feature: Any) -> str:
+    inner = f"list of {_kind(feature.feature)}" if is_list(feature) else None
+    return inner or str(getattr(feature, "dtype", None) or type(feature).__name__)

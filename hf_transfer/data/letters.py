@@ -25,7 +25,9 @@ GEORGIAN = "აბგდევზთკლმნპჟრსტუფქღყ�
 LETTERS = LATIN + GREEK + CYRILLIC + ARMENIAN + GEORGIAN
 
 TRAIN_LETTERS, TEST_LETTERS, BLOCK = 50_000, 3_000, 500
-MOST_PROCESSES = 6  # no more than there are blocks to test; each draws the glyphs again, in two seconds
+MOST_PROCESSES = (
+    6  # no more than there are blocks to test; each draws the glyphs again, in two seconds
+)
 FIELD = 48  # side of the distance fields that are bent
 GLYPH = 32  # longest side of a letter in its field
 SCAN = 32  # side of the black and white scan whose ink is counted
@@ -76,7 +78,9 @@ def draw_letters(count: int, rng: np.random.Generator) -> tuple[Array, Array]:
     chosen = np.array([rng.choice(owners[label]) for label in labels])
     pen = rng.random(count) < 0.7
     # A pen's stroke has one width everywhere; a printed outline is only made a little thinner or thicker.
-    reach = np.where(pen, rng.uniform(1.6, 3.5, count), rng.uniform(-0.2, 1.8, count))[:, None, None]
+    reach = np.where(pen, rng.uniform(1.6, 3.5, count), rng.uniform(-0.2, 1.8, count))[
+        :, None, None
+    ]
     bent, pressure = _bend(fields[chosen, pen.astype(int)], rng)
     ink = bent < reach + pressure
     scans = _frame(ink, rng)
@@ -93,7 +97,9 @@ def _blur(scans: Array, rng: np.random.Generator) -> Array:
     """The scans (n, 32, 32) seen through optics more or less out of focus, then black and white again."""
     from scipy.ndimage import uniform_filter
 
-    focus, threshold = (rng.uniform(*bounds, (len(scans), 1, 1)) for bounds in ((0.3, 1.0), (0.4, 0.55)))
+    focus, threshold = (
+        rng.uniform(*bounds, (len(scans), 1, 1)) for bounds in ((0.3, 1.0), (0.4, 0.55))
+    )
     soft = uniform_filter(scans.astype(np.float32), size=(1, 3, 3), mode="constant")
     return focus * scans + (1 - focus) * soft > threshold
 
@@ -111,10 +117,16 @@ def _bend(fields: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     knots = rng.normal(size=(3, count, 5, 5))
     # Two steps: five times faster than one. No BLAS: its rounding depends on the number of threads.
     shifts = np.einsum("cnyj,xj->cnyx", np.einsum("yi,cnij->cnyj", spline, knots), spline)
-    turn, slant, stretch = rng.normal(0, 0.12, count), rng.normal(0, 0.25, count), rng.normal(0, 0.15, count)
+    turn, slant, stretch = (
+        rng.normal(0, 0.12, count),
+        rng.normal(0, 0.25, count),
+        rng.normal(0, 0.15, count),
+    )
     strength = rng.uniform(0.03, 0.13, count)[:, None, None]
     y, x = axis[None, :, None] * 1.25, axis[None, None, :] * 1.25
-    cos, sin, slant, wide = (value[:, None, None] for value in (np.cos(turn), np.sin(turn), slant, np.exp(stretch)))
+    cos, sin, slant, wide = (
+        value[:, None, None] for value in (np.cos(turn), np.sin(turn), slant, np.exp(stretch))
+    )
     rows = cos * y + sin * x + strength * shifts[0]
     columns = (cos * x - sin * y + slant * y) * wide + strength * shifts[1]
     places = (np.stack((rows, columns)) + 1) * ((FIELD - 1) / 2)
@@ -128,7 +140,9 @@ def _spline_weights() -> Array:
     """Weights (48, 5): how much each of five knots counts at each of 48 places."""
     from scipy.interpolate import CubicSpline
 
-    return np.asarray(CubicSpline(np.linspace(0, 1, 5), np.eye(5), bc_type="natural")(np.linspace(0, 1, FIELD)))
+    return np.asarray(
+        CubicSpline(np.linspace(0, 1, 5), np.eye(5), bc_type="natural")(np.linspace(0, 1, FIELD))
+    )
 
 
 def _frame(ink: Array, rng: np.random.Generator) -> Array:
@@ -136,12 +150,21 @@ def _frame(ink: Array, rng: np.random.Generator) -> Array:
     top, height = _extent(np.any(ink, axis=2))
     left, width = _extent(np.any(ink, axis=1))
     tall = SCAN * rng.uniform(0.95, 1.03, len(ink))
-    broad = np.clip(width * tall / height * np.exp(rng.normal(0, 0.1, len(ink))), 8, rng.uniform(20, 30, len(ink)))
+    broad = np.clip(
+        width * tall / height * np.exp(rng.normal(0, 0.1, len(ink))),
+        8,
+        rng.uniform(20, 30, len(ink)),
+    )
     middle = SCAN / 2 + rng.normal(0, 1.0, len(ink))
     steps = np.arange(SCAN) + 0.5
     rows = (top + height / 2)[:, None] + (steps - SCAN / 2) * (height / tall)[:, None]
     columns = (left + width / 2)[:, None] + (steps - middle[:, None]) * (width / broad)[:, None]
-    inside = (rows[:, :, None] >= 0) & (rows[:, :, None] < FIELD) & (columns[:, None] >= 0) & (columns[:, None] < FIELD)
+    inside = (
+        (rows[:, :, None] >= 0)
+        & (rows[:, :, None] < FIELD)
+        & (columns[:, None] >= 0)
+        & (columns[:, None] < FIELD)
+    )
     rows, columns = (places.clip(0, FIELD - 1).astype(int) for places in (rows, columns))
     return ink[np.arange(len(ink))[:, None, None], rows[:, :, None], columns[:, None]] & inside
 
@@ -164,7 +187,10 @@ def glyph_fields() -> tuple[Array, list[list[int]]]:
     found = [(label, mask) for label, letter in enumerate(LETTERS) for mask in _draw_glyphs(letter)]
     masks = np.stack([mask for _, mask in found])
     bones = thin(masks)
-    fields = [(distance(~mask) - distance(mask), distance(~bone)) for mask, bone in zip(masks, bones, strict=True)]
+    fields = [
+        (distance(~mask) - distance(mask), distance(~bone))
+        for mask, bone in zip(masks, bones, strict=True)
+    ]
     owners: list[list[int]] = [[] for _ in LETTERS]
     for index, (label, _) in enumerate(found):
         owners[label].append(index)
@@ -197,10 +223,23 @@ def _open_fonts() -> list[tuple[ImageFont.FreeTypeFont, frozenset[int]]]:
     from fontTools.ttLib import TTFont
     from matplotlib import get_data_path
 
-    families = ("DejaVuSans", "DejaVuSerif", "STIXGeneral", "cmr10", "cmb10", "cmss10", "cmti10", "cmtt10")
+    families = (
+        "DejaVuSans",
+        "DejaVuSerif",
+        "STIXGeneral",
+        "cmr10",
+        "cmb10",
+        "cmss10",
+        "cmti10",
+        "cmtt10",
+    )
     paths = sorted(Path(get_data_path(), "fonts", "ttf").glob("*.ttf"))
-    texts = [path for path in paths if path.stem.startswith(families) and "Display" not in path.stem]
-    return [(ImageFont.truetype(str(path), 96), frozenset(TTFont(path).getBestCmap())) for path in texts]
+    texts = [
+        path for path in paths if path.stem.startswith(families) and "Display" not in path.stem
+    ]
+    return [
+        (ImageFont.truetype(str(path), 96), frozenset(TTFont(path).getBestCmap())) for path in texts
+    ]
 
 
 def thin(masks: Array) -> Array:

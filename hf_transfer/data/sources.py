@@ -16,11 +16,11 @@ from datasets.exceptions import DatasetsError
 from hf_transfer.config import DataConfig, ProblemType
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.data.checks import find_bad, fingerprint, first_of
-from hf_transfer.data.labels import coded_names
+from hf_transfer.data.labels import TARGETS, Target, find_problem_type
+from hf_transfer.data.single_label import coded_names
 from hf_transfer.data.splits import examples_per_class, stratified_holdout, stratified_sample
-from hf_transfer.data.targets import TARGETS, Target, find_problem_type
 from hf_transfer.errors import UserError, one_line, unknown
-from hf_transfer.repositories import find_repository
+from hf_transfer.hub_repository import find_repository
 from hf_transfer.tasks import Task, served_tasks
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,9 @@ class Data:
     fingerprint: str
     problem_type: ProblemType = "single_label_classification"
     cut: tuple[str, ...] = ()  # splits that the source lacks and we cut from the training rows
-    dropped: tuple[dict[str, str], ...] = ()  # "id" and "reason" of each row that cannot be used and was left out
+    dropped: tuple[
+        dict[str, str], ...
+    ] = ()  # "id" and "reason" of each row that cannot be used and was left out
     seconds: float = 0.0  # that loading took
 
     @property
@@ -87,12 +89,16 @@ def load_data(config: DataConfig, task: Task, seed: int) -> Data:
     """
     began = time.perf_counter()
     if task.name not in served_tasks():
-        raise UserError(f"the data of {task.name} cannot be read yet", f"tasks: {', '.join(served_tasks())}")
+        raise UserError(
+            f"the data of {task.name} cannot be read yet", f"tasks: {', '.join(served_tasks())}"
+        )
     with PartialState().local_main_process_first():  # it fills the cache, the others read it
         raw, origin = read_source(config)
     splits = _pick_splits(raw, config)
     columns = _pick_columns(splits["train"], config, task)
-    problem_type = find_problem_type(splits["train"].features[columns["label"]], columns["label"], config.problem_type)
+    problem_type = find_problem_type(
+        splits["train"].features[columns["label"]], columns["label"], config.problem_type
+    )
     _require_countable(problem_type, config)
     target = TARGETS[problem_type]
     _require_same_columns(splits, columns, task, target)
@@ -104,10 +110,22 @@ def load_data(config: DataConfig, task: Task, seed: int) -> Data:
     target.require(rows["train"]["label"][:], names)
     unseen = target.present(rows["test"]["label"][:]) - target.present(rows["train"]["label"][:])
     if unseen:
-        log.warning("classes without a training example, never learned: %s", ", ".join(names[n] for n in unseen))
+        log.warning(
+            "classes without a training example, never learned: %s",
+            ", ".join(names[n] for n in unseen),
+        )
     cut = tuple(sorted(set(rows) - set(splits)))
     dropped = tuple({"id": row, "reason": reason} for row, reason in bad.items())
-    return Data(rows, names, origin, fingerprint(rows), problem_type, cut, dropped, time.perf_counter() - began)
+    return Data(
+        rows,
+        names,
+        origin,
+        fingerprint(rows),
+        problem_type,
+        cut,
+        dropped,
+        time.perf_counter() - began,
+    )
 
 
 def read_source(config: DataConfig) -> tuple[DatasetDict, Origin]:
@@ -119,8 +137,15 @@ def read_source(config: DataConfig) -> tuple[DatasetDict, Origin]:
     path = Path(name).expanduser()
     if path.exists():
         return _read_path(path, config), Origin(f"local:{path.resolve().name}")
-    if path.is_absolute() or name.startswith((".", "~")) or path.suffix in FORMATS or name.count("/") > 1:
-        raise UserError(f"no folder or file {name!r}", "check --dataset_name; a Hub id looks like user/name")
+    if (
+        path.is_absolute()
+        or name.startswith((".", "~"))
+        or path.suffix in FORMATS
+        or name.count("/") > 1
+    ):
+        raise UserError(
+            f"no folder or file {name!r}", "check --dataset_name; a Hub id looks like user/name"
+        )
     repository = find_repository(name, "dataset", config.dataset_revision)
     raw = _load(name, config.dataset_config_name, revision=repository.revision)
     return raw, Origin(repository.id, repository.revision, repository.license)
@@ -131,7 +156,9 @@ def _read_path(path: Path, config: DataConfig) -> DatasetDict:
         if path.suffix not in FORMATS:
             raise UserError(f"cannot read {path.name!r}", f"a file is one of {', '.join(FORMATS)}")
         separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
-        return _load(FORMATS[path.suffix], None, data_files={config.train_split: str(path)}, **separator)
+        return _load(
+            FORMATS[path.suffix], None, data_files={config.train_split: str(path)}, **separator
+        )
     if (path / "dataset_dict.json").is_file():
         with _readable():
             return load_from_disk(str(path))
@@ -160,13 +187,19 @@ def _readable() -> Iterator[None]:
 
 
 def _pick_splits(raw: DatasetDict, config: DataConfig) -> dict[str, Dataset]:
-    asked = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
+    asked = {
+        "train": config.train_split,
+        "validation": config.validation_split,
+        "test": config.test_split,
+    }
     for name in asked.values():
         if name is not None and name not in raw:
             raise unknown("split", name, raw)
     usual = {"validation": VALIDATION_NAMES, "test": ("test",)}
     for role, names in usual.items():
-        asked[role] = asked[role] or next((n for n in names if n in raw and n not in asked.values()), None)
+        asked[role] = asked[role] or next(
+            (n for n in names if n in raw and n not in asked.values()), None
+        )
     return {role: raw[name] for role, name in asked.items() if name is not None}
 
 
@@ -175,11 +208,16 @@ def _pick_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, s
     foreign = [name for name in task.foreign_flags if getattr(config, name) is not None]
     if foreign:
         raise UserError(
-            f"--{foreign[0]} does not belong to {task.name}", "leave it out, or use the recipe of another task"
+            f"--{foreign[0]} does not belong to {task.name}",
+            "leave it out, or use the recipe of another task",
         )
-    label = config.label_column or next((name for name in LABEL_NAMES if name in train.features), None)
+    label = config.label_column or next(
+        (name for name in LABEL_NAMES if name in train.features), None
+    )
     given = getattr(config, f"{task.modality}_column")
-    fitting = [name for name, feature in train.features.items() if _fits(feature, task) and name != label]
+    fitting = [
+        name for name, feature in train.features.items() if _fits(feature, task) and name != label
+    ]
     usual = [name for name in task.column_names if name in fitting]
     found = given or (usual[0] if usual else fitting[0] if len(fitting) == 1 else None)
     columns = {task.modality: found, "label": label}
@@ -189,14 +227,22 @@ def _pick_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, s
         flag = "--text_pair_column" if ours == "text_pair" else f"--{ours}_column"
         listed = ", ".join(train.column_names)
         if theirs is None:
-            raise UserError(f"which column holds the {ours} is not clear", f"give {flag}; columns: {listed}")
+            raise UserError(
+                f"which column holds the {ours} is not clear", f"give {flag}; columns: {listed}"
+            )
         if theirs not in train.features:
             error = unknown("column", theirs, train.column_names)
             raise UserError(error.message, f"check {flag}; {error.hint}")
         if ours != "label" and not _fits(train.features[theirs], task):
-            raise UserError(f"the column {theirs!r} holds no {task.modality}", f"check {flag}; columns: {listed}")
+            raise UserError(
+                f"the column {theirs!r} holds no {task.modality}",
+                f"check {flag}; columns: {listed}",
+            )
     if len(set(columns.values())) < len(columns):
-        raise UserError(f"one column is named twice: {', '.join(map(str, columns.values()))}", "inputs are not labels")
+        raise UserError(
+            f"one column is named twice: {', '.join(map(str, columns.values()))}",
+            "inputs are not labels",
+        )
     return {ours: str(theirs) for ours, theirs in columns.items()}
 
 
@@ -215,14 +261,24 @@ def _require_countable(problem_type: ProblemType, config: DataConfig) -> None:
         )
 
 
-def _require_same_columns(splits: dict[str, Dataset], columns: dict[str, str], task: Task, target: Target) -> None:
+def _require_same_columns(
+    splits: dict[str, Dataset], columns: dict[str, str], task: Task, target: Target
+) -> None:
     """Raise UserError unless every split has the columns of the training split, of the same kinds."""
     known = coded_names(splits["train"].features[columns["label"]])
     for split, rows in splits.items():
         for ours, theirs in columns.items():
-            if theirs not in rows.features or (ours != "label" and not _fits(rows.features[theirs], task)):
-                kind = f"{theirs!r} of labels" if ours == "label" else f"{theirs!r} of {task.modality}s"
-                raise UserError(f"the split {split!r} has no column {kind}", "all splits need the same columns")
+            if theirs not in rows.features or (
+                ours != "label" and not _fits(rows.features[theirs], task)
+            ):
+                kind = (
+                    f"{theirs!r} of labels"
+                    if ours == "label"
+                    else f"{theirs!r} of {task.modality}s"
+                )
+                raise UserError(
+                    f"the split {split!r} has no column {kind}", "all splits need the same columns"
+                )
         held = rows.features[columns["label"]]
         if not target.fits(held):
             raise UserError(
@@ -231,7 +287,8 @@ def _require_same_columns(splits: dict[str, Dataset], columns: dict[str, str], t
             )
         if coded_names(held) not in (None, known):
             raise UserError(
-                f"the split {split!r} numbers its labels in another order", "all splits need the same labels"
+                f"the split {split!r} numbers its labels in another order",
+                "all splits need the same labels",
             )
 
 
@@ -245,13 +302,17 @@ def _in_our_columns(rows: Dataset, split: str, columns: dict[str, str]) -> Datas
 def _find_bad(stored: dict[str, Dataset], target: Target, config: DataConfig) -> dict[str, str]:
     """The reason by id of each row to leave out. Raises UserError if none is to be, or if there are too many."""
     known, found = coded_names(stored["train"].features["label"]), {}
-    for split, rows in reversed(stored.items()):  # a test split without labels is found before all else is read
+    for split, rows in reversed(
+        stored.items()
+    ):  # a test split without labels is found before all else is read
         flaw = partial(target.flaw, rows.features["label"], known)
         found[split] = find_bad(split, rows, flaw, config.on_bad_example == "skip")
     bad = {row: reason for split in stored for row, reason in found[split].items()}
     if bad:
         total = sum(map(len, stored.values()))
-        log.warning("left out %d of %d examples, which cannot be used: %s", len(bad), total, first_of(bad))
+        log.warning(
+            "left out %d of %d examples, which cannot be used: %s", len(bad), total, first_of(bad)
+        )
     return bad
 
 
@@ -259,27 +320,40 @@ def _encode(
     stored: dict[str, Dataset], bad: dict[str, str], column: str, target: Target
 ) -> tuple[dict[str, Dataset], tuple[str, ...]]:
     """The rows that are not bad, with labels as a model answers; the names of the labels, which `column` held."""
-    good = {split: np.flatnonzero([row not in bad for row in rows["id"][:]]) for split, rows in stored.items()}
-    held = {split: rows.select_columns("label").select(good[split]) for split, rows in stored.items()}
+    good = {
+        split: np.flatnonzero([row not in bad for row in rows["id"][:]])
+        for split, rows in stored.items()
+    }
+    held = {
+        split: rows.select_columns("label").select(good[split]) for split, rows in stored.items()
+    }
     held = {split: rows.rename_columns({"label": column}) for split, rows in held.items()}
     names = target.names(held, column)
     encoded = {}
     for split, rows in stored.items():
-        labels = dict(zip(good[split].tolist(), target.encode(held[split], column, names), strict=True))
+        labels = dict(
+            zip(good[split].tolist(), target.encode(held[split], column, names), strict=True)
+        )
         whole = [labels.get(row) for row in range(len(rows))]
         # The column comes before the selection: a column that is added to selected rows copies all pictures.
-        rows = rows.remove_columns("label").add_column("label", whole, feature=target.feature(names))
+        rows = rows.remove_columns("label").add_column(
+            "label", whole, feature=target.feature(names)
+        )
         encoded[split] = rows.select(good[split])
     return encoded, names
 
 
-def _cut_missing(rows: dict[str, Dataset], config: DataConfig, target: Target) -> dict[str, Dataset]:
+def _cut_missing(
+    rows: dict[str, Dataset], config: DataConfig, target: Target
+) -> dict[str, Dataset]:
     rows = dict(rows)
     if "test" not in rows:
         rows["train"], rows["test"] = _cut(rows["train"], TEST_SHARE, target)
         log.info("no test split: %d of the training rows are held out as one", len(rows["test"]))
     if len(rows["test"]) == 0:
-        raise UserError("too few examples to hold any out as a test split", "give more rows, or a test split")
+        raise UserError(
+            "too few examples to hold any out as a test split", "give more rows, or a test split"
+        )
     enough = len(rows["train"]) * VALIDATION_SHARE >= FEWEST_VALIDATION_ROWS
     if "validation" not in rows and enough and config.examples_per_class is None:
         rows["train"], rows["validation"] = _cut(rows["train"], VALIDATION_SHARE, target)
@@ -295,5 +369,7 @@ def _limit(train: Dataset, config: DataConfig, seed: int, target: Target) -> Dat
     if config.examples_per_class is not None:
         train = train.select(examples_per_class(train["label"][:], config.examples_per_class, seed))
     if config.max_train_samples is not None:
-        train = train.select(stratified_sample(target.strata(train["label"][:]), config.max_train_samples, seed))
+        train = train.select(
+            stratified_sample(target.strata(train["label"][:]), config.max_train_samples, seed)
+        )
     return train

@@ -20,7 +20,9 @@ def strata_of_numbers(values: Sequence[float]) -> list[int]:
     return np.searchsorted(borders, values, side="right").tolist()
 
 
-def stratified_holdout(labels: Sequence[int], fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_holdout(
+    labels: Sequence[int], fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Sorted row numbers (kept, held out), about `fraction` of every class held out.
 
     A class keeps at least one row, so classes of one member stay whole in `kept`. What rounding leaves over goes to
@@ -73,6 +75,8 @@ def _shuffled_groups(labels: Sequence[int], seed: int) -> dict[int, np.ndarray]:
     """Class -> its row numbers in random order; a class's order does not depend on the other classes."""
     values = np.asarray(labels)
     return {
-        int(label): np.random.default_rng((seed, int(label))).permutation(np.flatnonzero(values == label))
+        int(label): np.random.default_rng((seed, int(label))).permutation(
+            np.flatnonzero(values == label)
+        )
         for label in np.unique(values)
     }

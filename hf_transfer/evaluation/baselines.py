@@ -18,7 +18,11 @@ def majority(task: Task, data: Data) -> np.ndarray:
     Classes and labels: their shares of the training examples, (test, classes). Regression: the mean, (test,).
     """
     labels = np.asarray(data.train["label"][:])
-    rows = np.eye(len(data.labels))[labels] if data.problem_type == "single_label_classification" else labels
+    rows = (
+        np.eye(len(data.labels))[labels]
+        if data.problem_type == "single_label_classification"
+        else labels
+    )
     share = rows.mean(0)
     return np.tile(share, (len(data.test), *[1] * share.ndim))
 
@@ -26,7 +30,9 @@ def majority(task: Task, data: Data) -> np.ndarray:
 def raw_inputs(task: Task, data: Data) -> np.ndarray:
     """Outputs of a linear model of pixels, or of the words of texts (TF-IDF); shapes as those of `majority`."""
     train, test = as_plain_features(task, data.train, data.test)
-    return LINEAR[data.problem_type](train, np.asarray(data.train["label"][:]), test, len(data.labels))
+    return LINEAR[data.problem_type](
+        train, np.asarray(data.train["label"][:]), test, len(data.labels)
+    )
 
 
 def _classes(train: Any, labels: np.ndarray, test: Any, classes: int) -> np.ndarray:
@@ -55,4 +61,7 @@ LINEAR: dict[ProblemType, Callable[[Any, np.ndarray, Any, int], np.ndarray]] = {
     "multi_label_classification": _labels,
     "regression": _numbers,
 }
-BASELINES: dict[str, Callable[[Task, Data], np.ndarray]] = {"majority": majority, "raw_inputs": raw_inputs}
+BASELINES: dict[str, Callable[[Task, Data], np.ndarray]] = {
+    "majority": majority,
+    "raw_inputs": raw_inputs,
+}

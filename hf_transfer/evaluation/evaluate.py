@@ -14,10 +14,10 @@ import torch
 from hf_transfer.config import EvaluationConfig, TrainingConfig
 from hf_transfer.data.sources import Data
 from hf_transfer.evaluation.baselines import BASELINES
-from hf_transfer.evaluation.details import describe
+from hf_transfer.evaluation.intervals import bootstrap_interval, share_interval
 from hf_transfer.evaluation.metrics import COUNTED, READINGS, Score, load_metric
+from hf_transfer.evaluation.per_class import describe
 from hf_transfer.evaluation.predict import Predictions, predict
-from hf_transfer.evaluation.uncertainty import bootstrap_interval, share_interval
 from hf_transfer.models.head import parameter_count
 from hf_transfer.record import Estimate, RunRecord
 from hf_transfer.training.engine import Trained
@@ -35,31 +35,44 @@ def evaluate(trained: Trained, data: Data, config: EvaluationConfig) -> RunRecor
         "n": len(data.test),
         "metrics": _measure(predictions, predictions.outputs, config),
         **describe(predictions, data.labels, config.confidence),
-        "baselines": {name: _measure(predictions, outputs, config) for name, outputs in answered.items()},
+        "baselines": {
+            name: _measure(predictions, outputs, config) for name, outputs in answered.items()
+        },
     }
     return _record(trained, data, evaluation, time.perf_counter() - began)
 
 
-def estimate(score: Score, labels: np.ndarray, outputs: np.ndarray, level: float, counted: bool = False) -> Estimate:
+def estimate(
+    score: Score, labels: np.ndarray, outputs: np.ndarray, level: float, counted: bool = False
+) -> Estimate:
     """A score with its interval: Wilson's for a counted share of the examples, the bootstrap's for all others."""
     if counted:
         return share_interval(round(score(labels, outputs) * len(labels)), len(labels), level)
     return bootstrap_interval(score, labels, outputs, level)
 
 
-def _measure(predictions: Predictions, outputs: np.ndarray, config: EvaluationConfig) -> dict[str, dict[str, Any]]:
+def _measure(
+    predictions: Predictions, outputs: np.ndarray, config: EvaluationConfig
+) -> dict[str, dict[str, Any]]:
     """Each metric by name, of the model's outputs or a baseline's."""
     kind, labels = predictions.problem_type, predictions.labels
     return {
-        name: asdict(estimate(load_metric(name, kind), labels, outputs, config.confidence, name in COUNTED))
+        name: asdict(
+            estimate(load_metric(name, kind), labels, outputs, config.confidence, name in COUNTED)
+        )
         for name in config.metrics or READINGS[kind].usual
     }
 
 
-def _record(trained: Trained, data: Data, evaluation: dict[str, Any], evaluate_s: float) -> RunRecord:
+def _record(
+    trained: Trained, data: Data, evaluation: dict[str, Any], evaluate_s: float
+) -> RunRecord:
     checkpoint, plan = trained.checkpoint, trained.plan
     base = checkpoint.provenance
-    load_s, train_s = data.seconds + checkpoint.seconds, sum(phase["seconds"] for phase in trained.phases)
+    load_s, train_s = (
+        data.seconds + checkpoint.seconds,
+        sum(phase["seconds"] for phase in trained.phases),
+    )
     frozen_s = sum(phase["frozen_seconds"] for phase in trained.phases)
     return RunRecord(
         task=checkpoint.task.name,
@@ -73,7 +86,9 @@ def _record(trained: Trained, data: Data, evaluation: dict[str, Any], evaluate_s
             "description": data.origin.description,
             "fingerprint": data.fingerprint,
             "labels": list(data.labels),
-            "splits": {name: len(data.splits.get(name, ())) for name in ("train", "validation", "test")},
+            "splits": {
+                name: len(data.splits.get(name, ())) for name in ("train", "validation", "test")
+            },
             "dropped": list(data.dropped),
             "cut": list(data.cut),
         },
@@ -100,7 +115,9 @@ def _record(trained: Trained, data: Data, evaluation: dict[str, Any], evaluate_s
             "class": type(checkpoint.model).__name__,
             "architecture": checkpoint.model.config.model_type,
             "parameters": parameter_count(checkpoint.model),
-            "new_parameters": list(checkpoint.new_parameters) if plan.init == "pretrained" else ["all"],
+            "new_parameters": list(checkpoint.new_parameters)
+            if plan.init == "pretrained"
+            else ["all"],
             "fixed_parameters": list(checkpoint.fixed),
             "hyperparameters": _hyperparameters(trained),
         },
@@ -118,7 +135,11 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
         "batch_size": sizes[0] if len(sizes) == 1 else ", ".join(map(str, sizes)),
         "optimizer": str(arguments.optim.value),
         "weight_decay": plan.weight_decay,
-        **({"layer_decay": f"{plan.layer_decay:g} a layer, from the head down"} if plan.layer_decay != 1 else {}),
+        **(
+            {"layer_decay": f"{plan.layer_decay:g} a layer, from the head down"}
+            if plan.layer_decay != 1
+            else {}
+        ),
         "lr_scheduler": str(arguments.lr_scheduler_type.value),
         "warmup": arguments.warmup_steps,
         "max_grad_norm": arguments.max_grad_norm,
@@ -128,14 +149,24 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
         **(of_steps if stepped else {}),
         "class_weights": arguments.class_weights,
         # Only where a phase learned from changed pictures: what is frozen is computed once.
-        **({"augmentation": arguments.augmentation} if any("augmentation" in p for p in trained.phases) else {}),
+        **(
+            {"augmentation": arguments.augmentation}
+            if any("augmentation" in p for p in trained.phases)
+            else {}
+        ),
         "precision": _precision(arguments),
     }
 
 
 def _precision(arguments: TrainingConfig) -> str:
     """As asked by --bf16 and --fp16, or by the launcher's --mixed_precision."""
-    asked = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else getattr(arguments, "mixed_precision", "no")
+    asked = (
+        "bf16"
+        if arguments.bf16
+        else "fp16"
+        if arguments.fp16
+        else getattr(arguments, "mixed_precision", "no")
+    )
     return "fp32" if asked == "no" else str(asked)
 
 

@@ -33,7 +33,9 @@ def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 def confusion_matrix(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
     """Counts (classes, classes): rows are the truth, columns the answers."""
-    return np.bincount(labels * classes + answers, minlength=classes * classes).reshape(classes, classes)
+    return np.bincount(labels * classes + answers, minlength=classes * classes).reshape(
+        classes, classes
+    )
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,9 @@ class Counts:
     @property
     def recall(self) -> np.ndarray:
         """The share of a class's examples that were answered so; 0 where there is none."""
-        return np.divide(self.right, self.present, out=np.zeros(len(self.right)), where=self.present > 0)
+        return np.divide(
+            self.right, self.present, out=np.zeros(len(self.right)), where=self.present > 0
+        )
 
     @property
     def f1(self) -> np.ndarray:
@@ -158,7 +162,9 @@ READINGS: dict[ProblemType, Reading] = {
     "single_label_classification": Reading(
         outputs=lambda logits: softmax(logits, axis=-1),
         answers=lambda probabilities: probabilities.argmax(-1),
-        scores={s.__name__: s for s in (accuracy, balanced_accuracy, f1_macro, f1_weighted, log_loss)},
+        scores={
+            s.__name__: s for s in (accuracy, balanced_accuracy, f1_macro, f1_weighted, log_loss)
+        },
         usual=("accuracy", "f1_macro", "log_loss"),
         loss=log_loss,
         right=lambda labels, probabilities, _: (probabilities.argmax(-1) == labels).astype(float),
@@ -182,7 +188,9 @@ READINGS: dict[ProblemType, Reading] = {
         scores={s.__name__: s for s in (rmse, mae, r2, pearson, spearman)},
         usual=("rmse", "mae", "r2"),
         loss=rmse,
-        right=lambda numbers, answers, every: 1 - (numbers - answers) ** 2 / (float(np.var(every)) or 1.0),
+        right=lambda numbers, answers, every: (
+            1 - (numbers - answers) ** 2 / (float(np.var(every)) or 1.0)
+        ),
     ),
 }
 COUNTED = ("accuracy", "exact_match")  # shares of examples that are right or not
@@ -207,13 +215,16 @@ def load_metric(name: str, problem_type: ProblemType = "single_label_classificat
     if others or problem_type != "single_label_classification":
         of_others = f"; {name} is for {' and '.join(others)}" if others else ""
         raise UserError(
-            f"the metric {name!r} does not fit {problem_type}", f"those that do: {', '.join(scores)}{of_others}"
+            f"the metric {name!r} does not fit {problem_type}",
+            f"those that do: {', '.join(scores)}{of_others}",
         )
     try:
         metric = evaluate.load(name, keep_in_memory=True)
     except (FileNotFoundError, ConnectionError, ModuleNotFoundError) as error:
         refusal = unknown("metric", name, scores)
-        raise UserError(refusal.message, f"{refusal.hint}; others are asked of the Hub, which has none") from error
+        raise UserError(
+            refusal.message, f"{refusal.hint}; others are asked of the Hub, which has none"
+        ) from error
     return lambda labels, probabilities: float(
         next(iter(metric.compute(references=labels, predictions=probabilities.argmax(-1)).values()))
     )

@@ -51,7 +51,11 @@ def predict(trained: Trained, split: Dataset) -> Predictions:
     gathered labels are not the split's own: an example was lost or counted twice.
     """
     rows = trained.encoder.rows(split)
-    order = np.argsort(rows["length"][:], kind="stable") if trained.encoder.by_length else np.arange(len(rows))
+    order = (
+        np.argsort(rows["length"][:], kind="stable")
+        if trained.encoder.by_length
+        else np.arange(len(rows))
+    )
     with TemporaryDirectory() as folder:
         trainer = OneModelTrainer(
             model=trained.model,
@@ -73,7 +77,9 @@ def predict(trained: Trained, split: Dataset) -> Predictions:
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     labels = np.asarray(split["label"][:])
     if not np.array_equal(output.label_ids, labels[order]):
-        raise RuntimeError(f"{len(output.label_ids)} predictions do not match the {len(labels)} examples of the split")
+        raise RuntimeError(
+            f"{len(output.label_ids)} predictions do not match the {len(labels)} examples of the split"
+        )
     back = np.argsort(order)
     problem_type = trained.model.config.problem_type
     return Predictions(tuple(split["id"][:]), logits[back].astype(np.float64), labels, problem_type)

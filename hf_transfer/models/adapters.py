@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, inject_adapter_in_model
+from peft import (
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+)
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lora import Conv2d as LoraConv2d
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -47,14 +53,19 @@ def peft_methods() -> list[str]:
     needed = {"target_modules", "modules_to_save"}
     kinds = {kind.value.lower(): settings for kind, settings in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     return [
-        name for name, kind in kinds.items() if needed <= {f.name for f in fields(kind)} and name not in NOT_OFFERED
+        name
+        for name, kind in kinds.items()
+        if needed <= {f.name for f in fields(kind)} and name not in NOT_OFFERED
     ]
 
 
 def require_method(method: str, rank: int) -> None:
     """Raise UserError if there is no such method, a run of ours cannot use it, or not with this rank."""
     if method in NOT_OFFERED:
-        raise UserError(f"--peft_method {method} is not offered: it {NOT_OFFERED[method]}", "lora fits most networks")
+        raise UserError(
+            f"--peft_method {method} is not offered: it {NOT_OFFERED[method]}",
+            "lora fits most networks",
+        )
     if method not in peft_methods():
         raise unknown("value of --peft_method", method, peft_methods())
     if not hasattr(_settings(method, rank), "r") and rank != TransferConfig.lora_rank:
@@ -69,7 +80,8 @@ def require_loadable_method(method: str, rank: int) -> None:
         inject_adapter_in_model(settings, nn.Sequential(PROBES[nn.Linear][0]()))
     except ValueError as error:
         raise UserError(
-            f"--keep_adapter does not go with --peft_method {method}: {one_line(error)}", "leave out --keep_adapter"
+            f"--keep_adapter does not go with --peft_method {method}: {one_line(error)}",
+            "leave out --keep_adapter",
         ) from error
 
 
@@ -95,7 +107,11 @@ def wrap_with_adapter(
     require_method(method, rank)
     learns_whole = sorted({name.rpartition(".")[0] for name in head})
     left_out = {name.rpartition(".")[0] for name in fixed}
-    targets = {name: module for name, module in _targets(model, learns_whole).items() if name not in left_out}
+    targets = {
+        name: module
+        for name, module in _targets(model, learns_whole).items()
+        if name not in left_out
+    }
     settings = _settings(method, rank)
     settings.modules_to_save = learns_whole
     if method == "lora":
@@ -109,19 +125,31 @@ def wrap_with_adapter(
         targets = {name: module for name, module in targets.items() if type(module) in fitting}
         if not targets:
             raise UserError(
-                f"--peft_method {method} fits no layer of {type(model).__name__}", "lora fits most networks"
+                f"--peft_method {method} fits no layer of {type(model).__name__}",
+                "lora fits most networks",
             )
-        log.info("%s adapts %d layers (%s)", method, len(targets), ", ".join(kind.__name__ for kind in fitting))
+        log.info(
+            "%s adapts %d layers (%s)",
+            method,
+            len(targets),
+            ", ".join(kind.__name__ for kind in fitting),
+        )
     settings.target_modules = list(targets)
     try:
         wrapped = get_peft_model(model, settings)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UserError(
-            f"--peft_method {method} does not fit {type(model).__name__}: {one_line(error)}", "lora fits most networks"
+            f"--peft_method {method} does not fit {type(model).__name__}: {one_line(error)}",
+            "lora fits most networks",
         ) from error
     _put_back(wrapped, left_out)
-    if all(".modules_to_save." in name for name, p in wrapped.named_parameters() if p.requires_grad):
-        raise UserError(f"--peft_method {method} adapts nothing of {type(model).__name__}", "lora fits most networks")
+    if all(
+        ".modules_to_save." in name for name, p in wrapped.named_parameters() if p.requires_grad
+    ):
+        raise UserError(
+            f"--peft_method {method} adapts nothing of {type(model).__name__}",
+            "lora fits most networks",
+        )
     _answer_for_wrapped_layers(wrapped)
     return wrapped
 
@@ -161,11 +189,17 @@ class Adapter:
 def read_adapter(wrapped: PeftModel) -> Adapter:
     """A copy of what a wrapped model has learned so far."""
     weights = get_peft_model_state_dict(wrapped)
-    return Adapter(wrapped.peft_config["default"], {name: t.detach().cpu().clone() for name, t in weights.items()})
+    return Adapter(
+        wrapped.peft_config["default"],
+        {name: t.detach().cpu().clone() for name, t in weights.items()},
+    )
 
 
 def save_adapter(
-    adapter: Adapter, head: dict[str, torch.Tensor], base_model: tuple[str, str | None], folder: Path
+    adapter: Adapter,
+    head: dict[str, torch.Tensor],
+    base_model: tuple[str, str | None],
+    folder: Path,
 ) -> None:
     """Write an adapter as PEFT does: adapter_config.json and adapter_model.safetensors.
 
@@ -177,7 +211,10 @@ def save_adapter(
     settings.base_model_name_or_path, settings.revision = base_model
     settings.inference_mode = True
     settings.save_pretrained(str(folder))
-    current = {f"base_model.model.{name}": tensor.detach().cpu().contiguous() for name, tensor in head.items()}
+    current = {
+        f"base_model.model.{name}": tensor.detach().cpu().contiguous()
+        for name, tensor in head.items()
+    }
     save_file(adapter.weights | current, folder / "adapter_model.safetensors", {"format": "pt"})
 
 
@@ -187,14 +224,25 @@ def merge(wrapped: PeftModel) -> Any:
 
 
 def _settings(method: str, rank: int) -> PeftConfig:
-    kind = next(settings for name, settings in PEFT_TYPE_TO_CONFIG_MAPPING.items() if name.value.lower() == method)
+    kind = next(
+        settings
+        for name, settings in PEFT_TYPE_TO_CONFIG_MAPPING.items()
+        if name.value.lower() == method
+    )
     known = {f.name for f in fields(kind)}
-    wanted = {"r": rank, "lora_alpha": 2 * rank, "alpha": 2 * rank, "oft_block_size": 0, "feedforward_modules": []}
+    wanted = {
+        "r": rank,
+        "lora_alpha": 2 * rank,
+        "alpha": 2 * rank,
+        "oft_block_size": 0,
+        "feedforward_modules": [],
+    }
     try:
         return kind(**{name: value for name, value in wanted.items() if name in known})
     except (ValueError, TypeError) as error:
         raise UserError(
-            f"--peft_method {method} does not take --lora_rank {rank}: {one_line(error)}", "8 and 16 fit most methods"
+            f"--peft_method {method} does not take --lora_rank {rank}: {one_line(error)}",
+            "8 and 16 fit most methods",
         ) from error
 
 
@@ -251,7 +299,9 @@ def _matrices(model: nn.Module, left_out: Sequence[str]) -> list[str]:
     return [
         name
         for name, parameter in model.named_parameters()
-        if parameter.ndim == 2 and "embed" not in name and not any(name.startswith(f"{path}.") for path in left_out)
+        if parameter.ndim == 2
+        and "embed" not in name
+        and not any(name.startswith(f"{path}.") for path in left_out)
     ]
 
 
@@ -271,10 +321,14 @@ def _is_linear(module: nn.Linear) -> bool:
     """Whether a layer does what its class says; the router of a mixture of experts is a Linear that answers more."""
     if type(module) is nn.Linear:
         return True
-    inputs = torch.ones(1, module.in_features, device=module.weight.device, dtype=module.weight.dtype)
+    inputs = torch.ones(
+        1, module.in_features, device=module.weight.device, dtype=module.weight.dtype
+    )
     with torch.no_grad():
         outputs = module(inputs)
-    return isinstance(outputs, torch.Tensor) and torch.equal(outputs, F.linear(inputs, module.weight, module.bias))
+    return isinstance(outputs, torch.Tensor) and torch.equal(
+        outputs, F.linear(inputs, module.weight, module.bias)
+    )
 
 
 def _is_own_make(module: nn.Module) -> bool:

@@ -19,11 +19,17 @@ from transformers.utils import find_adapter_config_file
 import hf_transfer
 from hf_transfer.config import ProblemType, SourceModelConfig
 from hf_transfer.errors import UserError, one_line, unknown
+from hf_transfer.hub_repository import card_license, find_repository
 from hf_transfer.models.adapters import Adapter
-from hf_transfer.models.head import find_output_layer, renew, require_labels, require_only_head_new, set_labels
+from hf_transfer.models.head import (
+    find_output_layer,
+    renew,
+    require_labels,
+    require_only_head_new,
+    set_labels,
+)
 from hf_transfer.models.layers import LayerMap, find_head, layer_map
-from hf_transfer.models.mean_layer import OPTIONS, find_mean_layer
-from hf_transfer.repositories import card_license, find_repository
+from hf_transfer.models.mean_pooling_layer import OPTIONS, find_mean_layer
 from hf_transfer.tasks import TASKS, Task, model_kinds, served_tasks
 
 log = logging.getLogger(__name__)
@@ -73,7 +79,9 @@ class Checkpoint:
     @property
     def reads_mean(self) -> bool:
         """Whether the head reads the mean over tokens: by an option of its class, or by a layer that was put in."""
-        return bool(self.fixed) or any(getattr(self.model.config, name, None) == OPTIONS[name] for name in OPTIONS)
+        return bool(self.fixed) or any(
+            getattr(self.model.config, name, None) == OPTIONS[name] for name in OPTIONS
+        )
 
     @property
     def processor(self) -> Any:
@@ -114,15 +122,21 @@ def load_checkpoint(
     new = set(report["missing_keys"]) | mismatched | output_layer
     require_only_head_new(model, new, find_head(model), provenance.id)
     _require_head(model, new, keep_head, provenance)
-    dropped = set(report["unexpected_keys"]) | mismatched | (output_layer - set(report["missing_keys"]))
+    dropped = (
+        set(report["unexpected_keys"]) | mismatched | (output_layer - set(report["missing_keys"]))
+    )
     log.info("%s: %s; %s", provenance.id, _summary("new", new), _summary("dropped", dropped))
     ordered = tuple(name for name, _ in model.named_parameters() if name in new)
     head = ordered or tuple(sorted(find_output_layer(model)))
     fixed = find_mean_layer(model, head)
     if fixed:
-        log.info("%s: the head reads the mean; what was put in for it stays as it is", provenance.id)
+        log.info(
+            "%s: the head reads the mean; what was put in for it stays as it is", provenance.id
+        )
     processor = cache(lambda: _load_processor(location, task, provenance))
-    found = Checkpoint(model, task, tuple(labels), head, ordered, tuple(sorted(dropped)), provenance, processor)
+    found = Checkpoint(
+        model, task, tuple(labels), head, ordered, tuple(sorted(dropped)), provenance, processor
+    )
     return replace(found, seconds=time.perf_counter() - began, fixed=fixed)
 
 
@@ -150,7 +164,9 @@ def randomized(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     return replace(checkpoint, model=model, new_parameters=everything, dropped_parameters=())
 
 
-def build_checkpoint(config: SourceModelConfig, task: Task, labels: Sequence[str], seed: int) -> Checkpoint:
+def build_checkpoint(
+    config: SourceModelConfig, task: Task, labels: Sequence[str], seed: int
+) -> Checkpoint:
     """A network made from its config with random weights: the start of supervised pre-training."""
     overrides, settings = _as_json(config.config_overrides), _as_json(config.processor_overrides)
     known = list(transformers.CONFIG_MAPPING.keys())
@@ -161,7 +177,9 @@ def build_checkpoint(config: SourceModelConfig, task: Task, labels: Sequence[str
         overrides.setdefault("vocab_size", len(processor))
         overrides.setdefault("pad_token_id", processor.pad_token_id)
     model_config = AutoConfig.for_model(config.model_type, **overrides)
-    _require_modality(model_config, task, Provenance(str(config.model_type)), trust_remote_code=False)
+    _require_modality(
+        model_config, task, Provenance(str(config.model_type)), trust_remote_code=False
+    )
     model_config.architectures = [task.model_class_name(model_config)]
     set_labels(model_config, labels)
     model_config.problem_type = "single_label_classification"
@@ -173,18 +191,28 @@ def build_checkpoint(config: SourceModelConfig, task: Task, labels: Sequence[str
     return Checkpoint(model, task, tuple(labels), head, everything, (), origin, lambda: processor)
 
 
-def _build_processor(task: Task, config: SourceModelConfig, settings: dict[str, Any], overrides: dict[str, Any]) -> Any:
+def _build_processor(
+    task: Task, config: SourceModelConfig, settings: dict[str, Any], overrides: dict[str, Any]
+) -> Any:
     if task.modality == "text":
         if config.tokenizer_name is None:
-            raise UserError("--tokenizer_name is missing", "a text model needs a tokenizer: a Hub id or a folder")
+            raise UserError(
+                "--tokenizer_name is missing",
+                "a text model needs a tokenizer: a Hub id or a folder",
+            )
         location = {"pretrained_model_name_or_path": config.tokenizer_name}
         return _load_processor(location, task, Provenance(config.tokenizer_name))
     side = overrides.get("image_size", 224)
-    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": side, "width": side}, **settings}
+    settings = {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": side, "width": side},
+        **settings,
+    }
     kind = settings.pop("image_processor_type")
     if not hasattr(transformers, kind):
         raise UserError(
-            f"transformers has no image processor {kind!r}", "as ViTImageProcessor, in --processor_overrides"
+            f"transformers has no image processor {kind!r}",
+            "as ViTImageProcessor, in --processor_overrides",
         )
     with _quiet():
         return getattr(transformers, kind)(**settings)
@@ -194,7 +222,9 @@ def _as_json(text: str) -> dict[str, Any]:
     try:
         return dict(json.loads(text))
     except ValueError as error:
-        raise UserError(f"{text!r} is not a JSON object: {one_line(error)}", 'as {"depths": [2, 2]}') from error
+        raise UserError(
+            f"{text!r} is not a JSON object: {one_line(error)}", 'as {"depths": [2, 2]}'
+        ) from error
 
 
 def _locate(name: str, revision: str) -> tuple[Provenance, dict[str, Any]]:
@@ -211,11 +241,19 @@ def _locate(name: str, revision: str) -> tuple[Provenance, dict[str, Any]]:
     if path.is_dir():
         _require_no_adapter(name, str(path), None)
         if not (path / "config.json").is_file():
-            raise UserError(f"the folder {name!r} has no config.json", "name a folder written by save_pretrained")
-        origin = Provenance(f"local:{path.resolve().name}", None, card_license(path), str(path.resolve()))
+            raise UserError(
+                f"the folder {name!r} has no config.json",
+                "name a folder written by save_pretrained",
+            )
+        origin = Provenance(
+            f"local:{path.resolve().name}", None, card_license(path), str(path.resolve())
+        )
         return origin, {"pretrained_model_name_or_path": str(path)}
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise UserError(f"no checkpoint folder {name!r}", "check --model_name_or_path; a Hub id looks like user/name")
+        raise UserError(
+            f"no checkpoint folder {name!r}",
+            "check --model_name_or_path; a Hub id looks like user/name",
+        )
     found = find_repository(name, "model", revision)
     _require_no_adapter(name, found.id, found.revision)
     origin = Provenance(found.id, found.revision, found.license, found.id)
@@ -236,7 +274,9 @@ def _load_processor(location: dict[str, Any], task: Task, provenance: Provenance
         try:
             return task.processor_class.from_pretrained(**location)
         except ImportError as error:  # transformers 5.17 reads pictures with torchvision only
-            raise UserError(one_line(error), "install it, or the versions of our constraints.txt") from error
+            raise UserError(
+                one_line(error), "install it, or the versions of our constraints.txt"
+            ) from error
         except (OSError, ValueError) as error:
             raise UserError(
                 f"the checkpoint {provenance.id!r} has no processor: {one_line(error)}",
@@ -254,7 +294,9 @@ def _load_config(location: dict[str, Any], provenance: Provenance) -> Any:
         ) from error
 
 
-def _require_modality(config: Any, task: Task, provenance: Provenance, trust_remote_code: bool) -> None:
+def _require_modality(
+    config: Any, task: Task, provenance: Provenance, trust_remote_code: bool
+) -> None:
     """Raise UserError before any weight is read if the network is not of the task's kind."""
     brings = getattr(config, "auto_map", None) or {}
     if task.covers(config) or (trust_remote_code and task.auto_class in brings):
@@ -266,7 +308,8 @@ def _require_modality(config: Any, task: Task, provenance: Provenance, trust_rem
         served = [other.name for other in others if other.name in served_tasks()]
         raise UserError(
             f"{whose} was pretrained on {' and '.join(modalities)}, {task.name} needs {task.modality}",
-            "start from a checkpoint of the same kind of input" + "".join(f", or use {name}" for name in served),
+            "start from a checkpoint of the same kind of input"
+            + "".join(f", or use {name}" for name in served),
         )
     kinds = model_kinds(config)
     raise UserError(
@@ -278,7 +321,9 @@ def _require_modality(config: Any, task: Task, provenance: Provenance, trust_rem
 def _require_same_labels(config: Any, labels: Sequence[str], provenance: Provenance) -> None:
     old = [config.id2label.get(number) for number in range(config.num_labels)]
     if old != list(labels):
-        differs = next((f"{a!r} in place of {b!r}" for a, b in zip(old, labels, strict=False) if a != b), None)
+        differs = next(
+            (f"{a!r} in place of {b!r}" for a, b in zip(old, labels, strict=False) if a != b), None
+        )
         raise UserError(
             f"--keep_head: the labels of {provenance.id!r} are not the dataset's: "
             + (differs or f"{len(old)} in place of {len(labels)}"),
@@ -289,7 +334,8 @@ def _require_same_labels(config: Any, labels: Sequence[str], provenance: Provena
 def _require_head(model: Any, new: set[str], keep_head: bool, provenance: Provenance) -> None:
     if keep_head and new:
         raise UserError(
-            f"--keep_head: {provenance.id!r} brings no head, {_summary('new', new)}", "leave out --keep_head"
+            f"--keep_head: {provenance.id!r} brings no head, {_summary('new', new)}",
+            "leave out --keep_head",
         )
     if not keep_head and not new:
         raise UserError(
@@ -305,11 +351,17 @@ def _summary(kind: str, names: Collection[str]) -> str:
     return f"{kind}: {shown}" if modules else f"nothing {kind}"
 
 
-def _load_model(location: dict[str, Any], config: Any, task: Task, provenance: Provenance) -> tuple[Any, dict]:
+def _load_model(
+    location: dict[str, Any], config: Any, task: Task, provenance: Provenance
+) -> tuple[Any, dict]:
     with _quiet():
         try:
             return task.model_class.from_pretrained(
-                **location, config=config, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True
+                **location,
+                config=config,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
             )
         except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
             raise UserError(

@@ -12,7 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from hf_transfer.models.layers import LayerMap
 
 
-def stage_flops(model: Any, inputs: Mapping[str, torch.Tensor], layers: LayerMap) -> tuple[float, ...]:
+def stage_flops(
+    model: Any, inputs: Mapping[str, torch.Tensor], layers: LayerMap
+) -> tuple[float, ...]:
     """Floating point operations of one forward pass of a batch, a number a stage; their sum is all that is counted.
 
     What runs within a module and none of its children belongs to the first stage of which the module has a parameter;
@@ -22,13 +24,20 @@ def stage_flops(model: Any, inputs: Mapping[str, torch.Tensor], layers: LayerMap
     counter = FlopCounterMode(display=False)
     found = [0.0] * len(layers.stages)
     # The fused attention of a CPU is not among what is counted; the products that it stands for are.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter, _attributing(model, layers, counter, found):
+    with (
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        counter,
+        _attributing(model, layers, counter, found),
+    ):
         model(**inputs)
     return tuple(found) if any(found) else _stage_parameters(model, layers)
 
 
 @contextmanager
-def _attributing(model: nn.Module, layers: LayerMap, counter: FlopCounterMode, found: list[float]) -> Iterator[None]:
+def _attributing(
+    model: nn.Module, layers: LayerMap, counter: FlopCounterMode, found: list[float]
+) -> Iterator[None]:
     """Within the context what is counted is added in `found` to the stage of the innermost module that runs."""
     running, counted = [0], 0.0
 
@@ -49,8 +58,12 @@ def _attributing(model: nn.Module, layers: LayerMap, counter: FlopCounterMode, f
     with ExitStack() as hooks:
         for path, module in model.named_modules():
             stage = _first_stage(path, module, layers)
-            hooks.callback(module.register_forward_pre_hook(lambda *_, stage=stage: enter(stage)).remove)
-            hooks.callback(module.register_forward_hook(lambda *_: leave(), always_call=True).remove)
+            hooks.callback(
+                module.register_forward_pre_hook(lambda *_, stage=stage: enter(stage)).remove
+            )
+            hooks.callback(
+                module.register_forward_hook(lambda *_: leave(), always_call=True).remove
+            )
         yield
         settle()
 

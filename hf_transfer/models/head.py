@@ -37,10 +37,13 @@ def require_labels(labels: Sequence[str], problem_type: ProblemType) -> None:
     """Raise UserError unless every name stands for one output and there are enough of them."""
     twice = next((name for name in labels if list(labels).count(name) > 1), None)
     if twice is not None:
-        raise UserError(f"the label {twice!r} is named twice", "every label needs a name of its own")
+        raise UserError(
+            f"the label {twice!r} is named twice", "every label needs a name of its own"
+        )
     if not labels or (len(labels) == 1 and problem_type == "single_label_classification"):
         raise UserError(
-            f"one label only: {', '.join(map(repr, labels)) or 'none'}", "a classifier needs two classes or more"
+            f"one label only: {', '.join(map(repr, labels)) or 'none'}",
+            "a classifier needs two classes or more",
         )
     if problem_type == "regression" and len(labels) > 1:
         raise UserError(f"a regression has one output, not {len(labels)}", "give one number a row")
@@ -79,7 +82,9 @@ def require_only_head_new(model: Any, new: set[str], head: set[str], source: str
     body = [name for name in model.state_dict() if name not in head and _owner(name) not in of_head]
     damaged = [name for name in body if name in new and not name.startswith(pooler)]
     if damaged:
-        shown = ", ".join(damaged[:5]) + (f" and {len(damaged) - 5} more" if len(damaged) > 5 else "")
+        shown = ", ".join(damaged[:5]) + (
+            f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        )
         raise UserError(
             f"the checkpoint {source!r} lacks {len(damaged)} of the tensors below the head: {shown}",
             "its weights do not fit its config.json; take another revision or download it again",

@@ -35,7 +35,9 @@ class LayerMap:
         return self.depths[parameter]
 
 
-def layer_map(model: Any, head: Collection[str] | None = None, fixed: Collection[str] = ()) -> LayerMap:
+def layer_map(
+    model: Any, head: Collection[str] | None = None, fixed: Collection[str] = ()
+) -> LayerMap:
     """The stages of a model, read from its module tree and its forward methods; there is no table of architectures.
 
     A layer is an element of an outermost list of blocks, with what runs between it and the next one; what runs before
@@ -112,7 +114,11 @@ def _parts(model: Any, module: nn.Module, path: str) -> Iterator[_Part]:
             together = [other for other, child in lists.items() if len(child) == length]
             if length not in done:
                 tower = f"{path}{together[0]}"
-                yield from (_Part(f"{path}{o}.{n}", tower, o == together[0]) for n in range(length) for o in together)
+                yield from (
+                    _Part(f"{path}{o}.{n}", tower, o == together[0])
+                    for n in range(length)
+                    for o in together
+                )
             done.add(length)
         elif child is None or name in lists or FRONT.search(name) or _is_foreign(model, child):
             yield _Part(f"{path}{name}")
@@ -154,7 +160,11 @@ def _in_order(module: nn.Module) -> list[str]:
     kind: Any = type(module)
     uses = _uses(kind)
     called = [use.name for use in uses if use.is_call]
-    order = {use.name: rank for rank, use in reversed(list(enumerate(uses))) if use.is_call or use.name not in called}
+    order = {
+        use.name: rank
+        for rank, use in reversed(list(enumerate(uses)))
+        if use.is_call or use.name not in called
+    }
     rank, ranks = -1, {}
     for name in (*module._parameters, *module._modules):
         rank = ranks[name] = order.get(name, rank)
@@ -169,7 +179,9 @@ class _Use(NamedTuple):
 
 
 @cache
-def _uses(kind: Any, method: str = "forward", callers: frozenset[str] = frozenset()) -> tuple[_Use, ...]:
+def _uses(
+    kind: Any, method: str = "forward", callers: frozenset[str] = frozenset()
+) -> tuple[_Use, ...]:
     """The uses of attributes of `self` in the order of evaluation, methods that are called followed.
 
     Nothing if there is no source to read: torch's own containers run in the order in which they are registered.
@@ -225,4 +237,8 @@ class _SelfReader(ast.NodeVisitor):
 
 
 def _is_of_self(node: ast.AST) -> TypeGuard[ast.Attribute]:
-    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+    return (
+        isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "self"
+    )

@@ -17,7 +17,7 @@ from torch import nn
 from hf_transfer.errors import one_line
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head, read_logits
-from hf_transfer.models.mean_layer import BENDS, OPTIONS, fill_layer, write
+from hf_transfer.models.mean_pooling_layer import BENDS, OPTIONS, fill_layer, write
 
 Tensors = dict[str, torch.Tensor]
 
@@ -51,7 +51,10 @@ def with_mean_pooling(checkpoint: Checkpoint) -> Checkpoint:
             return replace(checkpoint, model=_with_option(model, option, probe))
         pooled, added, dense = _with_mean_layer(model, output, probe)
     fixed = {*added, *dense}
-    dropped = {*checkpoint.dropped_parameters, *(name for name in dense if name not in checkpoint.new_parameters)}
+    dropped = {
+        *checkpoint.dropped_parameters,
+        *(name for name in dense if name not in checkpoint.new_parameters),
+    }
     found = replace(
         checkpoint,
         model=pooled,
@@ -61,7 +64,9 @@ def with_mean_pooling(checkpoint: Checkpoint) -> Checkpoint:
         fixed=tuple(name for name, _ in pooled.named_parameters() if name in fixed),
     )
     if found.layers.stages != checkpoint.layers.stages:
-        raise UnpoolableError(f"{type(model).__name__} has a norm behind its layers, which would see another vector")
+        raise UnpoolableError(
+            f"{type(model).__name__} has a norm behind its layers, which would see another vector"
+        )
     return found
 
 
@@ -106,7 +111,9 @@ def _saying_why(model: nn.Module) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, LookupError, RuntimeError, AssertionError) as error:
-        raise UnpoolableError(f"{type(model).__name__} does not go with it: {one_line(error)}") from error
+        raise UnpoolableError(
+            f"{type(model).__name__} does not go with it: {one_line(error)}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,11 @@ class _Probe:
         likeness = float((found * expected).mean(1).min())
         error = float((found - expected).norm(dim=1).max() / (expected[0] - expected[1]).norm())
         alike = likeness > ALIKE and error < LARGEST_ERROR
-        return None if alike else f"what correlates with the mean to {likeness:.4f}, and is off by {error:.0%}"
+        return (
+            None
+            if alike
+            else f"what correlates with the mean to {likeness:.4f}, and is off by {error:.0%}"
+        )
 
 
 def _probe(model: Any) -> _Probe:
@@ -168,7 +179,9 @@ def _random_batch(model: Any) -> Tensors:
         raise UnpoolableError(f"{type(model).__name__} has no vocabulary")
     special = {value for name, value in config.to_dict().items() if name.endswith("_token_id")}
     ordinary = torch.tensor([number for number in range(min(size, 1000)) if number not in special])
-    chosen = torch.randint(len(ordinary), (len(LENGTHS), LENGTHS[0]), generator=torch.Generator().manual_seed(0))
+    chosen = torch.randint(
+        len(ordinary), (len(LENGTHS), LENGTHS[0]), generator=torch.Generator().manual_seed(0)
+    )
     mask = (torch.arange(LENGTHS[0]) < torch.tensor(LENGTHS).unsqueeze(1)).long()
     padding = getattr(config, "pad_token_id", None) or 0
     ids = torch.where(mask.bool(), ordinary[chosen], padding)
@@ -209,7 +222,9 @@ def _with_option(model: Any, option: str, probe: _Probe) -> Any:
     setattr(config, option, OPTIONS[option])
     pooled, missing = _rebuilt(model, config)
     if missing:
-        raise UnpoolableError(f"with {option}={OPTIONS[option]} it has parameters of its own: {missing[0]}")
+        raise UnpoolableError(
+            f"with {option}={OPTIONS[option]} it has parameters of its own: {missing[0]}"
+        )
     with _evaluating(pooled):
         _require_mean(pooled, _first_of_head(pooled, _look(pooled, probe.inputs)), probe)
     return pooled
@@ -226,19 +241,27 @@ def _with_mean_layer(model: Any, output: str, probe: _Probe) -> tuple[Any, list[
     if not added:
         raise UnpoolableError(f"the layers of {type(model).__name__} share their weights")
     if any(str(layers) not in name.split(".") for name in added):
-        raise UnpoolableError(f"a layer more of {type(model).__name__} changes more than its layers")
+        raise UnpoolableError(
+            f"a layer more of {type(model).__name__} changes more than its layers"
+        )
     fill_layer(pooled, added)
     with _evaluating(pooled):
         order = list(_look(pooled, probe.inputs).reads)
         begin = 1 + max(number for number, name in enumerate(order) if f"{name}.weight" in added)
         behind = order[begin : order.index(output) + 1]
         if len(behind) > 2:
-            raise UnpoolableError(f"{len(behind) - 1} layers lie between what is pooled and the output layer")
+            raise UnpoolableError(
+                f"{len(behind) - 1} layers lie between what is pooled and the output layer"
+            )
         _require_mean(pooled, behind[0], probe)
         if behind[0] == output:
             return pooled, added, []
         _straighten(pooled, behind[0], output, probe)
-    return pooled, added, [f"{behind[0]}.{name}" for name, _ in pooled.get_submodule(behind[0]).named_parameters()]
+    return (
+        pooled,
+        added,
+        [f"{behind[0]}.{name}" for name, _ in pooled.get_submodule(behind[0]).named_parameters()],
+    )
 
 
 def _rebuilt(model: Any, config: Any) -> tuple[Any, list[str]]:
@@ -247,7 +270,11 @@ def _rebuilt(model: Any, config: Any) -> tuple[Any, list[str]]:
         other = type(model)._from_config(config, dtype=model.dtype)
     other.to(model.device).train(model.training)
     weights = model.state_dict()
-    changed = [name for name, new in other.state_dict().items() if weights.get(name, new).shape != new.shape]
+    changed = [
+        name
+        for name, new in other.state_dict().items()
+        if weights.get(name, new).shape != new.shape
+    ]
     if changed:
         raise UnpoolableError(f"{changed[0]} would have another shape")
     report = other.load_state_dict(weights, strict=False)
@@ -272,7 +299,10 @@ def _straighten(model: Any, dense: str, output: str, probe: _Probe) -> None:
 def _is_straight(given: torch.Tensor, got: torch.Tensor) -> bool:
     """Whether the usual values of what is given come out as they were, up to offset and factor."""
     usual = _standardised(given).abs() <= USUAL
-    pairs = (torch.stack([a[kept], b[kept]]).double() for a, b, kept in zip(given, got, usual, strict=True))
+    pairs = (
+        torch.stack([a[kept], b[kept]]).double()
+        for a, b, kept in zip(given, got, usual, strict=True)
+    )
     return all(float(torch.corrcoef(pair)[0, 1]) > ALIKE for pair in pairs)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from hf_transfer.package_files import shipped_folder
 from hf_transfer.record import RunRecord
-from hf_transfer.shipped import shipped_folder
 from hf_transfer.tasks import find_task
 
 METRIC_NAMES = {
@@ -40,7 +40,14 @@ HUB_METRICS = {  # our name -> the Hub's metric id
     "pearson": "pearsonr",
     "spearman": "spearmanr",
 }
-SHARES = ("accuracy", "balanced_accuracy", "f1_macro", "f1_micro", "f1_weighted", "exact_match")  # shown in per cent
+SHARES = (
+    "accuracy",
+    "balanced_accuracy",
+    "f1_macro",
+    "f1_micro",
+    "f1_weighted",
+    "exact_match",
+)  # shown in per cent
 MOST_LABELS_SHOWN = 60
 REQUIRED = ("license", "library_name", "pipeline_tag", "tags", "metrics", "model-index")
 
@@ -68,7 +75,9 @@ def render_report(record: RunRecord, pictures: dict[str, bytes]) -> str:
 
 def show_plain(value: float) -> str:
     """A figure that is no share: three decimals, none where it is large."""
-    return f"{round(value, 3) + 0.0:.3f}" if abs(value) < 1000 else f"{value:,.0f}"  # + 0.0: no minus before 0.000
+    return (
+        f"{round(value, 3) + 0.0:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    )  # + 0.0: no minus before 0.000
 
 
 def card_metadata(record: RunRecord) -> ModelCardData:
@@ -112,20 +121,30 @@ def require_complete(text: str) -> None:
     gaps = [key for key in REQUIRED if not metadata.get(key)]
     if gaps:
         raise ValueError(f"the card lacks {', '.join(gaps)}")
-    here = [str(path) for path in (Path.cwd(), Path.home(), shipped_folder("model_cards")) if len(str(path)) > 5]
-    found = re.search("more information needed|" + "|".join(map(re.escape, here)), text, re.IGNORECASE)
+    here = [
+        str(path)
+        for path in (Path.cwd(), Path.home(), shipped_folder("model_cards"))
+        if len(str(path)) > 5
+    ]
+    found = re.search(
+        "more information needed|" + "|".join(map(re.escape, here)), text, re.IGNORECASE
+    )
     if found:
         raise ValueError(f"the card holds {found[0]!r}")
 
 
 def _environment(autoescape: bool) -> Environment:
     folder = FileSystemLoader(shipped_folder("model_cards"))
-    return Environment(loader=folder, autoescape=autoescape, undefined=StrictUndefined, keep_trailing_newline=True)
+    return Environment(
+        loader=folder, autoescape=autoescape, undefined=StrictUndefined, keep_trailing_newline=True
+    )
 
 
 def _facts(record: RunRecord) -> dict[str, Any]:
     labels = [_in_table(label) for label in record.dataset["labels"]]
-    per_class = [{**row, "label": _in_table(row["label"])} for row in record.evaluation["per_class"]]
+    per_class = [
+        {**row, "label": _in_table(row["label"])} for row in record.evaluation["per_class"]
+    ]
     seen = [row for row in per_class if row["n"]]
     metrics = record.metrics
     return {
@@ -168,7 +187,9 @@ def _in_table(label: str) -> str:
 
 def _listed(labels: list[str]) -> str:
     shown = ", ".join(f"*{label}*" for label in labels[:MOST_LABELS_SHOWN])
-    return shown + (f" and {len(labels) - MOST_LABELS_SHOWN} more" if len(labels) > MOST_LABELS_SHOWN else "")
+    return shown + (
+        f" and {len(labels) - MOST_LABELS_SHOWN} more" if len(labels) > MOST_LABELS_SHOWN else ""
+    )
 
 
 def _flat(hyperparameters: dict[str, Any]) -> dict[str, Any]:
@@ -178,7 +199,8 @@ def _flat(hyperparameters: dict[str, Any]) -> dict[str, Any]:
     flat = {key: value for key, value in hyperparameters.items() if key != "rates"}
     rate = flat["learning_rate"]
     parts = [
-        f"{phase}: " + ", ".join(f"{stage} {rate * scale:.2g}" for stage, scale in scales.items() if scale)
+        f"{phase}: "
+        + ", ".join(f"{stage} {rate * scale:.2g}" for stage, scale in scales.items() if scale)
         for phase, scales in hyperparameters["rates"].items()
     ]
     return {**flat, "learning_rate": "; ".join(parts)}

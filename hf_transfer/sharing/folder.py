@@ -1,6 +1,5 @@
 """The folder of a run: written whole or not at all, then published if asked."""
 
-import copy
 import json
 import logging
 import tempfile
@@ -10,69 +9,17 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hf_transfer.config import CHECKPOINTS, RunConfig
-from hf_transfer.errors import UserError
-from hf_transfer.evaluation.metrics import require_metrics
-from hf_transfer.models.adapters import require_loadable_method, require_method, save_adapter
-from hf_transfer.models.checkpoint import read_config
+from hf_transfer.models.adapters import save_adapter
 from hf_transfer.record import RunRecord
+from hf_transfer.resume.run_folder import finish, note
+from hf_transfer.resume.states import STAGE
 from hf_transfer.sharing.card import BASELINE_NAMES, METRIC_NAMES, SHARES, show_plain
-from hf_transfer.sharing.documents import document_names, write_documents
-from hf_transfer.sharing.hub import Published, full_name, published_files, push
+from hf_transfer.sharing.hub import Published, published_files, push
+from hf_transfer.sharing.render import document_names, write_documents
 from hf_transfer.sharing.verify import verify
-from hf_transfer.tasks import Task
-from hf_transfer.training.augment import require_augmentation
-from hf_transfer.training.checkpoints import STAGE
 from hf_transfer.training.engine import Trained
-from hf_transfer.training.saved_run import finish, note
 
 log = logging.getLogger(__name__)
-
-
-def preflight(config: RunConfig, task: Task) -> RunConfig:
-    """The config with the full id of where to push, after trying what would otherwise fail late.
-
-    That is the augmentation, the checkpoint's kind, the names of metrics, the right to write and to push. Raises
-    UserError.
-    """
-    require_augmentation(config.training.augmentation, task)
-    if config.model.model_name_or_path is not None:
-        asked = config.model
-        read_config(str(asked.model_name_or_path), task, asked.model_revision, asked.trust_remote_code)
-    require_method(config.transfer.peft_method, config.transfer.lora_rank)
-    if config.transfer.keep_adapter:
-        _require_base_that_stays(config)
-    require_metrics(config.evaluation.metrics, config.data.problem_type)
-    output = config.output_dir.absolute()
-    for place in (output.parent, output):
-        existing = next(folder for folder in (place, *place.parents) if folder.exists())
-        if not _writable(existing):
-            raise UserError(f"cannot write into {str(existing)!r}", "name another --output_dir")
-    if not config.hub:
-        return config
-    training = copy.copy(config.training)
-    training.hub_model_id = full_name(config.hub)
-    return replace(config, training=training)
-
-
-def _require_base_that_stays(config: RunConfig) -> None:
-    """Raise UserError if an adapter could not be loaded again: with PEFT alone, or because its base model goes."""
-    require_loadable_method(config.transfer.peft_method, config.transfer.lora_rank)
-    base = str(config.model.model_name_or_path)
-    if base.startswith("builtin:"):
-        raise UserError(
-            f"--keep_adapter: {base} moves with the installed package",
-            "leave out --keep_adapter, or copy it to a folder",
-        )
-    if Path(base).expanduser().resolve() == config.output_dir.resolve():
-        raise UserError(
-            f"--keep_adapter: --output_dir {base!r} holds the base model",
-            "name another folder; the adapter needs its base",
-        )
-    if config.hub and Path(base).expanduser().is_dir():
-        raise UserError(
-            f"--keep_adapter: nobody can load an adapter of {base!r} from the Hub",
-            "leave out --keep_adapter, or start from a checkpoint of the Hub",
-        )
 
 
 def save(trained: Trained, record: RunRecord, config: RunConfig) -> RunRecord:
@@ -84,12 +31,19 @@ def save(trained: Trained, record: RunRecord, config: RunConfig) -> RunRecord:
     state = PartialState()
     if state.is_main_process:
         name = str(config.hub.hub_model_id) if config.hub else config.output_dir.resolve().name
-        record = replace(record, card={"name": name, "license": config.card.license, "language": config.card.language})
-        place = config.output_dir / CHECKPOINTS  # a process that is killed leaves what the next one there removes
+        record = replace(
+            record,
+            card={"name": name, "license": config.card.license, "language": config.card.language},
+        )
+        place = (
+            config.output_dir / CHECKPOINTS
+        )  # a process that is killed leaves what the next one there removes
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=STAGE, dir=place) as stage:
             record = _write(trained, record, Path(stage), config.transfer.keep_adapter)
-            note(config.output_dir)  # before there is a model that another run might be taken to have made
+            note(
+                config.output_dir
+            )  # before there is a model that another run might be taken to have made
             _move_in(Path(stage), config.output_dir)
     state.wait_for_everyone()
     return record
@@ -129,7 +83,10 @@ def _summary_row(name: str, record: RunRecord) -> str:
     e = record.metrics[name]
     unit, show = (" %", lambda x: f"{100 * x:.1f}") if name in SHARES else ("  ", show_plain)
     names = BASELINE_NAMES[record.problem_type]
-    others = [f"{names[baseline]} {show(values[name].value)}" for baseline, values in record.baselines.items()]
+    others = [
+        f"{names[baseline]} {show(values[name].value)}"
+        for baseline, values in record.baselines.items()
+    ]
     between = f"{show(e.low)} to {show(e.high)}"
     return f"  {METRIC_NAMES.get(name, name):<18}{show(e.value):>7}{unit}   {between}   ({', '.join(others)})"
 
@@ -138,7 +95,9 @@ def _write(trained: Trained, record: RunRecord, folder: Path, keep_adapter: bool
     checkpoint, adapter = trained.checkpoint, trained.checkpoint.adapter if keep_adapter else None
     if adapter:
         head = {name: checkpoint.model.get_parameter(name) for name in checkpoint.head}
-        save_adapter(adapter, head, (checkpoint.provenance.location, checkpoint.provenance.revision), folder)
+        save_adapter(
+            adapter, head, (checkpoint.provenance.location, checkpoint.provenance.revision), folder
+        )
     else:
         checkpoint.model.save_pretrained(folder)
     checkpoint.processor.save_pretrained(folder)
@@ -161,7 +120,11 @@ def _forget_paths(folder: Path) -> None:
     for path in (folder / "config.json", folder / "tokenizer_config.json"):
         if path.is_file():
             settings = json.loads(path.read_text(encoding="utf-8"))
-            kept = {key: value for key, value in settings.items() if key not in ("_name_or_path", "name_or_path")}
+            kept = {
+                key: value
+                for key, value in settings.items()
+                if key not in ("_name_or_path", "name_or_path")
+            }
             path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -176,11 +139,3 @@ def _move_in(stage: Path, folder: Path) -> None:
         target = folder / path.relative_to(stage)
         target.parent.mkdir(exist_ok=True)
         path.replace(target)
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False

@@ -22,14 +22,21 @@ from huggingface_hub.utils import validate_repo_id
 from hf_transfer.config import HubTarget
 from hf_transfer.errors import UserError, one_line
 from hf_transfer.record import read_record
-from hf_transfer.sharing.documents import write_documents
+from hf_transfer.sharing.render import write_documents
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TRIES = 4
 FIRST_WAIT_S = 1.0
-NEVER_PUBLISHED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")  # formats that run code when they are loaded
+NEVER_PUBLISHED = (
+    ".bin",
+    ".pt",
+    ".pth",
+    ".pkl",
+    ".pickle",
+    ".ckpt",
+)  # formats that run code when they are loaded
 
 
 @dataclass(frozen=True)
@@ -51,14 +58,23 @@ def full_name(target: HubTarget) -> str:
         validate_repo_id(str(target.hub_model_id))
         user = _again(lambda: HfApi(token=target.hub_token).whoami())["name"]
     except HFValidationError as error:
-        raise UserError(f"{target.hub_model_id!r} is no Hub id", "letters, digits, . _ - only, as user/name") from error
+        raise UserError(
+            f"{target.hub_model_id!r} is no Hub id", "letters, digits, . _ - only, as user/name"
+        ) from error
     except (LocalTokenNotFoundError, HfHubHTTPError) as error:
         raise UserError(
-            f"cannot push to {target.hub_model_id!r}: no valid Hub token", "`hf auth login`, or set HF_TOKEN"
+            f"cannot push to {target.hub_model_id!r}: no valid Hub token",
+            "`hf auth login`, or set HF_TOKEN",
         ) from error
     except (HTTPError, OfflineModeIsEnabled) as error:
-        raise UserError(f"cannot push to {target.hub_model_id!r}: {one_line(error)}", "check the network") from error
-    return str(target.hub_model_id) if "/" in str(target.hub_model_id) else f"{user}/{target.hub_model_id}"
+        raise UserError(
+            f"cannot push to {target.hub_model_id!r}: {one_line(error)}", "check the network"
+        ) from error
+    return (
+        str(target.hub_model_id)
+        if "/" in str(target.hub_model_id)
+        else f"{user}/{target.hub_model_id}"
+    )
 
 
 def push(folder: Path, target: HubTarget) -> Published:
@@ -70,7 +86,9 @@ def push(folder: Path, target: HubTarget) -> Published:
     files = published_files(folder)
     name = full_name(target)
     record = read_record(folder / "record.json")
-    if record.card["name"] != name:  # the card says how to load the model, by the name that it has on the Hub
+    if (
+        record.card["name"] != name
+    ):  # the card says how to load the model, by the name that it has on the Hub
         write_documents(replace(record, card={**record.card, "name": name}), folder)
     api, branch = HfApi(token=target.hub_token), target.hub_revision
     try:
@@ -82,7 +100,10 @@ def push(folder: Path, target: HubTarget) -> Published:
         raise UserError(
             f"the Hub refused {target.hub_model_id!r}: {one_line(error)}", "mend it and push again"
         ) from error
-    except (HTTPError, RuntimeError) as error:  # the client turns a refused upload into a RuntimeError
+    except (
+        HTTPError,
+        RuntimeError,
+    ) as error:  # the client turns a refused upload into a RuntimeError
         raise UserError(
             f"cannot push to {target.hub_model_id!r}: {one_line(error)}",
             f"the run is whole in {str(folder)!r}; check your rights and use recipes/push_to_hub.py",
@@ -91,11 +112,17 @@ def push(folder: Path, target: HubTarget) -> Published:
     return Published(url.repo_id, commit.oid, commit.commit_url, tuple(files))
 
 
-def _commit(api: HfApi, repo_id: str, folder: Path, files: list[str], branch: str | None) -> CommitInfo:
+def _commit(
+    api: HfApi, repo_id: str, folder: Path, files: list[str], branch: str | None
+) -> CommitInfo:
     # New operations at each call: they remember what the client did with them, and after a commit whose answer was
     # lost it must ask again which files are there already.
-    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files]
-    return api.create_commit(repo_id, operations, commit_message="Publish model, record and card", revision=branch)
+    operations = [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files
+    ]
+    return api.create_commit(
+        repo_id, operations, commit_message="Publish model, record and card", revision=branch
+    )
 
 
 def published_files(folder: Path, whole: bool = True) -> list[str]:
@@ -104,18 +131,35 @@ def published_files(folder: Path, whole: bool = True) -> list[str]:
     Raises UserError if there is no run, its record lists what is not its own, or, with `whole`, a file is missing.
     """
     if not (folder / "record.json").is_file():
-        raise UserError(f"{str(folder)!r} holds no run", "name a folder with a record.json, the output of a recipe")
+        raise UserError(
+            f"{str(folder)!r} holds no run",
+            "name a folder with a record.json, the output of a recipe",
+        )
     files = read_record(folder / "record.json").model["files"]
-    outside = [name for name in files if not (folder / name).resolve().is_relative_to(folder.resolve())]
+    outside = [
+        name for name in files if not (folder / name).resolve().is_relative_to(folder.resolve())
+    ]
     if outside:
-        raise UserError(f"the record of {str(folder)!r} lists {outside[0]!r}, which is not in it", "push your own runs")
+        raise UserError(
+            f"the record of {str(folder)!r} lists {outside[0]!r}, which is not in it",
+            "push your own runs",
+        )
     missing = [name for name in files if not (folder / name).is_file()]
     if whole and missing:
-        raise UserError(f"{str(folder)!r} lacks {missing[0]!r}", "run the recipe again, or restore the file")
+        raise UserError(
+            f"{str(folder)!r} lacks {missing[0]!r}", "run the recipe again, or restore the file"
+        )
     settings = folder / "adapter_config.json"
-    base = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"] if settings.is_file() else None
+    base = (
+        json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if settings.is_file()
+        else None
+    )
     if whole and base and Path(base).is_absolute():
-        raise UserError(f"nobody can load an adapter of {base!r} from the Hub", "run again without --keep_adapter")
+        raise UserError(
+            f"nobody can load an adapter of {base!r} from the Hub",
+            "run again without --keep_adapter",
+        )
     pickles = [name for name in files if name.endswith(NEVER_PUBLISHED)]
     if pickles:
         raise UserError(f"{pickles[0]!r} may run code when it is loaded", "publish safetensors")

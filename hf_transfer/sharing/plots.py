@@ -23,14 +23,24 @@ def confusion_matrix(record: RunRecord) -> Figure:
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="answer", ylabel="truth", title=f"test split, {record.evaluation['n']} examples")
+    axes.set(
+        xlabel="answer", ylabel="truth", title=f"test split, {record.evaluation['n']} examples"
+    )
     if len(labels) <= MOST_NAMES:
         axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 2 else 0)
         axes.set_yticks(range(len(labels)), labels)
     if len(labels) <= MOST_NUMBERS:
         for row, column in zip(*np.nonzero(counts), strict=True):
             shade = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=shade, fontsize=9)
+            axes.text(
+                column,
+                row,
+                str(counts[row, column]),
+                ha="center",
+                va="center",
+                color=shade,
+                fontsize=9,
+            )
     return figure
 
 
@@ -44,7 +54,11 @@ def truth_and_answer(record: RunRecord) -> Figure:
     axes.scatter(truths, answers, s=12, alpha=0.6, edgecolors="none")
     shown = f"{len(truths):,} of the " if len(truths) < record.evaluation["n"] else ""
     label = record.dataset["labels"][0]
-    axes.set(xlabel=f"{label}: truth", ylabel="answer", title=f"test split, {shown}{record.evaluation['n']} examples")
+    axes.set(
+        xlabel=f"{label}: truth",
+        ylabel="answer",
+        title=f"test split, {shown}{record.evaluation['n']} examples",
+    )
     return figure
 
 
@@ -56,19 +70,30 @@ def learning_curve(record: RunRecord) -> Figure:
     start = 0
     for phase in [phase for phase in record.phases if phase["steps"]]:
         axes.axvline(start, color="#bbb", linewidth=1)
-        axes.annotate(f" {phase['name']}", (start, 1), xycoords=("data", "axes fraction"), va="top", color="#666")
+        axes.annotate(
+            f" {phase['name']}",
+            (start, 1),
+            xycoords=("data", "axes fraction"),
+            va="top",
+            color="#666",
+        )
         for entry in phase["history"]:
             for key, points in curves.items():
                 if key in entry:
                     points.append((start + entry["step"], entry[key]))
         if phase["best_step"] is not None:
-            axes.axvline(start + phase["best_step"], color="tab:orange", linestyle=":", linewidth=1.5)
+            axes.axvline(
+                start + phase["best_step"], color="tab:orange", linestyle=":", linewidth=1.5
+            )
         start += phase["steps"]
     names = {"loss": "training", "eval_loss": "validation (dotted: the step kept)"}
     for key, points in curves.items():
         if points:
             axes.plot(
-                *zip(*points, strict=True), label=names[key], marker="o" if len(points) < 30 else None, markersize=3
+                *zip(*points, strict=True),
+                label=names[key],
+                marker="o" if len(points) < 30 else None,
+                markersize=3,
             )
     axes.set(xlabel="step", ylabel="loss", title="learning curve")
     axes.set_ylim(bottom=0)
@@ -78,7 +103,10 @@ def learning_curve(record: RunRecord) -> Figure:
 
 # The pictures of a run by problem type; the title of each names its file too.
 PICTURES: dict[str, dict[str, Callable[[RunRecord], Figure]]] = {
-    "single_label_classification": {"confusion matrix": confusion_matrix, "learning curve": learning_curve},
+    "single_label_classification": {
+        "confusion matrix": confusion_matrix,
+        "learning curve": learning_curve,
+    },
     "multi_label_classification": {"learning curve": learning_curve},
     "regression": {"truth and answer": truth_and_answer, "learning curve": learning_curve},
 }

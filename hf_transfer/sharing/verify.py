@@ -19,13 +19,24 @@ def verify(published: Published, folder: Path, token: str | None = None) -> None
     Raises UserError naming the files that differ or are missing.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        snapshot_download(published.repo_id, revision=published.revision, local_dir=temporary, token=token)
-        differing = [name for name in published.files if digest(Path(temporary) / name) != digest(folder / name)]
+        snapshot_download(
+            published.repo_id, revision=published.revision, local_dir=temporary, token=token
+        )
+        differing = [
+            name
+            for name in published.files
+            if digest(Path(temporary) / name) != digest(folder / name)
+        ]
     if differing:
         raise UserError(
-            f"{published.repo_id} differs from {str(folder)!r} in {', '.join(differing)}", "push again and compare"
+            f"{published.repo_id} differs from {str(folder)!r} in {', '.join(differing)}",
+            "push again and compare",
         )
-    log.info("verified: %d files of %s were downloaded again and are equal", len(published.files), published.repo_id)
+    log.info(
+        "verified: %d files of %s were downloaded again and are equal",
+        len(published.files),
+        published.repo_id,
+    )
 
 
 def digest(path: Path) -> str | None:

@@ -40,7 +40,10 @@ class Trial:
 
     def __add__(self, other: "Trial") -> "Trial":
         """Both, of the same plan on different rows."""
-        rows, scores = np.concatenate([self.rows, other.rows]), np.concatenate([self.scores, other.scores])
+        rows, scores = (
+            np.concatenate([self.rows, other.rows]),
+            np.concatenate([self.scores, other.scores]),
+        )
         return Trial(self.strategy, rows, scores, self.seconds + other.seconds)
 
 
@@ -82,7 +85,9 @@ def find_gain(trial: Trial, other: Trial) -> Gain:
     """
     rows, mine, theirs = np.intersect1d(trial.rows, other.rows, return_indices=True)
     differences = trial.scores[mine] - other.scores[theirs]
-    error = float(differences.std(ddof=1) * np.sqrt(OVERLAP / len(rows))) if len(rows) > 1 else np.inf
+    error = (
+        float(differences.std(ddof=1) * np.sqrt(OVERLAP / len(rows))) if len(rows) > 1 else np.inf
+    )
     return Gain(float(differences.mean()), max(error, 1 / len(rows)), len(rows))
 
 
@@ -112,7 +117,19 @@ def as_facts(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     facts: list[dict[str, Any]] = []
     for trial in trials:
         gain = find_gain(trial, trials[0])
-        compared = {"gain": gain.mean, "standard_error": gain.error} if trial is not trials[0] and gain.n > 1 else {}
+        compared = (
+            {"gain": gain.mean, "standard_error": gain.error}
+            if trial is not trials[0] and gain.n > 1
+            else {}
+        )
         score, rows = float(trial.scores.mean()), len(trial.rows)
-        facts.append({"strategy": trial.strategy, "score": score, "n": rows, "seconds": trial.seconds, **compared})
+        facts.append(
+            {
+                "strategy": trial.strategy,
+                "score": score,
+                "n": rows,
+                "seconds": trial.seconds,
+                **compared,
+            }
+        )
     return facts

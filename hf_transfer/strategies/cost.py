@@ -14,10 +14,14 @@ from hf_transfer.models.layers import LayerMap
 from hf_transfer.strategies.plan import Phase, Plan, learning_rates
 
 BACKWARD = 2.0  # forward passes that a backward pass is worth
-BACKWARD_OF_ADAPTERS = 1.0  # the gradients of what layers read; those of a few added weights are next to nothing
+BACKWARD_OF_ADAPTERS = (
+    1.0  # the gradients of what layers read; those of a few added weights are next to nothing
+)
 
 
-def plan_cost(plan: Plan, layers: LayerMap, flops: Sequence[float], fixed: Collection[str] = ()) -> float:
+def plan_cost(
+    plan: Plan, layers: LayerMap, flops: Sequence[float], fixed: Collection[str] = ()
+) -> float:
     """The cost of all phases together."""
     return sum(phase_costs(plan, layers, flops, fixed))
 

@@ -1,6 +1,6 @@
 """A plan: what is learned, in which order, as data. One engine runs any plan."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -97,9 +97,6 @@ class Schedule:
         return {"head": self.head_scale, "body": 1.0}
 
 
-PhasesOf = Callable[[Schedule], tuple[Phase, ...]]
-
-
 def with_epochs(plan: Plan, epochs: Sequence[float]) -> Plan:
     """The plan with other epochs, one number a phase."""
     phases = (replace(phase, epochs=own) for phase, own in zip(plan.phases, epochs, strict=True))
@@ -111,7 +108,9 @@ def in_steps(plan: Plan) -> Plan:
     return replace(plan, phases=tuple(replace(phase, solver="trainer") for phase in plan.phases))
 
 
-def learning_rates(phase: Phase, plan: Plan, layers: LayerMap, fixed: Collection[str] = ()) -> dict[str, float]:
+def learning_rates(
+    phase: Phase, plan: Plan, layers: LayerMap, fixed: Collection[str] = ()
+) -> dict[str, float]:
     """Name of each parameter that a phase trains -> its peak rate; those in `fixed` never learn.
 
     Layer k of n learns at the body's rate times layer_decay ** (n + 1 - k), the embeddings as layer 0 (Howard and Ruder
@@ -123,5 +122,7 @@ def learning_rates(phase: Phase, plan: Plan, layers: LayerMap, fixed: Collection
     for name, depth in layers.depths.items():
         stage: Stage = "head" if depth == top else "body"
         if name not in fixed and stage in phase.trainable and depth >= lowest:
-            rates[name] = plan.learning_rate * phase.lr_scale[stage] * plan.layer_decay ** (top - depth)
+            rates[name] = (
+                plan.learning_rate * phase.lr_scale[stage] * plan.layer_decay ** (top - depth)
+            )
     return rates

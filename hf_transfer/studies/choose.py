@@ -14,21 +14,23 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
-from hf_transfer.command import only_warnings
-from hf_transfer.config import Strategy, TrainingConfig, TransferConfig
+from hf_transfer.config import Strategy, TrainingConfig, TransferConfig, misplaced
 from hf_transfer.data.encode import make_encoder
+from hf_transfer.data.labels import TARGETS
 from hf_transfer.data.sources import Data
 from hf_transfer.data.splits import assign_folds, stratified_sample
-from hf_transfer.data.targets import TARGETS
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import READINGS
 from hf_transfer.evaluation.predict import predict
-from hf_transfer.flags import misplaced
+from hf_transfer.frozen.split import UnsplittableError
+from hf_transfer.linear_probe.solve import solve_head
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.flops import stage_flops
 from hf_transfer.models.head import find_linear_head
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
-from hf_transfer.strategies import make_plan
+from hf_transfer.resume.run_folder import keep_choice, kept_choice, release
+from hf_transfer.resume.run_spec import describe_start
+from hf_transfer.store.activations import cache_folder, temporary_folder
 from hf_transfer.strategies.auto import (
     CANDIDATES,
     FEWEST_A_CLASS,
@@ -42,19 +44,19 @@ from hf_transfer.strategies.auto import (
     find_gain,
 )
 from hf_transfer.strategies.cost import plan_cost
+from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.strategies.plan import Plan, Pooling
-from hf_transfer.training.asked import describe_start
-from hf_transfer.training.cache import cache_folder, temporary_folder
+from hf_transfer.studies.quiet import only_warnings
 from hf_transfer.training.engine import require_runnable, run_plan
-from hf_transfer.training.freezing import read_by_head
-from hf_transfer.training.frozen import UnsplittableError
-from hf_transfer.training.pace import in_passes
-from hf_transfer.training.saved_run import keep_choice, kept_choice, release
-from hf_transfer.training.solver import solve_head
+from hf_transfer.training.epochs import in_passes
+from hf_transfer.training.probe_phase import read_by_head
 
 log = logging.getLogger(__name__)
 
-ROWS, ROWS_A_CLASS = 500, 4  # that a pooling is judged by, the more of both: more would cost as much as to train
+ROWS, ROWS_A_CLASS = (
+    500,
+    4,
+)  # that a pooling is judged by, the more of both: more would cost as much as to train
 SAMPLE = 8  # rows by which the cost of a plan is measured
 
 
@@ -75,7 +77,11 @@ class Asked:
 
 
 def choose_plan(
-    config: TransferConfig, checkpoint: Checkpoint, data: Data, training: TrainingConfig, max_length: int | None = None
+    config: TransferConfig,
+    checkpoint: Checkpoint,
+    data: Data,
+    training: TrainingConfig,
+    max_length: int | None = None,
 ) -> Plan:
     """The plan of the strategy that the user names, or of the one that the evidence names.
 
@@ -84,10 +90,16 @@ def choose_plan(
     """
     began = time.perf_counter()
     require_runnable(None, checkpoint, data, training)
-    asked, pooling, why_pooling = _choose_pooling(Asked(config, checkpoint, data, training, max_length))
+    asked, pooling, why_pooling = _choose_pooling(
+        Asked(config, checkpoint, data, training, max_length)
+    )
     pooled = time.perf_counter() - began
     choice = _choose_once(asked) if config.strategy == "auto" else _as_asked(config.strategy)
-    unused = [flag for flag, fitting in misplaced(config, training, [choice.strategy]).items() if fitting != ("auto",)]
+    unused = [
+        flag
+        for flag, fitting in misplaced(config, training, [choice.strategy]).items()
+        if fitting != ("auto",)
+    ]
     plan = asked.plan(choice.strategy)
     return replace(
         plan,
@@ -107,13 +119,23 @@ def choose_plan(
 # --- the pooling ---
 
 
-def pool_as_asked(config: TransferConfig, checkpoint: Checkpoint) -> tuple[Checkpoint, Pooling, tuple[str, ...]]:
+def pool_as_asked(
+    config: TransferConfig, checkpoint: Checkpoint
+) -> tuple[Checkpoint, Pooling, tuple[str, ...]]:
     """The checkpoint as `--pooling` wants it where that is possible, else as it is, what its head reads, and why."""
     if checkpoint.reads_mean:
-        return checkpoint, "mean", ("the head reads the mean over all tokens, as it did in the checkpoint",)
+        return (
+            checkpoint,
+            "mean",
+            ("the head reads the mean over all tokens, as it did in the checkpoint",),
+        )
     if config.pooling == "mean":
         try:
-            return with_mean_pooling(checkpoint), "mean", ("the head reads the mean over all tokens, as was asked",)
+            return (
+                with_mean_pooling(checkpoint),
+                "mean",
+                ("the head reads the mean over all tokens, as was asked",),
+            )
         except UnpoolableError as reason:
             log.warning("--pooling mean: %s; its own pooling stays", reason)
             return checkpoint, "own", (f"the head reads what the class pools by itself: {reason}",)
@@ -133,16 +155,24 @@ def _choose_pooling(asked: Asked) -> tuple[Asked, Pooling, tuple[str, ...]]:
     except UnpoolableError as reason:
         # What reads pictures has no tokens to take the mean of: that goes without saying.
         said = asked.checkpoint.model.main_input_name == "input_ids"
-        return asked, "own", (f"the head reads what the class pools by itself: {reason}",) if said else ()
+        return (
+            asked,
+            "own",
+            (f"the head reads what the class pools by itself: {reason}",) if said else (),
+        )
     try:
         own, mean = (_judge_pooling(each) for each in (asked, pooled))
     except UnsplittableError as reason:
-        return asked, "own", (f"the head reads what the class pools by itself: the mean could not be tried, {reason}",)
+        return (
+            asked,
+            "own",
+            (
+                f"the head reads what the class pools by itself: the mean could not be tried, {reason}",
+            ),
+        )
     figures = f"the held-out loss of a solved head is {mean:.3g} with the mean, {own:.3g} with the class's own pooling"
     if own == mean:  # nothing could be held out
-        figures = (
-            "nothing could be held out to judge it by; Reimers and Gurevych 2019 (arXiv 1908.10084) found it better"
-        )
+        figures = "nothing could be held out to judge it by; Reimers and Gurevych 2019 (arXiv 1908.10084) found it better"
     if own < mean:
         return asked, "own", (f"the head reads what the class pools by itself: {figures}",)
     return pooled, "mean", (f"the head reads the mean over all tokens: {figures}",)
@@ -154,15 +184,25 @@ def _judge_pooling(asked: Asked) -> float:
     target = TARGETS[asked.data.problem_type]
     most = max(ROWS, ROWS_A_CLASS * len(asked.data.labels))
     if len(rows) > most:
-        rows = rows.select(stratified_sample(target.strata(rows["label"][:]), most, asked.training.seed))
-    encoder = make_encoder(checkpoint.task, checkpoint.processor, checkpoint.model.config, asked.max_length)
-    with only_warnings():  # which flags play no part where a head is solved is no news of the run's own plan
+        rows = rows.select(
+            stratified_sample(target.strata(rows["label"][:]), most, asked.training.seed)
+        )
+    encoder = make_encoder(
+        checkpoint.task, checkpoint.processor, checkpoint.model.config, asked.max_length
+    )
+    with (
+        only_warnings()
+    ):  # which flags play no part where a head is solved is no news of the run's own plan
         cache = asked.plan("head").cache
-    (computed,) = read_by_head(checkpoint, encoder, asked.training, replace(cache, views=0), encoder.rows(rows))
+    (computed,) = read_by_head(
+        checkpoint, encoder, asked.training, replace(cache, views=0), encoder.rows(rows)
+    )
     loss = [0.0]
     if PartialState().is_main_process:
         labels, problem_type = np.asarray(rows["label"][:]), asked.data.problem_type
-        solved = solve_head(computed.matrix("features"), labels, problem_type, len(asked.data.labels))
+        solved = solve_head(
+            computed.matrix("features"), labels, problem_type, len(asked.data.labels)
+        )
         outputs = solved.out_of_fold[:, 0] if problem_type == "regression" else solved.out_of_fold
         loss = [READINGS[problem_type].loss(labels, outputs)]
     broadcast_object_list(loss)
@@ -192,7 +232,9 @@ def _choose_once(asked: Asked) -> Choice:
     of = {"transfer": asdict(asked.config), **start}
     kept = kept_choice(asked.training, of)
     if kept:
-        return Choice(kept["strategy"], tuple(kept["reasons"]), tuple(kept["evidence"]), kept["seconds"])
+        return Choice(
+            kept["strategy"], tuple(kept["reasons"]), tuple(kept["evidence"]), kept["seconds"]
+        )
     began = time.perf_counter()
     try:
         choices = [replace(_choose_strategy(asked), seconds=time.perf_counter() - began)]
@@ -214,12 +256,17 @@ def _choose_strategy(asked: Asked) -> Choice:
     _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)
     if 2 * (counts[which] >= FEWEST_A_CLASS).sum() < len(strata):
         return Choice(
-            FIRST, (f"{FIRST}, since most examples are of labels with fewer than {FEWEST_A_CLASS}, too few for trials",)
+            FIRST,
+            (
+                f"{FIRST}, since most examples are of labels with fewer than {FEWEST_A_CLASS}, too few for trials",
+            ),
         )
     trials, left_out = _try_all(asked, assign_folds(strata, FOLDS, asked.training.seed))
     if not trials:
         return Choice(FIRST, left_out)
-    return Choice(find_best(trials).strategy, (*explain(trials), *left_out), tuple(as_facts(trials)))
+    return Choice(
+        find_best(trials).strategy, (*explain(trials), *left_out), tuple(as_facts(trials))
+    )
 
 
 def _try_all(asked: Asked, fold: np.ndarray) -> tuple[list[Trial], tuple[str, ...]]:
@@ -229,7 +276,12 @@ def _try_all(asked: Asked, fold: np.ndarray) -> tuple[list[Trial], tuple[str, ..
     every trial fails.
     """
     budget = left = asked.config.auto_budget
-    costs, trials, left_out, failed = _costs(asked, fold), list[Trial](), list[str](), list[UserError]()
+    costs, trials, left_out, failed = (
+        _costs(asked, fold),
+        list[Trial](),
+        list[str](),
+        list[UserError](),
+    )
     if costs[FIRST] > budget:
         return [], (f"{FIRST}, since --auto_budget {budget:g} leaves no time for trials",)
     bar = tqdm(total=FOLDS * len(costs), desc="trials", disable=_is_quiet(asked))
@@ -241,7 +293,9 @@ def _try_all(asked: Asked, fold: np.ndarray) -> tuple[list[Trial], tuple[str, ..
                 if done and trials and _is_settled(done, find_best(trials)):
                     break
                 if cost > left:
-                    left_out.append(f"--auto_budget {budget:g} left no time for {'more ' * bool(done)}trials of {name}")
+                    left_out.append(
+                        f"--auto_budget {budget:g} left no time for {'more ' * bool(done)}trials of {name}"
+                    )
                     break
                 left -= cost
                 try:
@@ -273,7 +327,9 @@ def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int) -> Tri
     checkpoint = replace(asked.checkpoint, model=copy.deepcopy(asked.checkpoint.model))
     with only_warnings():
         trial = replace(_without(asked, fold, number), checkpoint=checkpoint)
-        trained = run_plan(trial.plan(strategy), checkpoint, trial.data, trial.training, asked.max_length)
+        trained = run_plan(
+            trial.plan(strategy), checkpoint, trial.data, trial.training, asked.max_length
+        )
         predictions = predict(trained, trial.data.test)
     if not np.isfinite(predictions.logits).all():
         raise UserError(f"{strategy} answers what is not finite", "try a smaller --learning_rate")
@@ -286,7 +342,9 @@ def _without(asked: Asked, fold: np.ndarray, number: int) -> Asked:
     """The same with the rows of a fold to judge by and all others to learn from; the test split is not among them."""
     rows, held = asked.data.train, np.flatnonzero(fold == number)
     splits = {"train": rows.select(np.flatnonzero(fold != number)), "test": rows.select(held)}
-    return replace(asked, data=replace(asked.data, splits=splits), training=_for_trials(asked.training))
+    return replace(
+        asked, data=replace(asked.data, splits=splits), training=_for_trials(asked.training)
+    )
 
 
 def _costs(asked: Asked, fold: np.ndarray) -> dict[str, float]:
@@ -294,14 +352,20 @@ def _costs(asked: Asked, fold: np.ndarray) -> dict[str, float]:
     checkpoint, training = asked.checkpoint, asked.training
     model = checkpoint.model.eval().to(training.device)
     encoder = make_encoder(checkpoint.task, checkpoint.processor, model.config, asked.max_length)
-    inputs = encoder.collate(list(encoder.rows(asked.data.train.select(range(min(SAMPLE, len(fold)))))))
-    inputs = {name: tensor.to(training.device) for name, tensor in inputs.items() if name != "labels"}
+    inputs = encoder.collate(
+        list(encoder.rows(asked.data.train.select(range(min(SAMPLE, len(fold))))))
+    )
+    inputs = {
+        name: tensor.to(training.device) for name, tensor in inputs.items() if name != "labels"
+    }
     layers, fixed = checkpoint.layers, checkpoint.fixed
     flops = stage_flops(model, inputs, layers)
 
     def cost(strategy: str, asked: Asked) -> float:
         labels = asked.data.train["label"][:]
-        return len(labels) * plan_cost(in_passes(asked.plan(strategy), labels, asked.training), layers, flops, fixed)
+        return len(labels) * plan_cost(
+            in_passes(asked.plan(strategy), labels, asked.training), layers, flops, fixed
+        )
 
     one_class = asked.data.problem_type == "single_label_classification" and find_linear_head(model)
     names = [name for name in (FIRST, *CANDIDATES) if name != "contrastive" or one_class]

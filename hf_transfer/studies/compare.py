@@ -9,17 +9,17 @@ from pathlib import Path
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from hf_transfer.command import only_warnings
 from hf_transfer.config import RunConfig, TransferConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.evaluate import evaluate
 from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.record import RunRecord, read_record
+from hf_transfer.resume.run_spec import say_differences
 from hf_transfer.studies.choose import choose_plan
-from hf_transfer.studies.tables import Cell, write_whole
+from hf_transfer.studies.compare_tables import Cell, write_whole
+from hf_transfer.studies.quiet import only_warnings
 from hf_transfer.tasks import Task
-from hf_transfer.training.asked import say_differences
 from hf_transfer.training.engine import run_plan
 
 
@@ -49,11 +49,27 @@ def compare(config: RunConfig, task: Task) -> dict[Cell, RunRecord]:
 
 def _require_same_study(config: RunConfig, path: Path) -> None:
     """Raise UserError, naming the differences, if the folder's runs were asked for with other settings."""
-    ignored = {"output_dir", "logging_dir", "disable_tqdm", "overwrite_output_dir", "hub_token", "strategy"}
+    ignored = {
+        "output_dir",
+        "logging_dir",
+        "disable_tqdm",
+        "overwrite_output_dir",
+        "hub_token",
+        "strategy",
+    }
     ignored |= {"cache_frozen", "cache_dir", "cache_limit_gb"}
-    groups = [asdict(group) for group in (config.model, config.data, config.transfer, config.evaluation, config.task)]
-    settings = {name: value for group in (*groups, config.training.to_dict()) for name, value in group.items()}
-    now = json.loads(json.dumps({f"--{k}": v for k, v in settings.items() if k not in ignored}, default=str))
+    groups = [
+        asdict(group)
+        for group in (config.model, config.data, config.transfer, config.evaluation, config.task)
+    ]
+    settings = {
+        name: value
+        for group in (*groups, config.training.to_dict())
+        for name, value in group.items()
+    }
+    now = json.loads(
+        json.dumps({f"--{k}": v for k, v in settings.items() if k not in ignored}, default=str)
+    )
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         differences = say_differences(before, now)[:3]
@@ -61,7 +77,8 @@ def _require_same_study(config: RunConfig, path: Path) -> None:
             differences = ["it was begun with another version of hf_transfer or transformers"]
         if differences:
             raise UserError(
-                f"{str(path.parent)!r} holds another study: {'; '.join(differences)}", "name another --output_dir"
+                f"{str(path.parent)!r} holds another study: {'; '.join(differences)}",
+                "name another --output_dir",
             )
     else:
         write_whole(path, json.dumps(now, indent=2))
@@ -75,11 +92,20 @@ def _cells(config: RunConfig) -> Iterator[Cell]:
 
 
 def _run(cell: Cell, config: RunConfig, task: Task) -> RunRecord:
-    asked = replace(config.data, examples_per_class=cell.budget, problem_type="single_label_classification")
+    asked = replace(
+        config.data, examples_per_class=cell.budget, problem_type="single_label_classification"
+    )
     data = load_data(asked, task, cell.seed)
-    checkpoint = load_checkpoint(**config.model.source, task=task, labels=data.labels, seed=cell.seed)
+    checkpoint = load_checkpoint(
+        **config.model.source, task=task, labels=data.labels, seed=cell.seed
+    )
     training = copy.copy(config.training)
-    training.seed, training.output_dir = cell.seed, None  # the study goes on cell by cell; no state within one
+    training.seed, training.output_dir = (
+        cell.seed,
+        None,
+    )  # the study goes on cell by cell; no state within one
     transfer = TransferConfig(**{**asdict(config.transfer), "strategy": cell.strategy})
     plan = choose_plan(transfer, checkpoint, data, training, config.data.max_length)
-    return evaluate(run_plan(plan, checkpoint, data, training, config.data.max_length), data, config.evaluation)
+    return evaluate(
+        run_plan(plan, checkpoint, data, training, config.data.max_length), data, config.evaluation
+    )

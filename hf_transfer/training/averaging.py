@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 Tensors = dict[str, torch.Tensor]
 
-PARTS = tuple(tenths / 10 for tenths in range(10))  # of the way; at 1 lies what the phase ended with
+PARTS = tuple(
+    tenths / 10 for tenths in range(10)
+)  # of the way; at 1 lies what the phase ended with
 PREFIX = "candidate"  # of metrics, so that no callback takes them for those of a step
 
 
@@ -56,13 +58,17 @@ class Candidates(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Take the weights of a step into the mean, in 32 bits, where they lie."""
-        if not self.share or state.global_step <= state.max_steps - max(2, round(self.share * state.max_steps)):
+        if not self.share or state.global_step <= state.max_steps - max(
+            2, round(self.share * state.max_steps)
+        ):
             return
         self.steps += 1
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad:
                 new = parameter.detach().float()
-                self.mean[name] = self.mean[name].lerp_(new, 1 / self.steps) if name in self.mean else new.clone()
+                self.mean[name] = (
+                    self.mean[name].lerp_(new, 1 / self.steps) if name in self.mean else new.clone()
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """What was gathered so far."""
@@ -78,16 +84,24 @@ class Candidates(TrainerCallback):
         """The candidates beside the weights that the phase ended with, one at a time."""
         if self.steps > 1:
             yield Candidate(f"average of the last {self.steps} steps", self.mean)
-        learned = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        learned = [
+            name for name, parameter in self.model.named_parameters() if parameter.requires_grad
+        ]
         # Where the best step is the first, both ends are one, and only BatchNorm statistics would be compared.
-        apart = self.before and not all(torch.equal(self.before[name], ended[name]) for name in learned)
+        apart = self.before and not all(
+            torch.equal(self.before[name], ended[name]) for name in learned
+        )
         for part in PARTS if apart else ():
-            between = {name: self.before[name].float().lerp(ended[name].float(), part) for name in learned}
+            between = {
+                name: self.before[name].float().lerp(ended[name].float(), part) for name in learned
+            }
             name, start = f"{part:.1f} of the way (WiSE-FT)", part == 0
             yield Candidate(name, self.before if start else between, has_statistics=start)
 
 
-def gather_candidates(trainer: PhaseTrainer, phase: Phase, plan: Plan, training: TrainingConfig) -> Candidates | None:
+def gather_candidates(
+    trainer: PhaseTrainer, phase: Phase, plan: Plan, training: TrainingConfig
+) -> Candidates | None:
     """What gathers the candidates while the trainer runs; None where no option asks for any, or nothing could choose.
 
     The way of WiSE-FT is that of the last phase, where it trains the body after a head: its start has a head that fits
@@ -126,8 +140,18 @@ def keep_best(trainer: PhaseTrainer, candidates: Candidates, ended_with: str) ->
         if sign * values[candidate.name] > sign * values[kept]:
             kept, best = candidate.name, copy_weights(trainer.model)
     put_weights(trainer.model, best)
-    log.info("kept: %s, %s %.4g on validation (%s: %.4g)", kept, metric, values[kept], ended_with, values[ended_with])
-    return {"kept": kept, "candidates": [{"name": name, "value": value} for name, value in values.items()]}
+    log.info(
+        "kept: %s, %s %.4g on validation (%s: %.4g)",
+        kept,
+        metric,
+        values[kept],
+        ended_with,
+        values[ended_with],
+    )
+    return {
+        "kept": kept,
+        "candidates": [{"name": name, "value": value} for name, value in values.items()],
+    }
 
 
 def copy_weights(model: nn.Module) -> Tensors:
@@ -148,10 +172,16 @@ def renew_statistics(trainer: PhaseTrainer) -> None:
 
     As torch.optim.swa_utils.update_bn, which knows no batches of names and would reset the frozen ones too.
     """
-    set_seed(trainer.args.seed)  # whatever was drawn before, and whichever epoch it was: as where the run went on
+    set_seed(
+        trainer.args.seed
+    )  # whatever was drawn before, and whichever epoch it was: as where the run went on
     trainer.batches.set_epoch(0)
     trainer.model.train()  # what is frozen stays in eval mode: models/freezing.py
-    norms = [m for m in trainer.model.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    norms = [
+        m
+        for m in trainer.model.modules()
+        if isinstance(m, _BatchNorm) and m.training and m.track_running_stats
+    ]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]

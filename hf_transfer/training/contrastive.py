@@ -19,7 +19,9 @@ MEMBERS = 4  # of a class in a batch
 MOST_ROWS = 128  # of a batch: with more classes than fit, each batch holds some of them
 
 
-def contrastive_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+def contrastive_loss(
+    outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None
+) -> torch.Tensor:
     """The mean over a batch of features (n, width) that the model gives in place of logits.
 
     For every row: the mean over the others of its class of -log(exp(similarity) / sum over all others), similarities
@@ -73,11 +75,16 @@ class BalancedOrder:
         """The row numbers of this epoch."""
         draw = np.random.default_rng((self.seed, epoch))
         labels = np.asarray(self.labels)
-        members = {label: _endless(np.flatnonzero(labels == label), draw) for label in np.unique(labels).tolist()}
+        members = {
+            label: _endless(np.flatnonzero(labels == label), draw)
+            for label in np.unique(labels).tolist()
+        }
         order, waiting = [], list[int]()
         for _ in range(len(self) // self.batch_size):
             room = self.batch_size // self.members
-            if len(waiting) < room:  # of the next turn, those that are not in this batch already come first
+            if (
+                len(waiting) < room
+            ):  # of the next turn, those that are not in this batch already come first
                 turn = draw.permutation(list(members)).tolist()
                 waiting += sorted(turn, key=lambda label: label in waiting)
             chosen, waiting = waiting[:room], waiting[room:]

@@ -14,27 +14,27 @@ from datasets import Dataset
 from transformers import set_seed
 
 from hf_transfer.config import CHECKPOINTS, ProblemType, TrainingConfig
+from hf_transfer.data.augmentation import Augment, fit_augmentation
 from hf_transfer.data.encode import Encoder, make_encoder
 from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError
 from hf_transfer.models.adapters import adapter_rates, merge, read_adapter, wrap_with_adapter
 from hf_transfer.models.checkpoint import Checkpoint, randomized
-from hf_transfer.models.freezing import training_only
+from hf_transfer.models.freeze import training_only
 from hf_transfer.models.head import headless
 from hf_transfer.models.pooling import with_mean_pooling
+from hf_transfer.resume.callback import Keeper, StopRequest, stop_at_a_step
+from hf_transfer.resume.run_folder import SavedRun, open_run, release
+from hf_transfer.resume.run_spec import describe_run
+from hf_transfer.resume.states import State
 from hf_transfer.strategies.plan import Phase, Plan, in_steps, learning_rates, with_epochs
-from hf_transfer.training.asked import describe_run
-from hf_transfer.training.augment import Augment, fit_augmentation
 from hf_transfer.training.averaging import gather_candidates, keep_best, put_weights
-from hf_transfer.training.checkpoints import State
+from hf_transfer.training.batches import Order, StepBatches, plain_order
 from hf_transfer.training.contrastive import balanced_order, contrastive_loss
-from hf_transfer.training.freezing import Frozen, Splits, cache_facts, freeze_below, solve_phase
-from hf_transfer.training.keeping import Keeper, StopRequest, stop_at_a_step
+from hf_transfer.training.epochs import share_of_steps
+from hf_transfer.training.label_scaling import find_scale, scale_kept_head, scale_labels, unscale
 from hf_transfer.training.losses import LossFunction, choose_loss, require_fitting_flags
-from hf_transfer.training.order import Order, StepBatches, plain_order
-from hf_transfer.training.pace import share_of_steps
-from hf_transfer.training.saved_run import SavedRun, open_run, release
-from hf_transfer.training.scaling import find_scale, scale_kept_head, scale_labels, unscale
+from hf_transfer.training.probe_phase import Frozen, Splits, cache_facts, freeze_below, solve_phase
 from hf_transfer.training.trainer import (
     PhaseTrainer,
     phase_arguments,
@@ -80,7 +80,11 @@ class Work:
 
 
 def run_plan(
-    plan: Plan, checkpoint: Checkpoint, data: Data, training: TrainingConfig, max_length: int | None = None
+    plan: Plan,
+    checkpoint: Checkpoint,
+    data: Data,
+    training: TrainingConfig,
+    max_length: int | None = None,
 ) -> Trained:
     """The checkpoint after all phases of the plan, ready to evaluate and save; the same on every process.
 
@@ -112,23 +116,39 @@ def _run_phases(
         checkpoint = randomized(checkpoint, training.seed)
     if plan.pooling == "mean" and not checkpoint.reads_mean:
         checkpoint = with_mean_pooling(checkpoint)
-    encoder = make_encoder(checkpoint.task, checkpoint.processor, checkpoint.model.config, max_length)
+    encoder = make_encoder(
+        checkpoint.task, checkpoint.processor, checkpoint.model.config, max_length
+    )
     with training.main_process_first(desc="encoding"):
         train = encoder.rows(data.train)
         validation = encoder.rows(data.validation) if data.validation is not None else None
-    fit_augmentation(training.augmentation, encoder, train)  # what does not fit is said before anything is learned
+    fit_augmentation(
+        training.augmentation, encoder, train
+    )  # what does not fit is said before anything is learned
     scale = find_scale(data, checkpoint)
     scale_kept_head(checkpoint, scale)
-    work = Work(plan, scale_labels(encoder, scale), training, Splits(train, validation, scale), shards, saved)
+    work = Work(
+        plan,
+        scale_labels(encoder, scale),
+        training,
+        Splits(train, validation, scale),
+        shards,
+        saved,
+    )
     facts = list(resumed["done"]) if resumed else []
-    if any(phase.solver == "convex" and done["steps"] for phase, done in zip(plan.phases, facts, strict=False)):
+    if any(
+        phase.solver == "convex" and done["steps"]
+        for phase, done in zip(plan.phases, facts, strict=False)
+    ):
         plan = in_steps(plan)
         work = replace(work, plan=plan)
     for number in range(len(facts), len(plan.phases)):
         if plan.phases[number].solver == "convex":
             # Weights that have learned already are this run's alone: what they give is of no use to another.
             once = plan if number == 0 else replace(plan, cache=replace(plan.cache, on=False))
-            solved = solve_phase(plan.phases[number], once, checkpoint, work.encoder, training, work.splits)
+            solved = solve_phase(
+                plan.phases[number], once, checkpoint, work.encoder, training, work.splits
+            )
             if solved:
                 facts.append(solved)
                 continue
@@ -143,7 +163,9 @@ def _run_phases(
     return Trained(checkpoint, plan, encoder, training, tuple(facts))
 
 
-def require_runnable(plan: Plan | None, checkpoint: Checkpoint, data: Data, training: TrainingConfig) -> None:
+def require_runnable(
+    plan: Plan | None, checkpoint: Checkpoint, data: Data, training: TrainingConfig
+) -> None:
     """Raise UserError for what would stop a run before anything is learned; no plan: it is still to be chosen."""
     if plan:
         _require_steps(plan, training)
@@ -193,7 +215,9 @@ def run_phase(
             train_dataset=material.train,
             eval_dataset=material.validation,
             data_collator=frozen.collate if frozen else work.encoder.collate,
-            compute_metrics=validation_metrics(loss, _problem_type(checkpoint) == "single_label_classification"),
+            compute_metrics=validation_metrics(
+                loss, _problem_type(checkpoint) == "single_label_classification"
+            ),
             compute_loss_func=loss,
         )
         learned = _train(trainer, phase, work, resumed, done, is_frozen=frozen is not None)
@@ -218,13 +242,17 @@ def _gather(phase: Phase, checkpoint: Checkpoint, work: Work, resumed: State | N
     plan, training, splits, model = work.plan, work.training, work.splits, checkpoint.model
     rates, frozen = learning_rates(phase, plan, checkpoint.layers, checkpoint.fixed), None
     if phase.adapter:
-        model = wrap_with_adapter(model, checkpoint.head, phase.adapter, phase.adapter_rank, checkpoint.fixed)
+        model = wrap_with_adapter(
+            model, checkpoint.head, phase.adapter, phase.adapter_rank, checkpoint.fixed
+        )
         rates = adapter_rates(model, rates)
     else:
         if resumed and phase.loss != "contrastive":
             put_weights(model, resumed.load("weights"))  # also those that lie below the boundary
         frozen = freeze_below(rates, plan, checkpoint, work.encoder, training, splits)
-    train, validation = (frozen.train, frozen.validation) if frozen else (splits.train, splits.validation)
+    train, validation = (
+        (frozen.train, frozen.validation) if frozen else (splits.train, splits.validation)
+    )
     batches, examples_a_step = _batches(phase, work, train)
     if resumed and resumed.facts["steps_an_epoch"] != batches.steps:
         raise UserError(
@@ -232,7 +260,10 @@ def _gather(phase: Phase, checkpoint: Checkpoint, work: Work, resumed: State | N
             "start as many as before, or fewer",
         )
     if resumed and resumed.facts["replays"] != (frozen is not None):
-        raise UserError("what is frozen was computed once before, and cannot be now, or the other way round", CACHE)
+        raise UserError(
+            "what is frozen was computed once before, and cannot be now, or the other way round",
+            CACHE,
+        )
     if phase.loss == "contrastive":
         validation = None  # the loss of other batches would say nothing of the head
     augment = None if frozen else fit_augmentation(training.augmentation, work.encoder, train)
@@ -263,7 +294,9 @@ def _train(
             "replays": is_frozen,
         }
         remembered = [each for each in (best, candidates, trainer.guard) if each]
-        trainer.keep_states(Keeper(work.saved, about, trainer.stop, training.save_minutes, remembered, resumed))
+        trainer.keep_states(
+            Keeper(work.saved, about, trainer.stop, training.save_minutes, remembered, resumed)
+        )
     trainer.learn()
     trainer.share_buffers()
     steps, best_step = trainer.state.global_step, best.best_step if best else None
@@ -303,22 +336,30 @@ def _batches(phase: Phase, work: Work, rows: Dataset) -> tuple[StepBatches, int]
         batch_size = order.batch_size
     else:
         batch_size = plan.batch_size * max(1, training.n_gpu)
-        strategy = training.train_sampling_strategy or ("group_by_length" if work.encoder.by_length else "random")
+        strategy = training.train_sampling_strategy or (
+            "group_by_length" if work.encoder.by_length else "random"
+        )
         views = len(rows) // len(work.splits.train)
         seed = training.seed if training.data_seed is None else training.data_seed
         order = plain_order(rows, strategy, seed, batch_size * work.shards, views)
     accumulated, processes = training.gradient_accumulation_steps, training.world_size
     own, left = divmod(batch_size * work.shards, accumulated * processes)
-    torn = phase.loss == "contrastive" and own < batch_size  # all of a batch are compared with each other
+    torn = (
+        phase.loss == "contrastive" and own < batch_size
+    )  # all of a batch are compared with each other
     if left or torn:
         raise UserError(
             f"{batch_size * work.shards} examples a step cannot be divided among {processes} processes",
             f"start as many as before, or one: a step had {work.shards} batches of {batch_size}",
         )
-    return StepBatches(order, own, accumulated, processes, training.process_index), batch_size * work.shards
+    return StepBatches(
+        order, own, accumulated, processes, training.process_index
+    ), batch_size * work.shards
 
 
-def _arguments(phase: Phase, work: Work, material: Material, folder: Path, goes_on: bool) -> TrainingConfig:
+def _arguments(
+    phase: Phase, work: Work, material: Material, folder: Path, goes_on: bool
+) -> TrainingConfig:
     plan, training = work.plan, work.training
     evaluates = material.validation is not None and training.eval_strategy != "no"
     return phase_arguments(
@@ -331,7 +372,9 @@ def _arguments(phase: Phase, work: Work, material: Material, folder: Path, goes_
         weight_decay=plan.weight_decay,
         eval_strategy=training.eval_strategy if evaluates else "no",
         # A head that was solved may be the best step already.
-        eval_on_start=evaluates and not goes_on and (training.eval_on_start or plan.phases[0].solver == "convex"),
+        eval_on_start=evaluates
+        and not goes_on
+        and (training.eval_on_start or plan.phases[0].solver == "convex"),
         train_sampling_strategy="random",  # ours is in order.py
     )
 
@@ -375,7 +418,9 @@ def _require_validation(data: Data, training: TrainingConfig) -> None:
     }
     for name, given in asked.items():
         if given and data.validation is None:
-            raise UserError(f"--{name} needs a validation split", "name a --validation_split, or leave it out")
+            raise UserError(
+                f"--{name} needs a validation split", "name a --validation_split, or leave it out"
+            )
 
 
 @contextmanager

@@ -17,12 +17,16 @@ LossFunction = Callable[..., torch.Tensor]
 Total = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def choose_loss(problem_type: ProblemType, training: TrainingConfig, labels: list[Any], classes: int) -> LossFunction:
+def choose_loss(
+    problem_type: ProblemType, training: TrainingConfig, labels: list[Any], classes: int
+) -> LossFunction:
     """The loss of a problem type: cross entropy, binary cross entropy of every label, or squared error."""
     if problem_type != "single_label_classification":
         return mean_loss(TOTALS[problem_type])
     weights = balanced_weights(labels, classes) if training.class_weights == "balanced" else None
-    return mean_loss(partial(cross_entropy, weights=weights, smoothing=training.label_smoothing_factor))
+    return mean_loss(
+        partial(cross_entropy, weights=weights, smoothing=training.label_smoothing_factor)
+    )
 
 
 def mean_loss(total: Total) -> LossFunction:
@@ -41,11 +45,16 @@ def mean_loss(total: Total) -> LossFunction:
 
 
 def cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None, smoothing: float = 0.0
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Of the classes' ids (n,), each class with its weight."""
     weight = None if weights is None else weights.to(logits.device)
-    return F.cross_entropy(logits, labels, weight=weight, reduction="sum", label_smoothing=smoothing)
+    return F.cross_entropy(
+        logits, labels, weight=weight, reduction="sum", label_smoothing=smoothing
+    )
 
 
 def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -13,14 +13,14 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
 
 from hf_transfer.config import TrainingConfig
+from hf_transfer.data.augmentation import Augment
 from hf_transfer.errors import UserError
-from hf_transfer.training.augment import Augment
-from hf_transfer.training.checkpoints import State
-from hf_transfer.training.guard import Guard
-from hf_transfer.training.keeping import Agreed, Keeper, StopRequest, agree
+from hf_transfer.resume.callback import Agreed, Keeper, StopRequest, agree
+from hf_transfer.resume.states import State
+from hf_transfer.training.batches import StepBatches, StepLoader, mix
+from hf_transfer.training.heartbeat import Watch
 from hf_transfer.training.losses import LossFunction
-from hf_transfer.training.order import StepBatches, StepLoader, mix
-from hf_transfer.training.watch import Watch
+from hf_transfer.training.nan_guard import Guard
 
 log = logging.getLogger(__name__)
 
@@ -98,17 +98,23 @@ class PhaseTrainer(OneModelTrainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Trainer's optimizer, its groups split so that each parameter learns at its own rate."""
         optimizer = super().create_optimizer(model)
-        rate_of = {id(p): self.rates.get(name) for name, p in (model or self.model).named_parameters()}
+        rate_of = {
+            id(p): self.rates.get(name) for name, p in (model or self.model).named_parameters()
+        }
         groups = list(optimizer.param_groups)
         optimizer.param_groups.clear()
         for group in groups:
             rates = [rate_of.get(id(p)) for p in group["params"]]
             for rate in dict.fromkeys(rates):
                 own = [p for p, of in zip(group["params"], rates, strict=True) if of == rate]
-                optimizer.add_param_group({**group, "params": own, **({"lr": rate} if rate is not None else {})})
+                optimizer.add_param_group(
+                    {**group, "params": own, **({"lr": rate} if rate is not None else {})}
+                )
         return optimizer
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> torch.Tensor:
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any
+    ) -> torch.Tensor:
         """Trainer's, on pictures that are changed afresh, with draws that depend on seed, step and process alone.
 
         Here, because evaluation and prediction do not come this way, and the batch is in one piece on its device: the
@@ -187,10 +193,14 @@ class PhaseTrainer(OneModelTrainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing: every step seeds the generators."""
 
-    def _init_training_state(self, max_steps: int, steps: int, epochs: int, *rest: Any) -> tuple[int, int]:
+    def _init_training_state(
+        self, max_steps: int, steps: int, epochs: int, *rest: Any
+    ) -> tuple[int, int]:
         """Trainer's; a phase that had ended when its state was kept has no epoch left."""
         begun = super()._init_training_state(max_steps, steps, epochs, *rest)
-        self.state.compute_steps(self.args, max_steps)  # not those of the state: they may be asked for anew
+        self.state.compute_steps(
+            self.args, max_steps
+        )  # not those of the state: they may be asked for anew
         return (epochs, 0) if self.keeper and self.keeper.has_ended else begun
 
     @property
@@ -215,12 +225,16 @@ class BestStep(TrainerCallback):
         self.best, self.best_step, self.worse = -math.inf, None, 0
         self.weights: dict[str, torch.Tensor] = {}
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any
+    ) -> None:
         """Copy the weights if this step is the best so far."""
         value = self.sign * metrics[self.metric]
         if value > self.best:
             self.best, self.best_step, self.worse = value, state.global_step, 0
-            self.weights = {name: t.detach().to("cpu", copy=True) for name, t in self.model.state_dict().items()}
+            self.weights = {
+                name: t.detach().to("cpu", copy=True) for name, t in self.model.state_dict().items()
+            }
             return
         self.worse += 1
         if self.patience is not None and self.worse >= self.patience:
@@ -233,7 +247,12 @@ class BestStep(TrainerCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best step so far."""
-        return {"best": self.best, "step": self.best_step, "worse": self.worse, "weights": self.weights}
+        return {
+            "best": self.best,
+            "step": self.best_step,
+            "worse": self.worse,
+            "weights": self.weights,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Remember it again."""
@@ -244,7 +263,9 @@ class BestStep(TrainerCallback):
 class LoggedLines(TrainerCallback):
     """A line of the log for what Trainer would print where there is no progress bar."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         """Say the newest figures."""
         shown = [f"{name} {logs[name]:.4g}" for name in SHOWN if logs and name in logs]
         if shown and state.is_world_process_zero:
@@ -254,7 +275,9 @@ class LoggedLines(TrainerCallback):
 class QuietProgress(ProgressCallback):
     """Trainer's progress bar with the newest figures at its end, in place of a line of text each time."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         """Show the losses beside the bar."""
         if self.training_bar is not None and logs:
             shown = {name: f"{logs[name]:.3f}" for name in SHOWN if name in logs}
@@ -266,7 +289,11 @@ def watch_steps(trainer: PhaseTrainer, training: TrainingConfig) -> BestStep | N
     """What keeps the best step, where one is asked for; and Trainer's bar, or lines in its place."""
     trainer.remove_callback(PrinterCallback if training.disable_tqdm else ProgressCallback)
     trainer.add_callback(LoggedLines() if training.disable_tqdm else QuietProgress())
-    if trainer.eval_dataset is None or training.eval_strategy == "no" or not training.load_best_model_at_end:
+    if (
+        trainer.eval_dataset is None
+        or training.eval_strategy == "no"
+        or not training.load_best_model_at_end
+    ):
         return None
     best = BestStep(trainer.model, training.metric_for_best_model, training.early_stopping_patience)
     trainer.add_callback(best)
@@ -276,7 +303,9 @@ def watch_steps(trainer: PhaseTrainer, training: TrainingConfig) -> BestStep | N
 def read_history(trainer: PhaseTrainer) -> list[dict[str, float]]:
     """What was logged, by step. Raises UserError if a loss is not finite: the weights are worth nothing then."""
     kept = ("step", "epoch", "loss", "learning_rate", "eval_loss", "eval_accuracy")
-    entries = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
+    entries = [
+        entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry
+    ]
     for entry in entries:
         for key in ("loss", "eval_loss"):
             if not math.isfinite(entry.get(key, 0.0)):
@@ -286,7 +315,9 @@ def read_history(trainer: PhaseTrainer) -> list[dict[str, float]]:
                 )
     losses = [entry["loss"] for entry in entries if "loss" in entry]
     if losses and losses[-1] > 2 * losses[0]:
-        log.warning("the loss rose from %.3g to %.3g: give a smaller --learning_rate", losses[0], losses[-1])
+        log.warning(
+            "the loss rose from %.3g to %.3g: give a smaller --learning_rate", losses[0], losses[-1]
+        )
     return [{key: entry[key] for key in kept if key in entry} for entry in entries]
 
 
@@ -298,9 +329,15 @@ def validation_metrics(loss: LossFunction, has_classes: bool) -> Callable[[Any],
     """
 
     def measure(prediction: Any) -> dict[str, float]:
-        logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        logits = (
+            prediction.predictions[0]
+            if isinstance(prediction.predictions, tuple)
+            else prediction.predictions
+        )
         labels = prediction.label_ids
-        measured = {"loss": float(loss({"logits": torch.from_numpy(logits)}, torch.from_numpy(labels)))}
+        measured = {
+            "loss": float(loss({"logits": torch.from_numpy(logits)}, torch.from_numpy(labels)))
+        }
         if has_classes:
             measured["accuracy"] = float(np.mean(logits.argmax(-1) == labels))
         return measured

@@ -19,7 +19,17 @@ OLD_LABELS = tuple(f"old {number}" for number in range(7))
 # Tried by every `make test`; all others are marked slow.
 SAMPLE = {
     "image-classification": ("vit", "resnet", "swin", "clip", "deit", "pvt", "hgnet_v2"),
-    "text-classification": ("bert", "roberta", "gpt2", "llama", "t5", "bart", "modernbert", "deberta-v2", "zamba2"),
+    "text-classification": (
+        "bert",
+        "roberta",
+        "gpt2",
+        "llama",
+        "t5",
+        "bart",
+        "modernbert",
+        "deberta-v2",
+        "zamba2",
+    ),
     "token-classification": ("camembert", "xlnet"),
     "audio-classification": ("wav2vec2", "whisper"),
 }
@@ -33,7 +43,9 @@ LEAST = {
 }
 
 # Architectures that have no head to replace. Those that need a package which is not installed say so themselves.
-LEFT_OUT = {"shieldgemma2": "answers yes or no with its language model: it has no output layer for labels"}
+LEFT_OUT = {
+    "shieldgemma2": "answers yes or no with its language model: it has no output layer for labels"
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +82,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     every = [each for task in TASKS.values() for each in architectures(task)]
     params = [
-        pytest.param(each, id=each.name, marks=() if each.model_type in SAMPLE[each.task.name] else pytest.mark.slow)
+        pytest.param(
+            each,
+            id=each.name,
+            marks=() if each.model_type in SAMPLE[each.task.name] else pytest.mark.slow,
+        )
         for each in every
     ]
     metafunc.parametrize("architecture", params, scope="session")
@@ -91,7 +107,9 @@ def make_subject(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Architec
 
 
 @pytest.fixture
-def subject(architecture: Architecture, make_subject: Callable[[Architecture], Subject]) -> Iterator[Subject]:
+def subject(
+    architecture: Architecture, make_subject: Callable[[Architecture], Subject]
+) -> Iterator[Subject]:
     """The tiny model of the architecture at hand; skipped with the reason where none can be built."""
     if architecture.model_type in LEFT_OUT:
         pytest.skip(LEFT_OUT[architecture.model_type])
@@ -119,14 +137,20 @@ def _save_tiny(architecture: Architecture, folder: Path) -> Subject:
 # Of the architectures that can be loaded, the share whose parts must give what the whole gives.
 LEAST_SPLIT = 0.95
 
-_splits: dict[str, dict[str, str | None]] = defaultdict(dict)  # place -> architecture -> why it is run whole
+_splits: dict[str, dict[str, str | None]] = defaultdict(
+    dict
+)  # place -> architecture -> why it is run whole
 _results: dict[str, dict[str, Any]] = defaultdict(lambda: {"outcomes": Counter(), "reason": ""})
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Remember what became of each architecture."""
     name = report.nodeid.partition("[")[2].rstrip("]")
-    if "tests/architectures" not in report.nodeid or ":" not in name or (report.when != "call" and report.passed):
+    if (
+        "tests/architectures" not in report.nodeid
+        or ":" not in name
+        or (report.when != "call" and report.passed)
+    ):
         return
     _results[name]["outcomes"][report.outcome] += 1
     if report.skipped:
@@ -155,10 +179,18 @@ def _share_split(reasons: dict[str, str | None]) -> float:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print the table: tried, passed, left out with the reason of each."""
     for task in TASKS:
-        rows = {name.partition(":")[2]: row for name, row in _results.items() if name.startswith(f"{task}:")}
+        rows = {
+            name.partition(":")[2]: row
+            for name, row in _results.items()
+            if name.startswith(f"{task}:")
+        }
         if len(rows) <= len(SAMPLE[task]):
             continue
-        passed = [name for name, row in rows.items() if row["outcomes"]["passed"] and not row["outcomes"]["failed"]]
+        passed = [
+            name
+            for name, row in rows.items()
+            if row["outcomes"]["passed"] and not row["outcomes"]["failed"]
+        ]
         terminalreporter.write_line(f"{task}: {len(rows)} tried, {len(passed)} passed")
         for name, row in rows.items():
             if name not in passed:

@@ -6,7 +6,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-LOOKS = {"size", "dim", "numel", "is_floating_point"}  # functions that look at a parameter without using its values
+LOOKS = {
+    "size",
+    "dim",
+    "numel",
+    "is_floating_point",
+}  # functions that look at a parameter without using its values
 TRANSPOSED = {"T", "mT", "H", "data"}  # attributes that stand for the values
 
 
@@ -18,7 +23,9 @@ class FirstUse(TorchFunctionMode):
         self.names = {id(parameter): name for name, parameter in model.named_parameters()}
         self.order: list[str] = []
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         """Note the parameters among the arguments, then call."""
         name = getattr(function, "__name__", "")
         attribute = getattr(getattr(function, "__self__", None), "__name__", "")

@@ -8,13 +8,13 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, set_seed
 
+from hf_transfer.frozen.split import Boundary, UnsplittableError, split_model
 from hf_transfer.models.adapters import merge, wrap_with_adapter
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
-from hf_transfer.models.freezing import training_only
+from hf_transfer.models.freeze import training_only
 from hf_transfer.models.head import read_logits
 from hf_transfer.models.layers import layer_map
-from hf_transfer.training.checkpoints import States
-from hf_transfer.training.frozen import Boundary, UnsplittableError, split_model
+from hf_transfer.resume.states import States
 from hf_transfer.training.trainer import BestStep
 from tests.architectures.conftest import OLD_LABELS, Subject
 from tests.architectures.first_use import FirstUse
@@ -41,7 +41,9 @@ def _logits(model: torch.nn.Module, subject: Subject) -> torch.Tensor:
 
 def _step(model: torch.nn.Module, subject: Subject, steps: int = 1) -> None:
     """Train what requires gradients for some steps, with weight decay."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=0.01, weight_decay=0.1
+    )
     model.train()
     for _ in range(steps):
         optimizer.zero_grad()
@@ -55,19 +57,27 @@ def test_all_other_tensors_equal_the_checkpoints(subject: Subject) -> None:
     source = subject.task.model_class.from_pretrained(subject.folder)
     old, new = source.state_dict(), checkpoint.model.state_dict()
     assert checkpoint.new_parameters
-    assert {name for name in new if new[name].shape != old[name].shape} == set(checkpoint.new_parameters)
+    assert {name for name in new if new[name].shape != old[name].shape} == set(
+        checkpoint.new_parameters
+    )
     for name, tensor in new.items():
         assert name in checkpoint.new_parameters or torch.equal(tensor, old[name]), name
 
 
 def test_a_head_for_as_many_other_labels_is_new(subject: Subject) -> None:
     model = subject.task.model_class.from_pretrained(subject.folder)
-    checkpoint = load_checkpoint(str(subject.folder), subject.task, [f"new {n}" for n in range(len(OLD_LABELS))])
+    checkpoint = load_checkpoint(
+        str(subject.folder), subject.task, [f"new {n}" for n in range(len(OLD_LABELS))]
+    )
     old = model.state_dict()
     weights = [name for name in checkpoint.new_parameters if name.endswith("weight")]
     assert weights
     assert not any(torch.equal(checkpoint.model.get_parameter(name), old[name]) for name in weights)
-    assert all(torch.equal(t, old[n]) for n, t in checkpoint.model.state_dict().items() if n not in checkpoint.head)
+    assert all(
+        torch.equal(t, old[n])
+        for n, t in checkpoint.model.state_dict().items()
+        if n not in checkpoint.head
+    )
 
 
 def test_stages_cover_every_parameter_in_the_order_of_execution(subject: Subject) -> None:
@@ -96,7 +106,9 @@ def test_with_the_body_frozen_a_step_changes_the_head_and_nothing_else(subject: 
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with training_only(model, checkpoint.head):
         _step(model, subject)
-    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    changed = {
+        name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])
+    }
     assert changed == set(checkpoint.head)
 
 
@@ -116,7 +128,9 @@ def test_split_at_a_middle_stage_its_parts_give_what_the_whole_gives(
     record_property("a middle stage", _require_equal_or_refused(model, middle, subject))
 
 
-def _require_equal_or_refused(model: torch.nn.Module, boundary: Boundary, subject: Subject) -> str | None:
+def _require_equal_or_refused(
+    model: torch.nn.Module, boundary: Boundary, subject: Subject
+) -> str | None:
     """Why the model is run whole; None if its parts are equal to it, on other rows than those it was checked on too."""
     set_seed(0)
     with torch.no_grad():  # some as they are first made answer 0 to everything
@@ -176,7 +190,9 @@ def _require_equal(model: torch.nn.Module, kept: dict[str, torch.Tensor]) -> Non
     assert [name for name in kept if not torch.equal(now[name], kept[name])] == []
 
 
-def test_a_merged_adapter_loads_as_a_plain_model_with_the_same_logits(subject: Subject, tmp_path: Path) -> None:
+def test_a_merged_adapter_loads_as_a_plain_model_with_the_same_logits(
+    subject: Subject, tmp_path: Path
+) -> None:
     checkpoint = _load(subject)
     fresh = _logits(checkpoint.model, subject)
     wrapped = wrap_with_adapter(checkpoint.model, checkpoint.head, "lora", rank=4)
@@ -185,7 +201,12 @@ def test_a_merged_adapter_loads_as_a_plain_model_with_the_same_logits(subject: S
     merge(wrapped).save_pretrained(tmp_path)
     loaded = subject.task.model_class.from_pretrained(tmp_path)
     assert not torch.allclose(expected, fresh, atol=1e-4)
-    assert torch.allclose(_logits(loaded, subject), expected, rtol=0, atol=ROUNDING.get(loaded.config.model_type, 1e-5))
+    assert torch.allclose(
+        _logits(loaded, subject),
+        expected,
+        rtol=0,
+        atol=ROUNDING.get(loaded.config.model_type, 1e-5),
+    )
 
 
 def test_to_a_base_model_a_head_is_added_and_nothing_else(subject: Subject, tmp_path: Path) -> None:
@@ -195,7 +216,9 @@ def test_to_a_base_model_a_head_is_added_and_nothing_else(subject: Subject, tmp_
     checkpoint = load_checkpoint(str(tmp_path), subject.task, LABELS)
     prefix = f"{checkpoint.model.base_model_prefix}."
     assert set(checkpoint.head) == set(checkpoint.new_parameters)
-    assert all(name.startswith(f"{prefix}pooler.") for name in checkpoint.head if name.startswith(prefix))
+    assert all(
+        name.startswith(f"{prefix}pooler.") for name in checkpoint.head if name.startswith(prefix)
+    )
     base, compared = AutoModel.from_pretrained(tmp_path).state_dict(), 0
     for name, tensor in checkpoint.model.state_dict().items():
         if name.removeprefix(prefix) in base and name not in checkpoint.new_parameters:

@@ -10,21 +10,38 @@ from transformers import AutoConfig, PreTrainedConfig, set_seed
 # Field name -> size; the first that matches decides. Widths are multiples of 32, so that heads and groups divide them.
 SIZES: tuple[tuple[str, Any], ...] = (
     (r".*vocab_size|vocab_size_.*", 120),
-    (r"num_hidden_layers|num_layers|n_layers?|encoder_layers|decoder_layers|num_decoder_layers|num_encoder_layers", 2),
+    (
+        r"num_hidden_layers|num_layers|n_layers?|encoder_layers|decoder_layers|num_decoder_layers|num_encoder_layers",
+        2,
+    ),
     (r".*num_hidden_layers|.*_num_layers", 2),
     (r".*(num_)?(key_value|kv)_heads", 4),
     (r".*attention_heads|n_heads?|num_heads|.*num_heads", 4),
     (r"head_dim|.*_head_dim|d_kv|attention_head_dim", 8),
     (r"moe_intermediate_size|shared_expert_intermediate_size|expert_.*size", 16),
-    (r"intermediate_size|.*_intermediate_size|.*ffn_dim|d_ff|n_inner|feed_forward_size|.*ffn_hidden_size", 64),
-    (r"hidden_size|d_model|dim|n_embd|emb_dim|embed_dim|hidden_dim|embedding_size|projection_dim|.*hidden_size", 32),
-    (r"max_position_embeddings|n_positions|max_seq_len|max_sequence_length|n_ctx|seq_length|block_size", 128),
+    (
+        r"intermediate_size|.*_intermediate_size|.*ffn_dim|d_ff|n_inner|feed_forward_size|.*ffn_hidden_size",
+        64,
+    ),
+    (
+        r"hidden_size|d_model|dim|n_embd|emb_dim|embed_dim|hidden_dim|embedding_size|projection_dim|.*hidden_size",
+        32,
+    ),
+    (
+        r"max_position_embeddings|n_positions|max_seq_len|max_sequence_length|n_ctx|seq_length|block_size",
+        128,
+    ),
     (r"(num|n)_(local_|routed_)?experts", 4),
     (r"num_experts_per_tok", 2),
     (r"image_size", 64),
     (r"codevector_dim|proj_codevector_dim|classifier_proj_size|num_codevectors_per_group", 16),
 )
-SPECIAL_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+SPECIAL_TOKENS = {
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+}
 TOKEN_ID = re.compile(r".*_token_id$|.*_token_index$")
 LAST_ID, TOKENS = 119, 16
 
@@ -73,12 +90,22 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "hunyuan_v1_dense": {"head_dim": 8},
     "hunyuan_v1_moe": {"head_dim": 8},
     "imagegpt": {"n_positions": 64},
-    "jamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "use_mamba_kernels": False},
+    "jamba": {
+        "num_hidden_layers": 4,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "use_mamba_kernels": False,
+    },
     "layoutlmv3": {"coordinate_size": 6, "shape_size": 4, "input_size": 32},
     "lilt": {"hidden_size": 48, "channel_shrink_ratio": 4},
     "ministral": {"head_dim": 8},
     "mistral4": {"head_dim": 16},
-    "mobilebert": {"embedding_size": 32, "intra_bottleneck_size": 32, "hidden_size": 64, "true_hidden_size": 32},
+    "mobilebert": {
+        "embedding_size": 32,
+        "intra_bottleneck_size": 32,
+        "hidden_size": 64,
+        "true_hidden_size": 32,
+    },
     "mobilevit": {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 24, 32]},
     "nemotron": {"num_key_value_heads": 4},
     "perceiver": {
@@ -91,7 +118,11 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "pp_lcnet": {"class_expand": 32, "scale": 0.5},
     "qwen3_5_text": {"num_hidden_layers": 4},
     "qwen3_next": {"num_hidden_layers": 4},
-    "reformer": {"axial_pos_shape": [4, 4], "axial_pos_embds_dim": [8, 24], "max_position_embeddings": 16},
+    "reformer": {
+        "axial_pos_shape": [4, 4],
+        "axial_pos_embds_dim": [8, 24],
+        "max_position_embeddings": 16,
+    },
     "swin": {
         "embed_dim": 24,
         "depths": [1, 2],
@@ -173,13 +204,19 @@ def _pictures(config: Any, takes: Any, rows: int) -> dict[str, torch.Tensor]:
         }
     size = getattr(getattr(config, "vision_config", config), "image_size", 64)
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    return {"pixel_values" if "pixel_values" in takes else "inputs": torch.randn(rows, 3, height, width)}
+    return {
+        "pixel_values" if "pixel_values" in takes else "inputs": torch.randn(rows, 3, height, width)
+    }
 
 
 def _sounds(config: Any, takes: Any, rows: int) -> dict[str, torch.Tensor]:
     if "input_features" in takes:
         bands = getattr(config, "feature_projection_input_dim", None)
-        shape = (rows, 24, bands) if bands else (rows, config.num_mel_bins, 2 * config.max_source_positions)
+        shape = (
+            (rows, 24, bands)
+            if bands
+            else (rows, config.num_mel_bins, 2 * config.max_source_positions)
+        )
         return {"input_features": torch.randn(shape)}
     if hasattr(config, "num_mel_bins"):
         return {"input_values": torch.randn(rows, config.max_length, config.num_mel_bins)}

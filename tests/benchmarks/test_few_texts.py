@@ -38,10 +38,15 @@ def test_contrastive_against_a_bare_trainer_at_its_default_rate(name: str, tmp_p
     for draw in range(DRAWS):
         data = load_data(DataConfig(f"builtin:{name}", examples_per_class=LABELS), TASK, seed=draw)
         rows = {"contrastive": _contrastive(minilm, data, draw, tmp_path / "saved")}
-        rows |= {f"bare Trainer, batches of {size}": _bare(minilm, data, draw, size, tmp_path) for size in BATCHES}
+        rows |= {
+            f"bare Trainer, batches of {size}": _bare(minilm, data, draw, size, tmp_path)
+            for size in BATCHES
+        }
         for row, result in rows.items():
             found.setdefault(row, []).append(result)
-    print(f"\nbuiltin:{name}, {LABELS} a class, MiniLM, {DRAWS} draws, on {torch.get_num_threads()} thread(s)")
+    print(
+        f"\nbuiltin:{name}, {LABELS} a class, MiniLM, {DRAWS} draws, on {torch.get_num_threads()} thread(s)"
+    )
     print(f"bare Trainer: 5e-5, {EPOCHS} epochs, the class's own pooling")
     ours = mean(accuracy for accuracy, _ in found["contrastive"])
     for row, results in found.items():
@@ -79,7 +84,9 @@ def _require_plain(checkpoint: Checkpoint, data: Data, answers: np.ndarray, fold
     ask = pipeline("text-classification", model=str(folder), device="cpu")
     assert type(ask.model).__name__ == "BertForSequenceClassification"
     said = ask(data.test["text"][:100], truncation=True, max_length=TOKENS)
-    assert [answer["label"] for answer in said] == [data.labels[int(answer)] for answer in answers[:100]]
+    assert [answer["label"] for answer in said] == [
+        data.labels[int(answer)] for answer in answers[:100]
+    ]
 
 
 def _bare(minilm: str, data: Data, seed: int, batch_size: int, folder: Path) -> tuple[float, float]:
@@ -87,7 +94,12 @@ def _bare(minilm: str, data: Data, seed: int, batch_size: int, folder: Path) -> 
     set_seed(seed)
     tokenizer = load_checkpoint(minilm, TASK, data.labels).processor
     model = AutoModelForSequenceClassification.from_pretrained(minilm, num_labels=len(data.labels))
-    kept: dict[str, Any] = {"save_strategy": "no", "logging_strategy": "no", "report_to": [], "disable_tqdm": True}
+    kept: dict[str, Any] = {
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
     arguments = TrainingArguments(
         str(folder / "bare"),
         num_train_epochs=EPOCHS,
@@ -98,13 +110,19 @@ def _bare(minilm: str, data: Data, seed: int, batch_size: int, folder: Path) -> 
     )
     encoded = {
         split: rows.map(
-            lambda row: {**tokenizer(row["text"], truncation=True, max_length=TOKENS), "labels": row["label"]},
+            lambda row: {
+                **tokenizer(row["text"], truncation=True, max_length=TOKENS),
+                "labels": row["label"],
+            },
             remove_columns=rows.column_names,
         )
         for split, rows in data.splits.items()
     }
     trainer = Trainer(
-        model, arguments, train_dataset=encoded["train"], data_collator=DataCollatorWithPadding(tokenizer)
+        model,
+        arguments,
+        train_dataset=encoded["train"],
+        data_collator=DataCollatorWithPadding(tokenizer),
     )
     began = time.perf_counter()
     trainer.train()

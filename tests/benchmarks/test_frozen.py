@@ -23,13 +23,13 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from hf_transfer.cli.flags import parse_config
 from hf_transfer.config import DataConfig, RunConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.evaluation.predict import predict
-from hf_transfer.flags import parse_config
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
-from hf_transfer.models.freezing import training_only
+from hf_transfer.models.freeze import training_only
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import Trained, run_plan
@@ -38,7 +38,11 @@ from hf_transfer.training.trainer import phase_arguments
 
 pytestmark = pytest.mark.slow
 
-TEXTS, TOKENS, PICTURES = 2000, 48, 64  # docstrings are cut at so many tokens: half of them are shorter than 25
+TEXTS, TOKENS, PICTURES = (
+    2000,
+    48,
+    64,
+)  # docstrings are cut at so many tokens: half of them are shorter than 25
 EPOCHS_OF_A_HEAD, EPOCHS_OF_LAYERS, ROUNDS = 20, 5, 2
 
 
@@ -61,8 +65,25 @@ class Subject:
 
 
 def _config(folder: Path, *flags: str) -> RunConfig:
-    given = ["--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", str(folder / "o"), "--use_cpu"]
-    quiet = ["--disable_tqdm", "true", "--eval_strategy", "no", "--logging_strategy", "no", "--pooling", "own"]
+    given = [
+        "--model_name_or_path",
+        "x",
+        "--dataset_name",
+        "y",
+        "--output_dir",
+        str(folder / "o"),
+        "--use_cpu",
+    ]
+    quiet = [
+        "--disable_tqdm",
+        "true",
+        "--eval_strategy",
+        "no",
+        "--logging_strategy",
+        "no",
+        "--pooling",
+        "own",
+    ]
     return parse_config(argv=[*given, *quiet, *flags])
 
 
@@ -86,7 +107,11 @@ def _pictures(model: torch.nn.Module, folder: Path) -> Subject:
     coarse = [rng.integers(0, 255, (24, 32, 3), dtype=np.uint8) for _ in range(PICTURES)]
     photos = [_as_jpeg(PIL.Image.fromarray(pixels).resize((640, 480))) for pixels in coarse]
     features = Features({"image": Image(), "label": Value("int64"), "id": Value("string")})
-    rows = {"image": photos, "label": [n % 2 for n in range(PICTURES)], "id": [str(n) for n in range(PICTURES)]}
+    rows = {
+        "image": photos,
+        "label": [n % 2 for n in range(PICTURES)],
+        "id": [str(n) for n in range(PICTURES)],
+    }
     data = load_data(DataConfig("builtin:digits", max_train_samples=10), task, seed=0)
     train = Dataset.from_dict(rows, features=features)
     data = replace(data, splits={"train": train, "test": train}, labels=("even", "odd"))
@@ -103,7 +128,12 @@ def _as_jpeg(picture: PIL.Image.Image) -> dict[str, bytes | None]:
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """The shape of ViT-tiny: 12 layers of 192, patches of 16 on 224 pixels."""
-    sizes = {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 3, "intermediate_size": 768}
+    sizes = {
+        "hidden_size": 192,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 3,
+        "intermediate_size": 768,
+    }
     return _pictures(ViTForImageClassification(ViTConfig(**sizes)), tmp_path_factory.mktemp("vit"))
 
 
@@ -117,9 +147,13 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 def _plain_pass(subject: Subject) -> float:
     """Seconds of the whole network over the training rows, once, sorted by length and in batches of 64."""
     model = copy.deepcopy(subject.checkpoint.model).eval()
-    encoder = make_encoder(subject.checkpoint.task, subject.checkpoint.processor, model.config, TOKENS)
+    encoder = make_encoder(
+        subject.checkpoint.task, subject.checkpoint.processor, model.config, TOKENS
+    )
     rows = encoder.rows(subject.data.train)
-    order = np.argsort(rows["length"][:], kind="stable") if encoder.by_length else np.arange(len(rows))
+    order = (
+        np.argsort(rows["length"][:], kind="stable") if encoder.by_length else np.arange(len(rows))
+    )
     began = time.perf_counter()
     with torch.no_grad():
         for start in range(0, len(rows), 64):
@@ -133,7 +167,9 @@ def _frozen_trainer(subject: Subject) -> float:
     """Seconds an epoch of what people do today: Trainer, the body frozen, dynamic padding."""
     config = _config(subject.folder)
     model = copy.deepcopy(subject.checkpoint.model)
-    encoder = make_encoder(subject.checkpoint.task, subject.checkpoint.processor, model.config, TOKENS)
+    encoder = make_encoder(
+        subject.checkpoint.task, subject.checkpoint.processor, model.config, TOKENS
+    )
     arguments = phase_arguments(
         config.training,
         subject.folder,
@@ -158,9 +194,13 @@ def _frozen_trainer(subject: Subject) -> float:
 
 def _stepped_head(subject: Subject) -> float:
     """Accuracy of the same head after 20 epochs of steps. On stored activations: they give the same loss curve."""
-    config = _config(subject.folder, "--num_train_epochs", str(EPOCHS_OF_A_HEAD), "--learning_rate", "1e-2")
+    config = _config(
+        subject.folder, "--num_train_epochs", str(EPOCHS_OF_A_HEAD), "--learning_rate", "1e-2"
+    )
     checkpoint = replace(subject.checkpoint, model=copy.deepcopy(subject.checkpoint.model))
-    plan = choose_plan(replace(config.transfer, strategy="head"), checkpoint, subject.data, config.training)
+    plan = choose_plan(
+        replace(config.transfer, strategy="head"), checkpoint, subject.data, config.training
+    )
     plan = replace(plan, phases=tuple(replace(phase, solver="trainer") for phase in plan.phases))
     return _accuracy(run_plan(plan, checkpoint, subject.data, config.training, TOKENS), subject)
 
@@ -172,7 +212,13 @@ def _accuracy(trained: Trained, subject: Subject) -> float:
 
 
 def test_a_solved_head_against_a_frozen_trainer_and_a_plain_pass(minilm: Subject) -> None:
-    times: dict[str, list[float]] = {"plain": [], "head": [], "solving": [], "again": [], "epoch": []}
+    times: dict[str, list[float]] = {
+        "plain": [],
+        "head": [],
+        "solving": [],
+        "again": [],
+        "epoch": [],
+    }
     for number in range(ROUNDS):
         store = ("--strategy", "head", "--cache_dir", str(minilm.folder / f"head{number}"))
         times["plain"].append(_plain_pass(minilm))
@@ -186,17 +232,33 @@ def test_a_solved_head_against_a_frozen_trainer_and_a_plain_pass(minilm: Subject
         times["epoch"].append(_frozen_trainer(minilm))
     seconds = {name: median(measured) for name, measured in times.items()}
     stepped = EPOCHS_OF_A_HEAD * seconds["epoch"]
-    print(f"\nhead, MiniLM, {TEXTS} docstrings of at most {TOKENS} tokens; medians of {ROUNDS} interleaved rounds")
-    print(f"  frozen Trainer, {EPOCHS_OF_A_HEAD} x an epoch {stepped:7.1f} s   accuracy {_stepped_head(minilm):.1%}")
-    print(f"  head, pass and solving      {seconds['head']:7.1f} s   accuracy {_accuracy(trained, minilm):.1%}")
-    for name, shown in (("head", "head"), ("solving", "solving alone"), ("again", "head again, another seed")):
-        print(f"  {shown:<27} {seconds[name]:7.2f} s   {stepped / seconds[name]:5.0f} x faster than Trainer")
+    print(
+        f"\nhead, MiniLM, {TEXTS} docstrings of at most {TOKENS} tokens; medians of {ROUNDS} interleaved rounds"
+    )
+    print(
+        f"  frozen Trainer, {EPOCHS_OF_A_HEAD} x an epoch {stepped:7.1f} s   accuracy {_stepped_head(minilm):.1%}"
+    )
+    print(
+        f"  head, pass and solving      {seconds['head']:7.1f} s   accuracy {_accuracy(trained, minilm):.1%}"
+    )
+    for name, shown in (
+        ("head", "head"),
+        ("solving", "solving alone"),
+        ("again", "head again, another seed"),
+    ):
+        print(
+            f"  {shown:<27} {seconds[name]:7.2f} s   {stepped / seconds[name]:5.0f} x faster than Trainer"
+        )
     over = (seconds["head"] - 2) / seconds["plain"]
-    print(f"  plain inference pass        {seconds['plain']:7.1f} s   head less 2 s is {over:.2f} x this")
+    print(
+        f"  plain inference pass        {seconds['plain']:7.1f} s   head less 2 s is {over:.2f} x this"
+    )
 
 
 @pytest.mark.parametrize("name", ["minilm", "vit", "resnet"])
-def test_top_layers_with_and_without_the_cache_against_full(name: str, request: pytest.FixtureRequest) -> None:
+def test_top_layers_with_and_without_the_cache_against_full(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     subject: Subject = request.getfixturevalue(name)
     if name == "minilm":
         subject = replace(subject, data=_fewer(subject.data))
@@ -205,7 +267,13 @@ def test_top_layers_with_and_without_the_cache_against_full(name: str, request: 
     top = ("--strategy", "top_layers", "--trainable_layers", layers, *shared)
     contenders: dict[str, Callable[[int], tuple[str, ...]]] = {
         "top_layers": lambda n: (*top, "--cache_dir", str(subject.folder / f"top{n}")),
-        "top_layers, second run": lambda n: (*top, "--cache_dir", str(subject.folder / f"top{n}"), "--seed", "1"),
+        "top_layers, second run": lambda n: (
+            *top,
+            "--cache_dir",
+            str(subject.folder / f"top{n}"),
+            "--seed",
+            "1",
+        ),
         "top_layers, bfloat16 pass": lambda n: (
             *(*top, "--cache_dir", str(subject.folder / f"top{n}"), "--frozen_dtype", "bfloat16"),
         ),
@@ -218,9 +286,13 @@ def test_top_layers_with_and_without_the_cache_against_full(name: str, request: 
             times[contender].append(subject.train(*flags(number))[1])
     ours = median(times["top_layers"])
     rows = len(subject.data.train)
-    print(f"\n{name}, {layers} layers learn, {rows} rows, {EPOCHS_OF_LAYERS} epochs; medians of {ROUNDS} rounds")
+    print(
+        f"\n{name}, {layers} layers learn, {rows} rows, {EPOCHS_OF_LAYERS} epochs; medians of {ROUNDS} rounds"
+    )
     for contender, measured in times.items():
-        print(f"  {contender:<30}{median(measured):7.1f} s   {median(measured) / ours:5.2f} x top_layers")
+        print(
+            f"  {contender:<30}{median(measured):7.1f} s   {median(measured) / ours:5.2f} x top_layers"
+        )
     assert all(len(measured) == ROUNDS for measured in times.values())
 
 

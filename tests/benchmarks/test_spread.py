@@ -12,7 +12,7 @@ from hf_transfer.config import DataConfig, TrainingConfig, TransferConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.evaluation.predict import predict
 from hf_transfer.models.checkpoint import load_checkpoint
-from hf_transfer.strategies import make_plan
+from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import run_plan
 
@@ -27,7 +27,10 @@ def test_digits_from_the_same_labels_with_other_seeds() -> None:
         f"\ndigits, {DRAWS} draws of the labels, {SEEDS} seeds each: deviation between seeds in points, mean of draws"
     )
     for budget in BUDGETS:
-        spreads = {strategy: [_deviation(strategy, budget, draw) for draw in range(DRAWS)] for strategy in STRATEGIES}
+        spreads = {
+            strategy: [_deviation(strategy, budget, draw) for draw in range(DRAWS)]
+            for strategy in STRATEGIES
+        }
         mean = {strategy: statistics.mean(values) for strategy, values in spreads.items()}
         assert mean["full"] > 0, "the seed plays no part"
         ratio = mean["head_then_full"] / mean["full"]

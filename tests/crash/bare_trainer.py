@@ -51,7 +51,11 @@ def main(model_name: str, data: str, output_dir: str) -> None:
         dataloader_pin_memory=False,
     )
     trainer = Trainer(
-        model, arguments, train_dataset=encoded["train"], eval_dataset=encoded["test"], data_collator=collate(model)
+        model,
+        arguments,
+        train_dataset=encoded["train"],
+        eval_dataset=encoded["test"],
+        data_collator=collate(model),
     )
     last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
     trainer.train(resume_from_checkpoint=last)
@@ -66,7 +70,9 @@ def _read(data: str) -> DatasetDict:
         rows = rows.class_encode_column("label")
     else:
         rows = load_dataset("imagefolder", data_dir=data, split="train")
-    return rows.train_test_split(test_size=rows.num_rows - 60 if data.endswith(".csv") else 16, seed=0)
+    return rows.train_test_split(
+        test_size=rows.num_rows - 60 if data.endswith(".csv") else 16, seed=0
+    )
 
 
 def _texts(rows: DatasetDict, model_name: str) -> tuple[DatasetDict, Any]:
@@ -80,9 +86,14 @@ def _pictures(rows: DatasetDict, model_name: str) -> tuple[DatasetDict, Any]:
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
         pictures = [picture.convert("RGB") for picture in batch["image"]]
-        return {"pixel_values": processor(pictures, return_tensors="pt")["pixel_values"], "labels": batch["label"]}
+        return {
+            "pixel_values": processor(pictures, return_tensors="pt")["pixel_values"],
+            "labels": batch["label"],
+        }
 
-    change = RandomAffine(degrees=10.0, translate=(0.1, 0.1), scale=(0.9, 1.1), padding_mode="border", p=1.0)
+    change = RandomAffine(
+        degrees=10.0, translate=(0.1, 0.1), scale=(0.9, 1.1), padding_mode="border", p=1.0
+    )
 
     def collate_for(model: torch.nn.Module) -> Any:
         def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:

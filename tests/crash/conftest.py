@@ -15,7 +15,10 @@ from tests.forked import ForkServer, fork_server
 OURS, CONTROL = "hf_transfer", "a bare transformers.Trainer, resumed as its documentation shows"
 LEAST_SHOWN = 40  # trials: of a sample no table is shown
 
-_outcomes: dict[str, dict[tuple[str, int], list[Outcome]]] = {OURS: defaultdict(list), CONTROL: defaultdict(list)}
+_outcomes: dict[str, dict[tuple[str, int], list[Outcome]]] = {
+    OURS: defaultdict(list),
+    CONTROL: defaultdict(list),
+}
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +31,9 @@ def outcomes() -> dict[str, dict[tuple[str, int], list[Outcome]]]:
 def crashes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crashes]:
     """What kills runs; those that go on are children of another process, in which hash() has another seed."""
     second = ForkServer(tmp_path_factory.mktemp("second-server"))
-    yield Crashes(fork_server(tmp_path_factory.getbasetemp()), second, tmp_path_factory.mktemp("crashes"))
+    yield Crashes(
+        fork_server(tmp_path_factory.getbasetemp()), second, tmp_path_factory.mktemp("crashes")
+    )
     second.close()
 
 
@@ -45,7 +50,14 @@ def subjects(
     folder = tmp_path_factory.mktemp("killed-models")
     vit = _with_dropout(tiny_vit, folder / "vit")
     dinov2 = _save_dinov2(folder / "dinov2", processor=tiny_vit)
-    texts = ("--dataset_name", str(text_file), "--text_column", "sentence", "--label_column", "animal")
+    texts = (
+        "--dataset_name",
+        str(text_file),
+        "--text_column",
+        "sentence",
+        "--label_column",
+        "animal",
+    )
     texts += ("--max_train_samples", "60")
     return {
         "ViT": _image("ViT", vit, "head_then_full", picture_folder),
@@ -61,8 +73,17 @@ def subjects(
 
 
 def _image(name: str, model: Path, strategy: str, data: Path) -> Subject:
-    flags = ("--model_name_or_path", str(model), "--dataset_name", str(data), "--strategy", strategy)
-    return Subject(name, "image_classification", (*flags, "--augmentation", "light"), (str(model), str(data)))
+    flags = (
+        "--model_name_or_path",
+        str(model),
+        "--dataset_name",
+        str(data),
+        "--strategy",
+        strategy,
+    )
+    return Subject(
+        name, "image_classification", (*flags, "--augmentation", "light"), (str(model), str(data))
+    )
 
 
 def _with_dropout(model: Path, folder: Path) -> Path:

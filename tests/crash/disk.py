@@ -46,7 +46,12 @@ class DiskWatch:
             self._wrap(os, name, lambda args, _: self._of_descriptor(args[0]))
         self._wrap(os, "open", self._created)
         for owner, name in ((safetensors.torch, "serialize_file"), (torch, "save")):
-            self._wrap(owner, name, lambda args, _: self._inside(args[1]), _half_a_file(getattr(owner, name)))
+            self._wrap(
+                owner,
+                name,
+                lambda args, _: self._inside(args[1]),
+                _half_a_file(getattr(owner, name)),
+            )
         write = os.write
 
         def half(args: Any, _: Any) -> None:
@@ -70,11 +75,15 @@ class DiskWatch:
             where = place(args, options)
             if where is None:
                 return real(*args, **options)
-            return self._do(name, where, lambda: real(*args, **options), half and (lambda: half(args, options)))
+            return self._do(
+                name, where, lambda: real(*args, **options), half and (lambda: half(args, options))
+            )
 
         setattr(owner, name, call)
 
-    def _do(self, name: str, place: str, whole: Callable[[], Any], half: Callable[[], None] | None) -> Any:
+    def _do(
+        self, name: str, place: str, whole: Callable[[], Any], half: Callable[[], None] | None
+    ) -> Any:
         with self._lock:
             is_the_one = self.kill is not None and len(self.operations) == self.kill.number
             self.operations.append(Operation(name, place))
@@ -93,7 +102,11 @@ class DiskWatch:
         """A path relative to the root, or None if it is elsewhere, or no path."""
         if not isinstance(path, str | os.PathLike):
             return None
-        full = str(Path(f"/proc/self/fd/{folder}").readlink() / path) if folder is not None else os.fspath(path)
+        full = (
+            str(Path(f"/proc/self/fd/{folder}").readlink() / path)
+            if folder is not None
+            else os.fspath(path)
+        )
         return full.removeprefix(self.root) if full.startswith(self.root) else None
 
     def _of_descriptor(self, descriptor: int) -> str | None:
@@ -114,7 +127,9 @@ class DiskWatch:
                 write(data[: len(data) // 2])
                 opened.flush()
 
-            opened.write = lambda data: self._do("write", where, lambda: write(data), lambda: half(data))
+            opened.write = lambda data: self._do(
+                "write", where, lambda: write(data), lambda: half(data)
+            )
             return opened
 
         return call

@@ -61,7 +61,9 @@ class Moment:
     def of(self, run: Unbroken) -> Kill:
         """The kill at this share of a run."""
         if self.kind == "step":
-            return Kill("step", int(self.share * run.steps), self.side, rank=self.rank, grace=self.grace)
+            return Kill(
+                "step", int(self.share * run.steps), self.side, rank=self.rank, grace=self.grace
+            )
         if self.kind == "clock":
             return Kill("clock", seconds=self.share * run.seconds, rank=self.rank, grace=self.grace)
         numbers = places(run.operations)
@@ -72,30 +74,43 @@ class Moment:
 def places(operations: Sequence[Operation]) -> list[int]:
     """The numbers of the operations to be killed at: of many writes to one file the first, one between, the last."""
     kept: list[int] = []
-    for (name, _), group in itertools.groupby(enumerate(operations), lambda pair: (pair[1].name, pair[1].path)):
+    for (name, _), group in itertools.groupby(
+        enumerate(operations), lambda pair: (pair[1].name, pair[1].path)
+    ):
         numbers = [number for number, _ in group]
-        chosen = {numbers[0], numbers[len(numbers) // 2], numbers[-1]} if name == "write" else numbers
+        chosen = (
+            {numbers[0], numbers[len(numbers) // 2], numbers[-1]} if name == "write" else numbers
+        )
         kept.extend(sorted(chosen))
     return kept
 
 
-def draw(seed: str, processes: int, steps: int, clocks: int, writes: int) -> list[tuple[Moment, ...]]:
+def draw(
+    seed: str, processes: int, steps: int, clocks: int, writes: int
+) -> list[tuple[Moment, ...]]:
     """The moments of so many trials, each with one kill or two: anywhere in the steps, evenly over the writes."""
     rng = random.Random(seed)
-    kinds = [*(("step", rng.random()) for _ in range(steps)), *(("clock", rng.random()) for _ in range(clocks))]
+    kinds = [
+        *(("step", rng.random()) for _ in range(steps)),
+        *(("clock", rng.random()) for _ in range(clocks)),
+    ]
     kinds += [("write", (number + rng.random()) / writes) for number in range(writes)]
     again = _soon_after(rng, processes)
     trials = []
     for number, (kind, share) in enumerate(kinds):
         first = _moment(rng, kind, share, SIDES[number % 3], processes)
-        trials.append((first, next(again)) if number % KILLED_AGAIN == KILLED_AGAIN - 1 else (first,))
+        trials.append(
+            (first, next(again)) if number % KILLED_AGAIN == KILLED_AGAIN - 1 else (first,)
+        )
     return trials
 
 
 def _soon_after(rng: random.Random, processes: int) -> Iterator[Moment]:
     """Moments near the beginning, so that a run that has little left dies of them too."""
     for number in itertools.count():
-        yield _moment(rng, ("step", "write")[number % 2], 0.15 * rng.random(), SIDES[number % 3], processes)
+        yield _moment(
+            rng, ("step", "write")[number % 2], 0.15 * rng.random(), SIDES[number % 3], processes
+        )
 
 
 def _moment(rng: random.Random, kind: Kind, share: float, side: Side, processes: int) -> Moment:

@@ -9,7 +9,7 @@ from pathlib import Path
 from signal import SIGKILL
 from typing import Any
 
-from hf_transfer.training.checkpoints import States
+from hf_transfer.resume.states import States
 from tests.conftest import ROOT
 from tests.crash.moments import Kill, Moment, Operation, Unbroken
 from tests.forked import PATIENCE, ForkServer, Started
@@ -30,7 +30,16 @@ class Subject:
         """The script and its flags; everything is written below `root`."""
         batch = str(8 // processes)
         flags = [*self.flags, "--per_device_train_batch_size", batch, "--num_train_epochs", "3"]
-        flags += ["--save_strategy", "steps", "--save_steps", "2", "--save_minutes", "0", "--learning_rate", "3e-3"]
+        flags += [
+            "--save_strategy",
+            "steps",
+            "--save_steps",
+            "2",
+            "--save_minutes",
+            "0",
+            "--learning_rate",
+            "3e-3",
+        ]
         flags += ["--eval_steps", "4", "--use_cpu", "--disable_tqdm", "true"]
         places = ["--output_dir", str(root / "run"), "--cache_dir", str(root / "store")]
         return [str(ROOT / "recipes" / f"{self.recipe}.py"), *flags, *places]
@@ -64,12 +73,16 @@ class Crashes:
     """Trials of programs, each against its own unbroken run, which is made once."""
 
     first: ForkServer
-    second: ForkServer  # whoever goes on is the child of another process, as the next command would be
+    second: (
+        ForkServer  # whoever goes on is the child of another process, as the next command would be
+    )
     folder: Path
     unbroken: dict[tuple[str, int, bool], tuple[Unbroken, bytes, Any]] = field(default_factory=dict)
     numbers: int = 0
 
-    def attempt(self, subject: Subject, processes: int, moments: Sequence[Moment], bare: bool = False) -> Outcome:
+    def attempt(
+        self, subject: Subject, processes: int, moments: Sequence[Moment], bare: bool = False
+    ) -> Outcome:
         """Kill a run at these moments, one after the other, then let it go on to its end."""
         whole, weights, found = self._unbroken(subject, processes, bare)
         root = self._new_folder(subject.name)
@@ -81,7 +94,9 @@ class Crashes:
                 break
             kills += 1
         if not kills and moments[0].kind == "clock":  # it was faster than the unbroken one
-            return self.attempt(subject, processes, [replace(moments[0], share=moments[0].share / 2)], bare)
+            return self.attempt(
+                subject, processes, [replace(moments[0], share=moments[0].share / 2)], bare
+            )
         has_a_state = _has_a_state(root / "run")
         ended = _run(self.second, Job(root, processes), script, *flags)
         outcome = Outcome(
@@ -97,17 +112,24 @@ class Crashes:
         shutil.rmtree(root)
         return outcome
 
-    def _unbroken(self, subject: Subject, processes: int, bare: bool) -> tuple[Unbroken, bytes, Any]:
+    def _unbroken(
+        self, subject: Subject, processes: int, bare: bool
+    ) -> tuple[Unbroken, bytes, Any]:
         key = (subject.name, processes, bare)
         if key not in self.unbroken:
             root = self._new_folder(subject.name)
-            script, *flags = subject.bare_command(root) if bare else subject.command(root, processes)
+            script, *flags = (
+                subject.bare_command(root) if bare else subject.command(root, processes)
+            )
             report, began = root.with_suffix(".json"), time.monotonic()
             for each in _run(self.first, Job(root, processes, report=report), script, *flags):
                 assert each.code == 0, each.said
             seconds, counted = time.monotonic() - began, json.loads(report.read_text())
             operations = tuple(Operation(**each) for each in counted["operations"])
-            self.unbroken[key] = (Unbroken(counted["steps"], seconds, operations), *_result(root / "run"))
+            self.unbroken[key] = (
+                Unbroken(counted["steps"], seconds, operations),
+                *_result(root / "run"),
+            )
         return self.unbroken[key]
 
     def _new_folder(self, name: str) -> Path:
@@ -127,15 +149,22 @@ class Job:
     report: Path | None = None
 
     def __str__(self) -> str:
-        kill, report = asdict(self.kill) if self.kill else None, str(self.report) if self.report else None
+        kill, report = (
+            asdict(self.kill) if self.kill else None,
+            str(self.report) if self.report else None,
+        )
         return json.dumps({"root": str(self.root), "kill": kill, "report": report})
 
 
 def _run(server: ForkServer, job: Job, *command: str) -> list[Started]:
     """The processes of a run, all of them ended. If one ends badly, the others are killed, as a launcher does."""
     words = (str(HERE / "watched.py"), str(job), *command)
-    processes = server.start_several(job.processes, *words) if job.processes > 1 else [server.start(*words)]
-    doom = time.monotonic() + (job.kill.seconds if job.kill and job.kill.kind == "clock" else PATIENCE)
+    processes = (
+        server.start_several(job.processes, *words) if job.processes > 1 else [server.start(*words)]
+    )
+    doom = time.monotonic() + (
+        job.kill.seconds if job.kill and job.kill.kind == "clock" else PATIENCE
+    )
     grace = job.kill.grace if job.kill else 1.0
     while not all(each.has_ended for each in processes):
         if any(each.code for each in processes):
@@ -177,5 +206,7 @@ def table(outcomes: Mapping[tuple[str, int], Sequence[Outcome]]) -> list[str]:
         kinds = [one.kind for one in row]
         counts = f"{len(row):>6}{kinds.count('steps'):>7}{kinds.count('writes'):>8}{sum(one.kills for one in row):>7}"
         went = f"{sum(one.has_a_state for one in row):>13}{sum(one.went_on for one in row):>9}"
-        lines.append(f"{name:<10}{processes or '':>10}{counts}{went}{sum(one.equal for one in row):>18}")
+        lines.append(
+            f"{name:<10}{processes or '':>10}{counts}{went}{sum(one.equal for one in row):>18}"
+        )
     return lines

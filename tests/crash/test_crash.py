@@ -25,7 +25,11 @@ def _trials() -> list[object]:
     for model, processes in itertools.product(MODELS, TRIALS):
         drawn = draw(f"{model} {processes}", processes, **TRIALS[processes])
         for number, moments in enumerate(drawn):
-            quick = range(SAMPLED_FROM[model], 100, SAMPLED) if processes == 1 else SAMPLED_OF_TWO.get(model, ())
+            quick = (
+                range(SAMPLED_FROM[model], 100, SAMPLED)
+                if processes == 1
+                else SAMPLED_OF_TWO.get(model, ())
+            )
             name = "-".join((model, str(processes), *map(str, moments)))
             marks = () if number in quick else pytest.mark.slow
             trials.append(pytest.param(model, processes, moments, id=name, marks=marks))

@@ -61,7 +61,9 @@ def main() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     atexit._run_exitfuncs()
-    os._exit(0)  # to take apart all that was imported would copy it first, page by page: half a second
+    os._exit(
+        0
+    )  # to take apart all that was imported would copy it first, page by page: half a second
 
 
 if __name__ == "__main__":

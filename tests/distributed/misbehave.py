@@ -12,7 +12,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from hf_transfer.training.order import StepLoader
+from hf_transfer.training.batches import StepLoader
 from hf_transfer.training.trainer import PhaseTrainer
 
 STEP = 3
@@ -43,7 +43,12 @@ def step(self: PhaseTrainer, *args: Any, **options: Any) -> Any:
 def batches(self: DataLoader[Any]) -> Any:
     """The batches, as far as they come."""
     for number, batch in enumerate(fetch(self)):
-        if what == "fetch" and isinstance(self, StepLoader) and number == STEP and os.environ.get("RANK") == "1":
+        if (
+            what == "fetch"
+            and isinstance(self, StepLoader)
+            and number == STEP
+            and os.environ.get("RANK") == "1"
+        ):
             misbehave()
         yield batch
 

@@ -20,7 +20,9 @@ def training_step(self: PhaseTrainer, *args: Any, **options: Any) -> Any:
     if self.state.global_step != STEP or os.environ["RANK"] != "1":
         return train(self, *args, **options)
     head = list(self.model.parameters())[-1]
-    hook = head.register_hook(lambda gradient: gradient * float("nan")) if when == "before" else None
+    hook = (
+        head.register_hook(lambda gradient: gradient * float("nan")) if when == "before" else None
+    )
     loss = train(self, *args, **options)
     if hook:
         hook.remove()

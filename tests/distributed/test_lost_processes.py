@@ -13,12 +13,40 @@ from hf_transfer.record import read_record
 from tests.conftest import ROOT
 
 
-def _launch(what: str, folder: Path, processes: int = 2, restarts: int = 0) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+def _launch(
+    what: str, folder: Path, processes: int = 2, restarts: int = 0
+) -> subprocess.CompletedProcess[str]:
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        str(processes),
+    ]
     launcher += ["--max_restarts", str(restarts)]
-    victim = [str(Path(__file__).parent / "misbehave.py"), what, str(ROOT / "recipes" / "image_classification.py")]
-    flags = ["--config", str(ROOT / "recipes/configs/digits.yaml"), "--strategy", "full", "--use_cpu"]
-    kept = ["--output_dir", str(folder), "--save_strategy", "steps", "--save_steps", "2", "--disable_tqdm", "true"]
+    victim = [
+        str(Path(__file__).parent / "misbehave.py"),
+        what,
+        str(ROOT / "recipes" / "image_classification.py"),
+    ]
+    flags = [
+        "--config",
+        str(ROOT / "recipes/configs/digits.yaml"),
+        "--strategy",
+        "full",
+        "--use_cpu",
+    ]
+    kept = [
+        "--output_dir",
+        str(folder),
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "2",
+        "--disable_tqdm",
+        "true",
+    ]
     return subprocess.run(
         [*launcher, *victim, *flags, *kept, "--ddp_timeout", "10"],
         capture_output=True,
@@ -34,11 +62,15 @@ def _launch(what: str, folder: Path, processes: int = 2, restarts: int = 0) -> s
     [
         ("fetch", "process 1 of 2 (by rank) has not moved for"),
         pytest.param("hang", "process 1 of 2 (by rank) has not moved for", marks=pytest.mark.slow),
-        pytest.param("freeze", "process 1 of 2 (by rank) has not moved for", marks=pytest.mark.slow),
+        pytest.param(
+            "freeze", "process 1 of 2 (by rank) has not moved for", marks=pytest.mark.slow
+        ),
         ("die", "process 1 of 2 (by rank) is gone"),
     ],
 )
-def test_a_process_that_is_lost_ends_the_run_in_time_and_is_named(what: str, said: str, tmp_path: Path) -> None:
+def test_a_process_that_is_lost_ends_the_run_in_time_and_is_named(
+    what: str, said: str, tmp_path: Path
+) -> None:
     began = time.monotonic()
     done = _launch(what, tmp_path / "run")
     assert done.returncode == 1
@@ -49,14 +81,18 @@ def test_a_process_that_is_lost_ends_the_run_in_time_and_is_named(what: str, sai
 
 # Of two processes over gloo that a launcher starts again one in three does not find the other, with torch alone too.
 @pytest.mark.slow
-def test_a_launcher_that_restarts_lost_processes_ends_the_run_as_if_none_had_been_lost(tmp_path: Path) -> None:
+def test_a_launcher_that_restarts_lost_processes_ends_the_run_as_if_none_had_been_lost(
+    tmp_path: Path,
+) -> None:
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
     done = _launch("die once", broken, restarts=8)
     assert done.returncode == 0, done.stderr
     (phase,) = read_record(broken / "record.json").phases
     assert phase["resumed_at"] == [2]
     assert _launch("nothing", unbroken).returncode == 0
-    assert (broken / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
+    assert (broken / "model.safetensors").read_bytes() == (
+        unbroken / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.slow

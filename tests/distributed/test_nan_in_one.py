@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_transfer.record import read_record
-from hf_transfer.training.checkpoints import States
+from hf_transfer.resume.states import States
 from tests.conftest import ROOT
 from tests.forked import ForkServer, Started
 
@@ -16,8 +16,24 @@ SCRIPT = str(Path(__file__).parent / "nan_in_one.py")
 
 def _run(forked: ForkServer, when: str, model: Path, pictures: Path, *flags: str) -> list[Started]:
     recipe = str(ROOT / "recipes" / "image_classification.py")
-    given = ["--model_name_or_path", str(model), "--dataset_name", str(pictures), "--strategy", "full", *flags]
-    rest = ["--max_steps", "6", "--use_cpu", "--disable_tqdm", "true", "--per_device_train_batch_size", "2"]
+    given = [
+        "--model_name_or_path",
+        str(model),
+        "--dataset_name",
+        str(pictures),
+        "--strategy",
+        "full",
+        *flags,
+    ]
+    rest = [
+        "--max_steps",
+        "6",
+        "--use_cpu",
+        "--disable_tqdm",
+        "true",
+        "--per_device_train_batch_size",
+        "2",
+    ]
     processes = forked.start_several(2, SCRIPT, when, recipe, *given, *rest)
     for process in processes:
         process.wait()
@@ -28,7 +44,9 @@ def _run(forked: ForkServer, when: str, model: Path, pictures: Path, *flags: str
 def test_both_processes_end_at_the_step_with_one_message_and_one_state(
     when: str, forked: ForkServer, tiny_resnet: Path, picture_folder: Path, tmp_path: Path
 ) -> None:
-    processes = _run(forked, when, tiny_resnet, picture_folder, "--output_dir", str(tmp_path / "run"))
+    processes = _run(
+        forked, when, tiny_resnet, picture_folder, "--output_dir", str(tmp_path / "run")
+    )
     said = "".join(process.said for process in processes)
     assert [process.code for process in processes] == [2, 2], said
     assert said.count("the loss or its gradient is not finite at step 3 of 6 (examples train/") == 1
@@ -54,4 +72,7 @@ def test_both_processes_skip_the_step_and_name_it_once(
     (skipped,) = read_record(tmp_path / "run" / "record.json").phases[0]["skipped_steps"]
     assert skipped["step"] == 2
     assert len(set(skipped["ids"])) == 4
-    assert all(torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())
+    assert all(
+        torch.isfinite(tensor).all()
+        for tensor in load_file(tmp_path / "run" / "model.safetensors").values()
+    )

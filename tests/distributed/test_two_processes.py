@@ -16,25 +16,46 @@ from hf_transfer.config import DataConfig
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.data.sources import load_data
 from hf_transfer.record import RunRecord, read_record
+from hf_transfer.store.activations import list_entries
 from hf_transfer.tasks import find_task
-from hf_transfer.training.cache import list_entries
 from tests.conftest import ROOT
 
 
 def _launch_digits(folder: Path, processes: int) -> str:
-    flags = ["--config", str(ROOT / "recipes/configs/digits.yaml"), "--output_dir", str(folder), "--strategy", "full"]
+    flags = [
+        "--config",
+        str(ROOT / "recipes/configs/digits.yaml"),
+        "--output_dir",
+        str(folder),
+        "--strategy",
+        "full",
+    ]
     return _launch("image_classification", processes, *flags)
 
 
 def _launch(recipe: str, processes: int, *flags: str) -> str:
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1"]
     # `--cpu --num_processes 2` would start one process; with --multi_gpu and --use_cpu there are two over gloo.
-    several = ["--multi_gpu", "--num_processes", str(processes)] if processes > 1 else ["--num_processes", "1"]
+    several = (
+        ["--multi_gpu", "--num_processes", str(processes)]
+        if processes > 1
+        else ["--num_processes", "1"]
+    )
     settings = ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    batch = ["--per_device_train_batch_size", str(16 // processes), "--disable_tqdm", "true", "--use_cpu"]
+    batch = [
+        "--per_device_train_batch_size",
+        str(16 // processes),
+        "--disable_tqdm",
+        "true",
+        "--use_cpu",
+    ]
     words = [*launcher, *several, *settings, str(ROOT / "recipes" / f"{recipe}.py"), *flags, *batch]
     done = subprocess.run(
-        words, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        words,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
     return done.stderr
@@ -45,10 +66,19 @@ def _log_loss_of_the_saved_model(folder: Path) -> float:
     classify = pipeline("image-classification", model=str(folder))
     answers = classify(rows["test"]["image"][:], top_k=10)
     shares = [{answer["label"]: answer["score"] for answer in given} for given in answers]
-    return float(-np.mean([np.log(s[str(label)]) for s, label in zip(shares, rows["test"]["label"][:], strict=True)]))
+    return float(
+        -np.mean(
+            [
+                np.log(s[str(label)])
+                for s, label in zip(shares, rows["test"]["label"][:], strict=True)
+            ]
+        )
+    )
 
 
-def test_two_processes_give_one_folder_and_the_metrics_of_one_over_every_example(tmp_path: Path) -> None:
+def test_two_processes_give_one_folder_and_the_metrics_of_one_over_every_example(
+    tmp_path: Path,
+) -> None:
     records: dict[int, RunRecord] = {}
     for processes in (1, 2):
         folder = tmp_path / str(processes) / "run"
@@ -59,7 +89,10 @@ def test_two_processes_give_one_folder_and_the_metrics_of_one_over_every_example
     assert records[2].environment["processes"] == 2
     assert records[1].evaluation["n"] == records[2].evaluation["n"] == 500
     assert sum(count for _, _, count in records[2].evaluation["confusion"]) == 500
-    assert records[1].model["hyperparameters"]["batch_size"] == records[2].model["hyperparameters"]["batch_size"]
+    assert (
+        records[1].model["hyperparameters"]["batch_size"]
+        == records[2].model["hyperparameters"]["batch_size"]
+    )
     assert _log_loss_of_the_saved_model(tmp_path / "2" / "run") == pytest.approx(
         records[2].metrics["log_loss"].value, abs=1e-4
     )
@@ -72,9 +105,19 @@ def test_two_processes_count_every_number_once_and_the_saved_model_answers_as_me
     tiny_bert: Path, tmp_path: Path
 ) -> None:
     # Trainer takes a label of -100 for none: here half of the numbers are such.
-    rows = [{"text": ("a red cat", "the dog")[n % 2] + " runs" * (n % 3), "cold": -100 * (n % 2)} for n in range(115)]
+    rows = [
+        {"text": ("a red cat", "the dog")[n % 2] + " runs" * (n % 3), "cold": -100 * (n % 2)}
+        for n in range(115)
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    data = ["--dataset_name", str(tmp_path / "rows.jsonl"), "--label_column", "cold", "--problem_type", "regression"]
+    data = [
+        "--dataset_name",
+        str(tmp_path / "rows.jsonl"),
+        "--label_column",
+        "cold",
+        "--problem_type",
+        "regression",
+    ]
     flags = [
         "--max_steps",
         "30",
@@ -89,7 +132,9 @@ def test_two_processes_count_every_number_once_and_the_saved_model_answers_as_me
     record = read_record(tmp_path / "run" / "record.json")
     assert len(record.evaluation["points"]) == record.evaluation["n"] == 23
     held = load_data(
-        DataConfig(data[1], label_column="cold", problem_type="regression"), find_task("text-classification"), seed=0
+        DataConfig(data[1], label_column="cold", problem_type="regression"),
+        find_task("text-classification"),
+        seed=0,
     ).test
     answers = pipeline("text-classification", model=str(tmp_path / "run"))(held["text"][:])
     errors = np.array([answer["score"] for answer in answers]) - np.array(held["label"][:])
@@ -99,8 +144,22 @@ def test_two_processes_count_every_number_once_and_the_saved_model_answers_as_me
 
 def _share_a_pass(strategy: str, model: Path, texts: Path, tmp_path: Path) -> dict[int, RunRecord]:
     """The records of a run in one and in two processes, each with a store of its own."""
-    flags = ["--model_name_or_path", str(model), "--dataset_name", str(texts), "--strategy", strategy]
-    flags += ["--text_column", "sentence", "--label_column", "animal", "--per_device_eval_batch_size", "8"]
+    flags = [
+        "--model_name_or_path",
+        str(model),
+        "--dataset_name",
+        str(texts),
+        "--strategy",
+        strategy,
+    ]
+    flags += [
+        "--text_column",
+        "sentence",
+        "--label_column",
+        "animal",
+        "--per_device_eval_batch_size",
+        "8",
+    ]
     flags += ["--pooling", "own"]  # to judge both would fill the store beforehand
     records = {}
     for processes in (1, 2):
@@ -112,7 +171,10 @@ def _share_a_pass(strategy: str, model: Path, texts: Path, tmp_path: Path) -> di
         assert entry.rows is not None
         assert [path.name for path in store.iterdir() if path.name.startswith(".")] == []
     (one,), (two,) = records[1].phases, records[2].phases
-    assert (one["frozen_passes"], one["cached_bytes"]) == (two["frozen_passes"], two["cached_bytes"])
+    assert (one["frozen_passes"], one["cached_bytes"]) == (
+        two["frozen_passes"],
+        two["cached_bytes"],
+    )
     assert one["cache"] == two["cache"] == "miss"
     return records
 
@@ -121,7 +183,9 @@ def test_two_processes_share_the_frozen_pass_and_give_the_head_and_the_metrics_o
     tiny_bert: Path, text_file: Path, tmp_path: Path
 ) -> None:
     records = _share_a_pass("head", tiny_bert, text_file, tmp_path)
-    one, two = (load_file(tmp_path / folder / "model.safetensors")["classifier.weight"] for folder in "12")
+    one, two = (
+        load_file(tmp_path / folder / "model.safetensors")["classifier.weight"] for folder in "12"
+    )
     assert torch.allclose(one, two, atol=1e-6)
     assert len(records[1].metrics) > 2
     for name, metric in records[1].metrics.items():

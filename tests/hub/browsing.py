@@ -10,7 +10,11 @@ from tests.hub.protocol import Answer, Call, Hub, Refusal, Routes, as_json
 from tests.hub.repository_store import Commit, Repository, StoredFile, folders_of, is_below
 
 ROUTES = Routes()
-INFO_FROM_CARD = {"model": ("pipeline_tag", "library_name", "model-index"), "dataset": (), "space": ()}
+INFO_FROM_CARD = {
+    "model": ("pipeline_tag", "library_name", "model-index"),
+    "dataset": (),
+    "space": (),
+}
 
 
 @ROUTES.add("GET", "/api/whoami-v2")
@@ -59,9 +63,15 @@ def describe_repository(hub: Hub, call: Call) -> Answer:
         "createdAt": list(repository.history(commit))[-1].date,
         "downloads": 0,
         "likes": 0,
-        "tags": [*(card.get("tags") or []), *([f"license:{card['license']}"] if "license" in card else [])],
+        "tags": [
+            *(card.get("tags") or []),
+            *([f"license:{card['license']}"] if "license" in card else []),
+        ],
         "cardData": card,
-        "siblings": [_describe_sibling(path, file, call.asks_for("blobs")) for path, file in commit.tree.items()],
+        "siblings": [
+            _describe_sibling(path, file, call.asks_for("blobs"))
+            for path, file in commit.tree.items()
+        ],
     }
     values |= {key: card[key] for key in INFO_FROM_CARD[repository.repo_type] if key in card}
     return as_json(values | ({"sdk": repository.sdk} if repository.sdk else {}))
@@ -76,7 +86,9 @@ def _describe_sibling(path: str, file: StoredFile, detailed: bool) -> dict:
     if not detailed:
         return {"rfilename": path}
     lfs = {"sha256": file.oid, "size": file.size, "pointerSize": len(file.pointer)}
-    return {"rfilename": path, "size": file.size, "blobId": file.blob_id} | ({"lfs": lfs} if file.lfs else {})
+    return {"rfilename": path, "size": file.size, "blobId": file.blob_id} | (
+        {"lfs": lfs} if file.lfs else {}
+    )
 
 
 @ROUTES.add("GET", "{api}/refs")
@@ -84,9 +96,14 @@ def list_refs(hub: Hub, call: Call) -> Answer:
     repository = hub.visible(call)
 
     def describe(names: Mapping[str, str], prefix: str) -> list[dict]:
-        return [{"name": name, "ref": prefix + name, "targetCommit": oid} for name, oid in names.items()]
+        return [
+            {"name": name, "ref": prefix + name, "targetCommit": oid} for name, oid in names.items()
+        ]
 
-    branches, tags = describe(repository.branches, "refs/heads/"), describe(repository.tags, "refs/tags/")
+    branches, tags = (
+        describe(repository.branches, "refs/heads/"),
+        describe(repository.tags, "refs/tags/"),
+    )
     return as_json({"branches": branches, "tags": tags, "converts": [], "pullRequests": []})
 
 
@@ -147,10 +164,16 @@ def download(hub: Hub, call: Call) -> Answer:
     if file is None:
         # With the commit in the headers, the client remembers that the file is absent.
         raise Refusal(404, "Entry not found", "EntryNotFound", headers)
-    headers |= {"ETag": f'"{file.oid}"', "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
+    headers |= {
+        "ETag": f'"{file.oid}"',
+        "Accept-Ranges": "bytes",
+        "Content-Type": "application/octet-stream",
+    }
     if file.lfs:
         headers |= {"X-Linked-Etag": f'"{file.oid}"', "X-Linked-Size": str(file.size)}
-    return _cut_range(Answer(200, hub.store.read(repository, file), headers), call.headers.get("Range"))
+    return _cut_range(
+        Answer(200, hub.store.read(repository, file), headers), call.headers.get("Range")
+    )
 
 
 def _cut_range(whole: Answer, asked: str | None) -> Answer:

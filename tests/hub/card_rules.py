@@ -70,7 +70,14 @@ def _index_errors(index: object) -> Iterator[str]:
 
 
 def _result_errors(where: str, result: object) -> Iterator[str]:
-    optional = ("task.name", "dataset.config", "dataset.split", "dataset.revision", "source.name", "source.url")
+    optional = (
+        "task.name",
+        "dataset.config",
+        "dataset.split",
+        "dataset.revision",
+        "source.name",
+        "source.url",
+    )
     yield from _field_errors(where, result, ("task.type", "dataset.type", "dataset.name"), optional)
     metrics = _value_at(result, "metrics")
     if not isinstance(metrics, list):

@@ -55,7 +55,11 @@ def api(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> HfApi:
 @pytest.fixture
 def hub_env(hub: LoopbackHub, tmp_path: Path) -> dict[str, str]:
     """The whole environment of a subprocess that takes the loopback for the Hub; its cache is empty."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING", "TRANSF"))}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("HF_", "HUGGING", "TRANSF"))
+    }
     return inherited | {
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "HF_ENDPOINT": hub.url,
@@ -79,10 +83,17 @@ def hub_python(hub_env: dict[str, str], tmp_path: Path) -> Callable[..., str]:
         setting = "".join(f"{name} = {value!r}\n" for name, value in variables.items())
         program = setting + textwrap.dedent(source)
         done = subprocess.run(
-            [sys.executable, "-c", program], env=hub_env, cwd=tmp_path, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", program],
+            env=hub_env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         if done.returncode:
-            pytest.fail(f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}", pytrace=False)
+            pytest.fail(
+                f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}", pytrace=False
+            )
         return done.stdout
 
     return run

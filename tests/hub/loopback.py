@@ -79,13 +79,18 @@ class LoopbackHub:
         self._server.shutdown()
         self._server.server_close()
 
-    def add_user(self, name: str, token: str, role: str = "write", organizations: tuple[str, ...] = ()) -> None:
+    def add_user(
+        self, name: str, token: str, role: str = "write", organizations: tuple[str, ...] = ()
+    ) -> None:
         """A second token of a user is added by a second call; `role` "read" makes one that cannot write."""
         self._state.users[token] = User(name, role, organizations)
 
     def count(self, method: str, path: str) -> int:
         """How many requests of this method were served whose path holds the expression `path`."""
-        return sum(request.method == method and bool(re.search(path, request.path)) for request in self.requests)
+        return sum(
+            request.method == method and bool(re.search(path, request.path))
+            for request in self.requests
+        )
 
     def commits(self, repo_type: str, repo_id: str) -> list[Commit]:
         """The commits of `main`, oldest first: the initial commit, with .gitattributes alone, and those of the test."""
@@ -96,7 +101,11 @@ class LoopbackHub:
         """The files at `main`, but for .gitattributes, which the Hub makes itself."""
         repository = self._find(repo_type, repo_id)
         tree = repository.commits[repository.branches["main"]].tree
-        return {path: self._state.store.read(repository, tree[path]) for path in tree if path != ".gitattributes"}
+        return {
+            path: self._state.store.read(repository, tree[path])
+            for path in tree
+            if path != ".gitattributes"
+        }
 
     def disable(self, repo_type: str, repo_id: str) -> None:
         """Closes a repository for everybody, as the Hub's staff may."""
@@ -119,7 +128,9 @@ class LoopbackHub:
                     return fault
         return NO_FAULT
 
-    def answer(self, fault: Fault, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer | None:
+    def answer(
+        self, fault: Fault, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> Answer | None:
         """The answer to a request under a fault; None when the connection is to be dropped."""
         time.sleep(fault.delay)
         if fault.drop == "before":
@@ -141,7 +152,9 @@ class _Server(ThreadingHTTPServer):
 
 class _Connection(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # head and body are two writes: the second would wait 40 ms for the first's receipt
+    disable_nagle_algorithm = (
+        True  # head and body are two writes: the second would wait 40 ms for the first's receipt
+    )
     server: _Server
 
     def do_GET(self) -> None:
@@ -149,7 +162,9 @@ class _Connection(BaseHTTPRequestHandler):
         try:
             body = self.rfile.read(length)
             if len(body) < length:
-                self.close_connection = True  # the client was stopped: half a commit must not look like a commit
+                self.close_connection = (
+                    True  # the client was stopped: half a commit must not look like a commit
+                )
                 return
             self._serve(body)
         except ConnectionError:  # the client was stopped and waits for no answer

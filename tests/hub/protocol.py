@@ -38,7 +38,9 @@ class Answer:
 class Refusal(Exception):  # noqa: N818 - an answer of the protocol, not a fault of the program
     """An error as the Hub words it; `code` becomes X-Error-Code, by which the client picks its exception."""
 
-    def __init__(self, status: int, message: str, code: str = "", headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, code: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         codes = {"X-Error-Code": code} if code else {}
         self.status, self.headers = status, {"X-Error-Message": message, **codes, **(headers or {})}
@@ -135,7 +137,10 @@ class Hub:
         if user is None:
             raise Refusal(401, "Invalid username or password.")
         if not user.owns(repo_id):
-            raise Refusal(403, f'You don\'t have the rights to write in the namespace "{repo_id.split("/")[0]}"')
+            raise Refusal(
+                403,
+                f'You don\'t have the rights to write in the namespace "{repo_id.split("/")[0]}"',
+            )
         if user.role != "write":
             raise Refusal(403, "This token has no right to write")
 
@@ -171,7 +176,9 @@ class Routes:
 
         return register
 
-    def answer(self, hub: Hub, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def answer(
+        self, hub: Hub, method: str, target: str, headers: Mapping[str, str], body: bytes
+    ) -> Answer:
         """The answer to a request; a HEAD gets that of a GET. One call at a time, so that a commit sees one tip."""
         path, _, query = target.partition("?")
         for known_method, pattern, endpoint in self.rows:

@@ -16,8 +16,22 @@ from tests.hub.repository_store import Message, Repository, StoredFile, is_below
 ROUTES = Routes()
 SECRET = secrets.token_bytes()
 LFS_FROM_BYTES = 10 * 1024 * 1024
-LFS_SUFFIXES = (".arrow", ".bin", ".gz", ".npz", ".onnx", ".parquet", ".png", ".pt", ".safetensors", ".wav", ".zip")
-GIT_ATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES).encode()
+LFS_SUFFIXES = (
+    ".arrow",
+    ".bin",
+    ".gz",
+    ".npz",
+    ".onnx",
+    ".parquet",
+    ".png",
+    ".pt",
+    ".safetensors",
+    ".wav",
+    ".zip",
+)
+GIT_ATTRIBUTES = "".join(
+    f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES
+).encode()
 
 # --- repositories
 
@@ -66,7 +80,9 @@ def _is_private(wanted: Mapping, default: bool = False) -> bool:
 def change_settings(hub: Hub, call: Call) -> Answer:
     repository, wanted = hub.writable(call), call.json()
     private = _is_private(wanted, default=repository.private)
-    hub.store.save(replace(repository, private=private, gated=wanted.get("gated", repository.gated)))
+    hub.store.save(
+        replace(repository, private=private, gated=wanted.get("gated", repository.gated))
+    )
     return as_json({"private": private})
 
 
@@ -122,7 +138,10 @@ def _without(references: Mapping[str, str], name: str) -> dict[str, str]:
 def validate_card(hub: Hub, call: Call) -> Answer:
     wanted = call.json()
     errors, warnings = check_card(wanted["content"], wanted.get("repoType") or "model")
-    body = {"errors": [{"message": text} for text in errors], "warnings": [{"message": text} for text in warnings]}
+    body = {
+        "errors": [{"message": text} for text in errors],
+        "warnings": [{"message": text} for text in warnings],
+    }
     return as_json(body, 400 if errors else 200)
 
 
@@ -133,7 +152,11 @@ def choose_upload_modes(hub: Hub, call: Call) -> Answer:
 
     def choose(path: str, size: int) -> dict:
         lfs = size > LFS_FROM_BYTES or PurePosixPath(path).suffix in LFS_SUFFIXES
-        mode = {"path": path, "uploadMode": "lfs" if lfs and size else "regular", "shouldIgnore": False}
+        mode = {
+            "path": path,
+            "uploadMode": "lfs" if lfs and size else "regular",
+            "shouldIgnore": False,
+        }
         return mode | ({"oid": tree[path].oid} if path in tree else {})
 
     return as_json({"files": [choose(file["path"], file["size"]) for file in call.json()["files"]]})
@@ -149,7 +172,12 @@ def plan_uploads(hub: Hub, call: Call) -> Answer:
         if hub.store.find_lfs(repository, item["oid"]):
             return item
         place = f"/lfs/{call.repo_type}s/{call.repo_id}/{item['oid']}"
-        return item | {"actions": {"upload": {"href": f"{hub.url}{place}?key={_sign(place)}"}, "verify": verify}}
+        return item | {
+            "actions": {
+                "upload": {"href": f"{hub.url}{place}?key={_sign(place)}"},
+                "verify": verify,
+            }
+        }
 
     objects = [plan({"oid": item["oid"], "size": item["size"]}) for item in call.json()["objects"]]
     return as_json({"transfer": "basic", "objects": objects})
@@ -206,7 +234,9 @@ def create_commit(hub: Hub, call: Call) -> Answer:
         raise Refusal(412, f"The tip of {branch} is {tip.oid}, not {expected}")
     changes = _read_deletions(lines, tip.tree) | _read_additions(hub, repository, lines)
     _refuse_bad_card(hub, repository, changes.get("README.md"))
-    message = Message(header["value"]["summary"], header["value"].get("description", ""), call.user.name)
+    message = Message(
+        header["value"]["summary"], header["value"].get("description", ""), call.user.name
+    )
     after = repository.with_commit(branch, message, changes)
     hub.store.save(after)
     oid = after.branches[branch]
@@ -232,7 +262,9 @@ def _read_additions(hub: Hub, repository: Repository, lines: list[dict]) -> dict
     for line in lines:
         value = line["value"]
         if line["key"] == "file":
-            added[value["path"]] = hub.store.add_regular(repository, base64.b64decode(value["content"]))
+            added[value["path"]] = hub.store.add_regular(
+                repository, base64.b64decode(value["content"])
+            )
         elif line["key"] == "lfsFile":
             # A copy within the repository comes without a size.
             added[value["path"]] = _find_object(hub, repository, value["oid"], value.get("size"))
@@ -244,4 +276,6 @@ def _refuse_bad_card(hub: Hub, repository: Repository, readme: StoredFile | None
         return
     errors, _ = check_card(hub.store.read(repository, readme).decode(), repository.repo_type)
     if errors:
-        raise Refusal(400, "Your commit was refused for the metadata of README.md: " + "; ".join(errors))
+        raise Refusal(
+            400, "Your commit was refused for the metadata of README.md: " + "; ".join(errors)
+        )

@@ -79,12 +79,19 @@ class Repository:
             yield commit
             commit = self.commits.get(commit.parent) if commit.parent else None
 
-    def with_commit(self, branch: str, message: Message, changes: Mapping[str, StoredFile | None]) -> "Repository":
+    def with_commit(
+        self, branch: str, message: Message, changes: Mapping[str, StoredFile | None]
+    ) -> "Repository":
         """This repository with one commit more; `changes` maps a path to its new file, or to None when deleted."""
         parent = self.commits.get(self.branches.get(branch, ""))
         after = {**(parent.tree if parent else {}), **changes}
         tree = {path: after[path] for path in sorted(after) if after[path] is not None}
-        seed = [parent and parent.oid, asdict(message), {path: tree[path].oid for path in tree}, time.time_ns()]
+        seed = [
+            parent and parent.oid,
+            asdict(message),
+            {path: tree[path].oid for path in tree},
+            time.time_ns(),
+        ]
         commit = Commit(
             oid=hashlib.sha1(json.dumps(seed).encode()).hexdigest(),
             date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z"),

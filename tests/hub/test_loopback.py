@@ -23,9 +23,15 @@ def add(path: str, content: bytes) -> CommitOperationAdd:
     return CommitOperationAdd(path, content)
 
 
-def test_a_commit_publishes_regular_and_lfs_files_together(hub: LoopbackHub, api: HfApi, repo_id: str) -> None:
+def test_a_commit_publishes_regular_and_lfs_files_together(
+    hub: LoopbackHub, api: HfApi, repo_id: str
+) -> None:
     url = api.create_repo(repo_id)
-    operations = [add("model.safetensors", WEIGHTS), add("a/config.json", b"{}"), add("README.md", b"# Hello")]
+    operations = [
+        add("model.safetensors", WEIGHTS),
+        add("a/config.json", b"{}"),
+        add("README.md", b"# Hello"),
+    ]
     with pytest.warns(UserWarning, match="empty or missing yaml metadata"):
         commit = api.create_commit(repo_id, operations, commit_message="all of it")
 
@@ -37,7 +43,11 @@ def test_a_commit_publishes_regular_and_lfs_files_together(hub: LoopbackHub, api
     assert [c.title for c in hub.commits("model", repo_id)] == ["initial commit", "all of it"]
     assert hub.commits("model", repo_id)[-1].oid == commit.oid == api.model_info(repo_id).sha
     assert (url.repo_id, hub.count("PUT", "/lfs/")) == (repo_id, 1)
-    assert {f.path: bool(f.lfs) for f in api.list_repo_tree(repo_id, recursive=True) if hasattr(f, "lfs")} == {
+    assert {
+        f.path: bool(f.lfs)
+        for f in api.list_repo_tree(repo_id, recursive=True)
+        if hasattr(f, "lfs")
+    } == {
         ".gitattributes": False,
         "README.md": False,
         "a/config.json": False,
@@ -45,11 +55,17 @@ def test_a_commit_publishes_regular_and_lfs_files_together(hub: LoopbackHub, api
     }
 
 
-def test_what_has_not_changed_is_neither_sent_nor_committed_again(hub: LoopbackHub, api: HfApi, repo_id: str) -> None:
+def test_what_has_not_changed_is_neither_sent_nor_committed_again(
+    hub: LoopbackHub, api: HfApi, repo_id: str
+) -> None:
     api.create_repo(repo_id)
     files = {"model.bin": WEIGHTS, "config.json": b"{}"}
-    first = api.create_commit(repo_id, [add(*file) for file in files.items()], commit_message="first")
-    again = api.create_commit(repo_id, [add(*file) for file in files.items()], commit_message="second")
+    first = api.create_commit(
+        repo_id, [add(*file) for file in files.items()], commit_message="first"
+    )
+    again = api.create_commit(
+        repo_id, [add(*file) for file in files.items()], commit_message="second"
+    )
 
     assert again.oid == first.oid
     assert (hub.count("PUT", "/lfs/"), hub.count("POST", "/commit/")) == (1, 1)
@@ -57,15 +73,21 @@ def test_what_has_not_changed_is_neither_sent_nor_committed_again(hub: LoopbackH
 
 def test_files_and_folders_can_be_deleted(hub: LoopbackHub, api: HfApi, repo_id: str) -> None:
     api.create_repo(repo_id)
-    api.create_commit(repo_id, [add(path, b"x") for path in ("a/1", "a/b/2", "ab/3", "4")], commit_message="four")
-    api.create_commit(repo_id, [CommitOperationDelete("a/"), CommitOperationDelete("4")], commit_message="less")
+    api.create_commit(
+        repo_id, [add(path, b"x") for path in ("a/1", "a/b/2", "ab/3", "4")], commit_message="four"
+    )
+    api.create_commit(
+        repo_id, [CommitOperationDelete("a/"), CommitOperationDelete("4")], commit_message="less"
+    )
 
     assert hub.files("model", repo_id) == {"ab/3": b"x"}
     with pytest.raises(RemoteEntryNotFoundError, match="doesn't exist"):
         api.delete_file("4", repo_id)
 
 
-def test_a_private_repository_is_hidden_from_others(hub: LoopbackHub, api: HfApi, repo_id: str) -> None:
+def test_a_private_repository_is_hidden_from_others(
+    hub: LoopbackHub, api: HfApi, repo_id: str
+) -> None:
     hub.add_user("other", token="hf_other")
     api.create_repo(repo_id, private=True)
 
@@ -94,7 +116,9 @@ def test_a_gated_repository_shows_its_page_but_not_its_files(
     api.auth_check(repo_id)
 
 
-def test_only_an_owner_with_a_token_to_write_may_write(hub: LoopbackHub, api: HfApi, repo_id: str) -> None:
+def test_only_an_owner_with_a_token_to_write_may_write(
+    hub: LoopbackHub, api: HfApi, repo_id: str
+) -> None:
     hub.add_user("other", token="hf_other")
     hub.add_user("me", token="hf_me_read", role="read")
     api.create_repo(repo_id)
@@ -130,11 +154,16 @@ def test_branches_and_tags_name_commits(api: HfApi, repo_id: str) -> None:
 
     refs = api.list_repo_refs(**kind)
     assert {b.name: b.target_commit for b in refs.branches} == {"main": first, "pr/1": second}
-    assert [commit.commit_id for commit in api.list_repo_commits(**kind, revision="pr/1")] == [second, first]
+    assert [commit.commit_id for commit in api.list_repo_commits(**kind, revision="pr/1")] == [
+        second,
+        first,
+    ]
     assert api.file_exists(**kind, filename="x", revision="pr/1")
     assert not api.file_exists(**kind, filename="x", revision="v1")
     with pytest.raises(HfHubHTTPError, match="412"):
-        api.upload_file(**kind, path_or_fileobj=b"y", path_in_repo="y", revision="pr/1", parent_commit=first)
+        api.upload_file(
+            **kind, path_or_fileobj=b"y", path_in_repo="y", revision="pr/1", parent_commit=first
+        )
     api.delete_branch(**kind, branch="pr/1")
     api.delete_tag(**kind, tag="v1")
     assert len(api.list_repo_refs(**kind).branches) == 1
@@ -146,7 +175,10 @@ def test_branches_and_tags_name_commits(api: HfApi, repo_id: str) -> None:
         ("license: my-own", '"license" must be one of'),
         ("license: [mit", "YAML Metadata Error"),
         ("base_model: ./out/best", '"base_model" with value "./out/best" is not valid'),
-        ("model-index: [{name: x, results: [{task: {type: y}}]}]", r'results\[0\].dataset.type" is required'),
+        (
+            "model-index: [{name: x, results: [{task: {type: y}}]}]",
+            r'results\[0\].dataset.type" is required',
+        ),
     ],
 )
 def test_a_bad_card_refuses_the_whole_commit(
@@ -177,14 +209,19 @@ def test_faults_hit_as_often_as_they_are_told(hub: LoopbackHub, api: HfApi, repo
     assert hub.faults == []
 
 
-def test_a_cut_download_is_resumed_where_it_stopped(hub: LoopbackHub, api: HfApi, repo_id: str, tmp_path: Path) -> None:
+def test_a_cut_download_is_resumed_where_it_stopped(
+    hub: LoopbackHub, api: HfApi, repo_id: str, tmp_path: Path
+) -> None:
     api.create_repo(repo_id)
     large = WEIGHTS * 1100
     api.upload_file(path_or_fileobj=large, path_in_repo="model.bin", repo_id=repo_id)
     hub.faults.append(Fault("GET", "/resolve/", cut=len(large) - 1))
 
     assert Path(api.hf_hub_download(repo_id, "model.bin", cache_dir=tmp_path)).read_bytes() == large
-    assert [r.status for r in hub.requests if r.method == "GET" and "/resolve/" in r.path] == [200, 206]
+    assert [r.status for r in hub.requests if r.method == "GET" and "/resolve/" in r.path] == [
+        200,
+        206,
+    ]
 
 
 def test_a_deleted_repository_is_gone_and_a_kept_one_survives_a_restart(tmp_path: Path) -> None:
@@ -199,7 +236,9 @@ def test_a_deleted_repository_is_gone_and_a_kept_one_survives_a_restart(tmp_path
             assert not api.repo_exists("me/gone", repo_type="space")
 
 
-def test_a_pushed_dataset_is_loaded_again(hub: LoopbackHub, hub_python: Callable[..., str], repo_id: str) -> None:
+def test_a_pushed_dataset_is_loaded_again(
+    hub: LoopbackHub, hub_python: Callable[..., str], repo_id: str
+) -> None:
     source = """
         from datasets import Dataset, load_dataset
         from huggingface_hub import HfApi
@@ -212,11 +251,17 @@ def test_a_pushed_dataset_is_loaded_again(hub: LoopbackHub, hub_python: Callable
         HfApi().upload_file(**table, path_or_fileobj=b"text,label\\nd,1\\n", path_in_repo="train.csv")
         print(load_dataset(table["repo_id"])["train"][0])
     """
-    assert hub_python(source, repo_id=repo_id).splitlines() == ["True", "a", "{'text': 'd', 'label': 1}"]
+    assert hub_python(source, repo_id=repo_id).splitlines() == [
+        "True",
+        "a",
+        "{'text': 'd', 'label': 1}",
+    ]
     assert set(hub.files("dataset", repo_id)) == {"README.md", "data/train-00000-of-00001.parquet"}
 
 
-def test_a_pushed_model_is_loaded_again(hub: LoopbackHub, hub_python: Callable[..., str], repo_id: str) -> None:
+def test_a_pushed_model_is_loaded_again(
+    hub: LoopbackHub, hub_python: Callable[..., str], repo_id: str
+) -> None:
     source = """
         from pathlib import Path
         import torch
@@ -234,5 +279,7 @@ def test_a_pushed_model_is_loaded_again(hub: LoopbackHub, hub_python: Callable[.
     """
     same, tokens, names = hub_python(source, repo_id=repo_id).splitlines()
     assert (same, tokens) == ("True", "[2, 5, 3]")
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(hub.files("model", repo_id))
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(
+        hub.files("model", repo_id)
+    )
     assert "model.safetensors" in names

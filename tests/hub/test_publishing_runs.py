@@ -34,15 +34,35 @@ def source(api: HfApi, repo_id: str, tiny_bert: Path, text_file: Path) -> tuple[
     api.upload_file(repo_id=model, path_in_repo="README.md", path_or_fileobj=card)
     api.create_repo(dataset, repo_type="dataset", private=True)
     api.upload_file(
-        repo_id=dataset, repo_type="dataset", path_in_repo="train.csv", path_or_fileobj=text_file.read_bytes()
+        repo_id=dataset,
+        repo_type="dataset",
+        path_in_repo="train.csv",
+        path_or_fileobj=text_file.read_bytes(),
     )
     return model, dataset
 
 
 def _flags(source: tuple[str, str], repo_id: str, *more: str) -> list[str]:
     return [
-        *("--model_name_or_path", source[0], "--dataset_name", source[1], "--label_column", "animal"),
-        *("--output_dir", "run", "--max_steps", "3", "--strategy", "head", "--use_cpu", "--disable_tqdm", "true"),
+        *(
+            "--model_name_or_path",
+            source[0],
+            "--dataset_name",
+            source[1],
+            "--label_column",
+            "animal",
+        ),
+        *(
+            "--output_dir",
+            "run",
+            "--max_steps",
+            "3",
+            "--strategy",
+            "head",
+            "--use_cpu",
+            "--disable_tqdm",
+            "true",
+        ),
         *("--push_to_hub", "--hub_model_id", repo_id, *more),
     ]
 
@@ -58,16 +78,26 @@ def test_a_run_starts_from_the_hub_and_is_published_private_in_one_commit(
     flags = _flags(source, repo_id, "--hub_private_repo", "true")
     hub_python(RUN, recipe=_recipe("text_classification"), flags=flags)
 
-    posts = [r for r in hub.requests if r.method == "POST" and f"/models/{repo_id}/commit/" in r.path]
+    posts = [
+        r for r in hub.requests if r.method == "POST" and f"/models/{repo_id}/commit/" in r.path
+    ]
     assert [request.status for request in posts] == [200]
-    assert [commit.title for commit in hub.commits("model", repo_id)][1:] == ["Publish model, record and card"]
+    assert [commit.title for commit in hub.commits("model", repo_id)][1:] == [
+        "Publish model, record and card"
+    ]
     assert api.model_info(repo_id).private
 
     files = hub.files("model", repo_id)
-    assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl")) or "checkpoints" in name]
+    assert not [
+        name for name in files if name.endswith((".bin", ".pt", ".pkl")) or "checkpoints" in name
+    ]
     assert not [name for name, content in files.items() if b"hf_me" in content]
     record = json.loads(files["record.json"])
-    assert record["base_model"] == {"id": source[0], "revision": api.model_info(source[0]).sha, "license": "mit"}
+    assert record["base_model"] == {
+        "id": source[0],
+        "revision": api.model_info(source[0]).sha,
+        "license": "mit",
+    }
     assert record["dataset"]["revision"] == api.dataset_info(source[1]).sha
     card = files["README.md"].decode()
     assert f"base_model: {source[0]}" in card
@@ -89,10 +119,19 @@ def test_a_run_starts_from_the_hub_and_is_published_private_in_one_commit(
 def test_two_processes_push_once(
     hub: LoopbackHub, hub_env: dict[str, str], source: tuple[str, str], repo_id: str, tmp_path: Path
 ) -> None:
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+    ]
     settings = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     words = [*launch, *settings, _recipe("text_classification"), *_flags(source, repo_id)]
-    done = subprocess.run(words, env=hub_env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        words, env=hub_env, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert len(hub.commits("model", repo_id)) == 2  # the Hub's own first one, and ours
     assert json.loads(hub.files("model", repo_id)["record.json"])["environment"]["processes"] == 2
@@ -101,7 +140,11 @@ def test_two_processes_push_once(
 def test_a_folder_is_pushed_later_and_a_second_push_changes_nothing(
     hub: LoopbackHub, hub_python: Program, source: tuple[str, str], repo_id: str
 ) -> None:
-    train = [flag for flag in _flags(source, repo_id) if flag not in ("--push_to_hub", "--hub_model_id", repo_id)]
+    train = [
+        flag
+        for flag in _flags(source, repo_id)
+        if flag not in ("--push_to_hub", "--hub_model_id", repo_id)
+    ]
     hub_python(RUN, recipe=_recipe("text_classification"), flags=train)
     push = ["--output_dir", "run", "--hub_model_id", repo_id]
     for _ in range(2):
@@ -124,7 +167,11 @@ def test_a_push_outlasts_a_passing_fault_and_is_still_one_commit(
     hub: LoopbackHub, hub_python: Program, repo_id: str, finished_run: Path, fault: Fault
 ) -> None:
     hub.faults.append(fault)
-    hub_python(RUN, recipe=_recipe("push_to_hub"), flags=["--output_dir", str(finished_run), "--hub_model_id", repo_id])
+    hub_python(
+        RUN,
+        recipe=_recipe("push_to_hub"),
+        flags=["--output_dir", str(finished_run), "--hub_model_id", repo_id],
+    )
     assert hub.faults == []
     assert len(hub.commits("model", repo_id)) == 2
 
@@ -163,11 +210,18 @@ def test_what_was_pushed_is_downloaded_again_and_a_difference_is_found(
     ],
 )
 def test_what_the_hub_refuses_is_said_in_one_line(
-    hub_env: dict[str, str], hub_python: Program, source: tuple[str, str], repo_id: str, flags: list[str], message: str
+    hub_env: dict[str, str],
+    hub_python: Program,
+    source: tuple[str, str],
+    repo_id: str,
+    flags: list[str],
+    message: str,
 ) -> None:
     program = "import contextlib, sys\nwith contextlib.redirect_stderr(sys.stdout):\n"
     program += "\n".join(f"    {line}" for line in RUN.strip().splitlines())
-    said = hub_python(program, recipe=_recipe("text_classification"), flags=_flags(source, repo_id, *flags))
+    said = hub_python(
+        program, recipe=_recipe("text_classification"), flags=_flags(source, repo_id, *flags)
+    )
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert message in errors[0]
@@ -197,10 +251,24 @@ def test_a_checkpoint_that_is_closed_to_the_user_is_said_in_one_line(
     publisher.create_repo(theirs)
     publisher.upload_folder(repo_id=theirs, folder_path=tiny_bert)
     publisher.update_repo_settings(theirs, **closed)
-    flags = ["--model_name_or_path", theirs, "--dataset_name", str(text_file), "--output_dir", str(tmp_path / "run")]
+    flags = [
+        "--model_name_or_path",
+        theirs,
+        "--dataset_name",
+        str(text_file),
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
     without_token = {name: value for name, value in hub_env.items() if name != "HF_TOKEN"}
     done = subprocess.run(
-        [sys.executable, _recipe("text_classification"), *flags, "--label_column", "animal", "--use_cpu"],
+        [
+            sys.executable,
+            _recipe("text_classification"),
+            *flags,
+            "--label_column",
+            "animal",
+            "--use_cpu",
+        ],
         env=without_token,
         capture_output=True,
         text=True,
@@ -214,18 +282,39 @@ def test_a_checkpoint_that_is_closed_to_the_user_is_said_in_one_line(
 
 
 @pytest.fixture
-def finished_run(tmp_path: Path, tiny_bert: Path, recipe: Callable[..., object], text_file: Path) -> Path:
+def finished_run(
+    tmp_path: Path, tiny_bert: Path, recipe: Callable[..., object], text_file: Path
+) -> Path:
     """The folder of a small run that was not published."""
     folder = tmp_path / "finished"
     recipe(
         "text_classification",
-        *("--model_name_or_path", tiny_bert, "--dataset_name", text_file, "--label_column", "animal"),
-        *("--output_dir", folder, "--max_steps", "2", "--strategy", "head", "--use_cpu", "--disable_tqdm", "true"),
+        *(
+            "--model_name_or_path",
+            tiny_bert,
+            "--dataset_name",
+            text_file,
+            "--label_column",
+            "animal",
+        ),
+        *(
+            "--output_dir",
+            folder,
+            "--max_steps",
+            "2",
+            "--strategy",
+            "head",
+            "--use_cpu",
+            "--disable_tqdm",
+            "true",
+        ),
     )
     return folder
 
 
-def test_a_metric_that_is_not_ours_comes_from_the_hub(hub: LoopbackHub, hub_python: Program) -> None:
+def test_a_metric_that_is_not_ours_comes_from_the_hub(
+    hub: LoopbackHub, hub_python: Program
+) -> None:
     hub.add_user("evaluate-metric", token="hf_metrics")
     publisher = HfApi(endpoint=hub.url, token="hf_metrics")
     publisher.create_repo("evaluate-metric/share_right", repo_type="space", space_sdk="gradio")

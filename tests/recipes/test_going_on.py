@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hf_transfer.record import read_record
-from hf_transfer.training.checkpoints import State, States
+from hf_transfer.resume.states import State, States
 from tests.conftest import ROOT
 from tests.forked import ForkServer, Started
 
@@ -45,23 +45,43 @@ class Workload:
 
 
 @pytest.fixture(scope="module")
-def texts(forked: ForkServer, tiny_bert: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Workload:
+def texts(
+    forked: ForkServer, tiny_bert: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Workload:
     """Texts and a BERT, which has dropout."""
     folder = tmp_path_factory.mktemp("texts")
-    base, rows = shutil.copytree(tiny_bert, folder / "base"), shutil.copy(text_file, folder / "rows.csv")
+    base, rows = (
+        shutil.copytree(tiny_bert, folder / "base"),
+        shutil.copy(text_file, folder / "rows.csv"),
+    )
     data = ("--dataset_name", str(rows), "--text_column", "sentence", "--label_column", "animal")
-    flags = ("--model_name_or_path", str(base), *data, "--strategy", "full", "--max_steps", "80", *SAVED, *COMMON)
+    flags = (
+        "--model_name_or_path",
+        str(base),
+        *data,
+        "--strategy",
+        "full",
+        "--max_steps",
+        "80",
+        *SAVED,
+        *COMMON,
+    )
     return _unbroken(forked, "text_classification", flags, folder / "unbroken")
 
 
 @pytest.fixture(scope="module")
 def pictures(
-    forked: ForkServer, tiny_resnet: Path, picture_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    forked: ForkServer,
+    tiny_resnet: Path,
+    picture_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Workload:
     """Pictures and a ResNet, which has running statistics."""
     given = ("--model_name_or_path", str(tiny_resnet), "--dataset_name", str(picture_folder))
     flags = (*given, "--strategy", "full", "--max_steps", "80", *SAVED, *COMMON)
-    return _unbroken(forked, "image_classification", flags, tmp_path_factory.mktemp("pictures-unbroken"))
+    return _unbroken(
+        forked, "image_classification", flags, tmp_path_factory.mktemp("pictures-unbroken")
+    )
 
 
 def _unbroken(forked: ForkServer, recipe: str, flags: tuple[str, ...], folder: Path) -> Workload:
@@ -94,7 +114,9 @@ def _states(folder: Path) -> list[Path]:
 
 def _wait_for_states(process: Started, folder: Path, number: int) -> None:
     """Return as soon as so many states have been written in all."""
-    process.wait_until(lambda: _states(folder)[-1:] and int(_states(folder)[-1].name.split("-")[1]) >= number)
+    process.wait_until(
+        lambda: _states(folder)[-1:] and int(_states(folder)[-1].name.split("-")[1]) >= number
+    )
     assert process.code is None, process.said
 
 
@@ -108,22 +130,35 @@ def _contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Content and time of every file below a folder, but for the lock."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != "lock"]
     assert len(files) >= 4
-    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in files
+    }
 
 
 def _require_refusal(ended: Started, *messages: str) -> None:
     assert ended.code == 2, ended.said
-    said = [line for line in ended.said.splitlines() if line.startswith(("error: ", "hint: ", "Traceback"))]
+    said = [
+        line
+        for line in ended.said.splitlines()
+        if line.startswith(("error: ", "hint: ", "Traceback"))
+    ]
     assert [line.split(":")[0] for line in said] == ["error", "hint"], ended.said
     for message in messages:
         assert message in said[0]
 
 
 @pytest.mark.parametrize(
-    ("number", "workload"), [(signal.SIGTERM, "texts"), (signal.SIGINT, "pictures")], ids=["SIGTERM", "Ctrl-C"]
+    ("number", "workload"),
+    [(signal.SIGTERM, "texts"), (signal.SIGINT, "pictures")],
+    ids=["SIGTERM", "Ctrl-C"],
 )
 def test_a_signal_stops_a_run_at_a_step_and_the_same_command_goes_on_to_the_same_bytes(
-    number: signal.Signals, workload: str, forked: ForkServer, request: pytest.FixtureRequest, tmp_path: Path
+    number: signal.Signals,
+    workload: str,
+    forked: ForkServer,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
 ) -> None:
     asked: Workload = request.getfixturevalue(workload)
     process = asked.start(forked, tmp_path / "run", "--overwrite_output_dir")
@@ -132,7 +167,10 @@ def test_a_signal_stops_a_run_at_a_step_and_the_same_command_goes_on_to_the_same
     assert process.wait() == STOPPED, process.said
     step = _newest(tmp_path / "run").facts["step"]
     assert 12 <= step < 80
-    assert f"\nstopped after step {step} of 80 (phase full); to go on, run the same command again:\n" in process.said
+    assert (
+        f"\nstopped after step {step} of 80 (phase full); to go on, run the same command again:\n"
+        in process.said
+    )
     assert "--overwrite_output_dir" not in process.said  # it would start over
     assert not (tmp_path / "run" / "model.safetensors").exists()
     ended = asked.run(forked, tmp_path / "run")
@@ -150,7 +188,9 @@ def test_the_command_that_a_stopped_run_prints_is_the_one_that_was_given(
     words = [str(Path("recipes") / f"{texts.recipe}.py"), *texts.flags, "--output_dir", str(folder)]
     # One thread, as the fork server has: sums are rounded otherwise with two.
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env)
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env
+    )
     while process.poll() is None and not _states(folder):
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
@@ -162,7 +202,9 @@ def test_the_command_that_a_stopped_run_prints_is_the_one_that_was_given(
     assert (folder / "model.safetensors").read_bytes() == texts.weights
 
 
-def test_a_run_may_be_stopped_again_and_again(forked: ForkServer, texts: Workload, again: Path) -> None:
+def test_a_run_may_be_stopped_again_and_again(
+    forked: ForkServer, texts: Workload, again: Path
+) -> None:
     steps = [_newest(again).facts["step"]]
     process = texts.start(forked, again)
     _wait_for_states(process, again, int(_states(again)[-1].name.split("-")[1]) + 1)
@@ -178,7 +220,14 @@ def test_a_run_may_be_stopped_again_and_again(forked: ForkServer, texts: Workloa
 def test_a_second_ctrl_c_ends_at_once_and_the_last_state_is_whole(
     forked: ForkServer, texts: Workload, tmp_path: Path
 ) -> None:
-    slow = ("--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "192", "--save_steps", "1")
+    slow = (
+        "--per_device_train_batch_size",
+        "1",
+        "--gradient_accumulation_steps",
+        "192",
+        "--save_steps",
+        "1",
+    )
     process = texts.start(forked, tmp_path / "run", *slow)
     _wait_for_states(process, tmp_path / "run", 1)
     process.send(signal.SIGINT)
@@ -192,11 +241,16 @@ def test_a_second_ctrl_c_ends_at_once_and_the_last_state_is_whole(
     assert len(_states(tmp_path / "run")) == 1
 
 
-def test_the_command_of_a_finished_run_says_so_and_changes_nothing(forked: ForkServer, pictures: Workload) -> None:
+def test_the_command_of_a_finished_run_says_so_and_changes_nothing(
+    forked: ForkServer, pictures: Workload
+) -> None:
     before = _contents(pictures.unbroken)
     ended = pictures.run(forked, pictures.unbroken)
     assert ended.code == 0
-    assert f"the run in '{pictures.unbroken}' is finished; --overwrite_output_dir starts it over" in ended.said
+    assert (
+        f"the run in '{pictures.unbroken}' is finished; --overwrite_output_dir starts it over"
+        in ended.said
+    )
     assert _contents(pictures.unbroken) == before
 
 
@@ -237,15 +291,24 @@ def test_a_base_model_whose_weights_have_changed_is_refused(
     weights = load_file(base / "model.safetensors")
     weights["bert.embeddings.word_embeddings.weight"][3, 3] += 0.5
     save_file(weights, base / "model.safetensors", {"format": "pt"})
-    _require_refusal(texts.run(forked, stopped, "--model_name_or_path", str(base)), "the weights at the start (digest)")
+    _require_refusal(
+        texts.run(forked, stopped, "--model_name_or_path", str(base)),
+        "the weights at the start (digest)",
+    )
 
 
-def test_rows_that_have_changed_are_refused(forked: ForkServer, texts: Workload, stopped: Path, tmp_path: Path) -> None:
+def test_rows_that_have_changed_are_refused(
+    forked: ForkServer, texts: Workload, stopped: Path, tmp_path: Path
+) -> None:
     rows = Path(texts.flags[3]).read_text()
     changed = tmp_path / "rows.csv"
     changed.write_text(rows.replace("runs", "sleeps", 1))
     assert changed.read_text() != rows
-    _require_refusal(texts.run(forked, stopped, "--dataset_name", str(changed)), "the data (digest) was", ", now ")
+    _require_refusal(
+        texts.run(forked, stopped, "--dataset_name", str(changed)),
+        "the data (digest) was",
+        ", now ",
+    )
 
 
 def test_overwrite_output_dir_starts_over(forked: ForkServer, texts: Workload, again: Path) -> None:
@@ -256,9 +319,13 @@ def test_overwrite_output_dir_starts_over(forked: ForkServer, texts: Workload, a
     assert (again / "model.safetensors").read_bytes() == texts.weights
 
 
-def test_resume_never_refuses_and_changes_nothing(forked: ForkServer, texts: Workload, stopped: Path) -> None:
+def test_resume_never_refuses_and_changes_nothing(
+    forked: ForkServer, texts: Workload, stopped: Path
+) -> None:
     before = _contents(stopped)
-    _require_refusal(texts.run(forked, stopped, "--resume", "never"), "holds a run that was stopped")
+    _require_refusal(
+        texts.run(forked, stopped, "--resume", "never"), "holds a run that was stopped"
+    )
     assert _contents(stopped) == before
 
 
@@ -268,7 +335,9 @@ def test_a_second_run_in_a_folder_is_refused_and_the_first_is_unharmed(
     first = texts.start(forked, tmp_path / "run")
     _wait_for_states(first, tmp_path / "run", 1)
     first.send(signal.SIGSTOP)  # else it may end before the second begins
-    second, third = (texts.run(forked, tmp_path / "run", *flags) for flags in ((), ("--overwrite_output_dir",)))
+    second, third = (
+        texts.run(forked, tmp_path / "run", *flags) for flags in ((), ("--overwrite_output_dir",))
+    )
     first.send(signal.SIGCONT)
     for refused in (second, third):
         _require_refusal(refused, f"another run is at work in '{tmp_path / 'run'}'")
@@ -333,7 +402,9 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(
     second.send(signal.SIGTERM)
     kept = len(_states(tmp_path / "run"))
     first.wait_until(lambda: "stopped after step" in first.said)
-    while not (first.has_ended and second.has_ended):  # a launcher's signals come late, and more than once
+    while not (
+        first.has_ended and second.has_ended
+    ):  # a launcher's signals come late, and more than once
         for process in (first, second):
             if not process.has_ended:
                 process.send(signal.SIGTERM)

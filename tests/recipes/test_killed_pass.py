@@ -8,17 +8,32 @@ from pathlib import Path
 import pytest
 
 from hf_transfer.record import read_record
-from hf_transfer.training.cache import list_entries
+from hf_transfer.store.activations import list_entries
 from tests.conftest import ROOT
 
 
 def _start(model: Path, output: Path, store: Path) -> subprocess.Popen[bytes]:
-    recipe = [sys.executable, str(ROOT / "recipes" / "text_classification.py"), "--use_cpu", "--disable_tqdm", "true"]
-    given = ["--model_name_or_path", str(model), "--dataset_name", "builtin:docstrings", "--strategy", "head"]
+    recipe = [
+        sys.executable,
+        str(ROOT / "recipes" / "text_classification.py"),
+        "--use_cpu",
+        "--disable_tqdm",
+        "true",
+    ]
+    given = [
+        "--model_name_or_path",
+        str(model),
+        "--dataset_name",
+        "builtin:docstrings",
+        "--strategy",
+        "head",
+    ]
     slowly = ["--per_device_eval_batch_size", "1", "--max_train_samples", "600"]
     places = ["--output_dir", str(output), "--cache_dir", str(store)]
     return subprocess.Popen(
-        [*recipe, *given, *slowly, *places], stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [*recipe, *given, *slowly, *places],
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
@@ -31,7 +46,9 @@ def _wait_for_values(process: subprocess.Popen[bytes], store: Path, least: int) 
     pytest.fail("the pass was over before it could be killed")
 
 
-def test_a_pass_that_was_killed_leaves_nothing_that_is_trusted(tiny_bert: Path, tmp_path: Path) -> None:
+def test_a_pass_that_was_killed_leaves_nothing_that_is_trusted(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     store.mkdir()
     killed = _start(tiny_bert, tmp_path / "killed", store)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_transfer import cli
+from hf_transfer.cli.main import main as cli
 from hf_transfer.record import read_record
 from tests.conftest import ROOT, Outcome
 
@@ -18,7 +18,9 @@ UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 
 @pytest.fixture
-def plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Recipe]:
+def plan(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Recipe]:
     """A function that asks for the plan of a recipe as a user does, in an empty folder."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -71,7 +73,14 @@ def _bytes(text: str) -> float:
 def texts(tiny_bert: Path, text_file: Path) -> tuple[object, ...]:
     """Flags of a small run on texts, with validation."""
     return (
-        *("--model_name_or_path", tiny_bert, "--dataset_name", text_file, "--label_column", "animal"),
+        *(
+            "--model_name_or_path",
+            tiny_bert,
+            "--dataset_name",
+            text_file,
+            "--label_column",
+            "animal",
+        ),
         *("--per_device_train_batch_size", "16", "--use_cpu", "--disable_tqdm", "true"),
     )
 
@@ -111,20 +120,35 @@ def test_a_run_does_what_the_plan_says(
             assert said["cache"] in ("-", "in memory")
 
 
-def test_printing_a_plan_writes_nothing(plan: Recipe, texts: tuple[object, ...], tmp_path: Path) -> None:
-    flags = (*texts, "--strategy", "top_layers", "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "out")
+def test_printing_a_plan_writes_nothing(
+    plan: Recipe, texts: tuple[object, ...], tmp_path: Path
+) -> None:
+    flags = (
+        *texts,
+        "--strategy",
+        "top_layers",
+        "--cache_dir",
+        tmp_path / "cache",
+        "--output_dir",
+        tmp_path / "out",
+    )
     assert plan("text_classification", *flags).code == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
 
 
 def test_the_cost_is_that_of_full_or_far_below(plan: Recipe, texts: tuple[object, ...]) -> None:
-    said = {name: plan("text_classification", *texts, "--strategy", name).out for name in ("full", "head", "scratch")}
+    said = {
+        name: plan("text_classification", *texts, "--strategy", name).out
+        for name in ("full", "head", "scratch")
+    }
     assert _cost(said["full"]) == _cost(said["scratch"]) == "1.00 x full"
     assert float(_cost(said["head"]).split()[0]) < 0.05
     assert "random weights" in said["scratch"]
 
 
-def test_frozen_phases_name_their_boundary_and_what_they_keep(plan: Recipe, texts: tuple[object, ...]) -> None:
+def test_frozen_phases_name_their_boundary_and_what_they_keep(
+    plan: Recipe, texts: tuple[object, ...]
+) -> None:
     phases = _phases(plan("text_classification", *texts, "--strategy", "gradual").out)
     assert phases["head"]["computed once"] == "below the head"
     assert phases["top layer"]["computed once"] == "below layer 2"
@@ -133,7 +157,9 @@ def test_frozen_phases_name_their_boundary_and_what_they_keep(plan: Recipe, text
     assert phases["full"]["learns"].endswith("(100.00%)")
 
 
-def test_every_layer_has_its_rate_from_the_head_down(plan: Recipe, texts: tuple[object, ...]) -> None:
+def test_every_layer_has_its_rate_from_the_head_down(
+    plan: Recipe, texts: tuple[object, ...]
+) -> None:
     flags = ("--strategy", "head_then_full", "--learning_rate", "8e-4")
     together = _rates(plan("text_classification", *texts, *flags).out)
     assert together == {
@@ -147,8 +173,12 @@ def test_every_layer_has_its_rate_from_the_head_down(plan: Recipe, texts: tuple[
 def test_without_a_cache_nothing_is_computed_once_and_the_plan_says_why_where_there_is_no_room(
     plan: Recipe, texts: tuple[object, ...]
 ) -> None:
-    off = plan("text_classification", *texts, "--strategy", "top_layers", "--cache_frozen", "false").out
-    small = plan("text_classification", *texts, "--strategy", "top_layers", "--cache_limit_gb", "1e-6").out
+    off = plan(
+        "text_classification", *texts, "--strategy", "top_layers", "--cache_frozen", "false"
+    ).out
+    small = plan(
+        "text_classification", *texts, "--strategy", "top_layers", "--cache_limit_gb", "1e-6"
+    ).out
     kept = plan("text_classification", *texts, "--strategy", "top_layers").out
     assert _phases(off)["top_layers"]["computed once"] == "nothing"
     assert _phases(small)["top_layers"]["computed once"] == "nothing"
@@ -157,32 +187,62 @@ def test_without_a_cache_nothing_is_computed_once_and_the_plan_says_why_where_th
     assert float(_cost(kept).split()[0]) < float(_cost(off).split()[0])
 
 
-def test_auto_shows_every_strategy_and_says_among_which_it_chooses(plan: Recipe, texts: tuple[object, ...]) -> None:
+def test_auto_shows_every_strategy_and_says_among_which_it_chooses(
+    plan: Recipe, texts: tuple[object, ...]
+) -> None:
     said = plan("text_classification", *texts, "--strategy", "auto").out
     assert re.search(r"^full +100.00% +1.00 +full$", said, re.M)
     assert re.search(r"^head +\d+.\d+% +0.0\d+ +head$", said, re.M)
     assert re.search(r"^contrastive .* contrastive -> head$", said, re.M)
-    assert "auto uses head_then_full unless head, top_layers or contrastive is possible and better" in said
+    assert (
+        "auto uses head_then_full unless head, top_layers or contrastive is possible and better"
+        in said
+    )
 
 
-def test_auto_counts_the_layers_that_were_asked_for(plan: Recipe, texts: tuple[object, ...]) -> None:
+def test_auto_counts_the_layers_that_were_asked_for(
+    plan: Recipe, texts: tuple[object, ...]
+) -> None:
     flags = (*texts, "--strategy", "auto", "--trainable_layers")
-    learned = [_learns("top_layers", plan("text_classification", *flags, layers).out) for layers in ("1", "2")]
+    learned = [
+        _learns("top_layers", plan("text_classification", *flags, layers).out)
+        for layers in ("1", "2")
+    ]
     assert 0 < learned[0] < learned[1]
 
 
-def test_auto_says_for_which_strategies_there_are_too_few_steps(plan: Recipe, texts: tuple[object, ...]) -> None:
+def test_auto_says_for_which_strategies_there_are_too_few_steps(
+    plan: Recipe, texts: tuple[object, ...]
+) -> None:
     said = plan("text_classification", *texts, "--strategy", "auto", "--max_steps", "1").out
-    assert re.search(r"^gradual .*not possible: --max_steps 1 is too small for the \d phases of gradual", said, re.M)
+    assert re.search(
+        r"^gradual .*not possible: --max_steps 1 is too small for the \d phases of gradual",
+        said,
+        re.M,
+    )
     assert re.search(r"^full .* full$", said, re.M)
 
 
-def test_auto_says_which_strategies_are_not_possible(plan: Recipe, tiny_bert: Path, tmp_path: Path) -> None:
+def test_auto_says_which_strategies_are_not_possible(
+    plan: Recipe, tiny_bert: Path, tmp_path: Path
+) -> None:
     rows = tmp_path / "rows.csv"
-    rows.write_text("text,label\n" + "\n".join(f"the cat runs,{number / 7}" for number in range(60)))
-    words = ("--dataset_name", rows, "--problem_type", "regression", "--strategy", "auto", "--use_cpu")
+    rows.write_text(
+        "text,label\n" + "\n".join(f"the cat runs,{number / 7}" for number in range(60))
+    )
+    words = (
+        "--dataset_name",
+        rows,
+        "--problem_type",
+        "regression",
+        "--strategy",
+        "auto",
+        "--use_cpu",
+    )
     said = plan("text_classification", "--model_name_or_path", tiny_bert, *words)
-    assert re.search(r"^contrastive .*not possible: --strategy contrastive needs one class a row", said.out, re.M)
+    assert re.search(
+        r"^contrastive .*not possible: --strategy contrastive needs one class a row", said.out, re.M
+    )
 
 
 def test_pictures_have_a_plan_too_by_a_shipped_config(plan: Recipe) -> None:
@@ -213,10 +273,13 @@ def test_what_the_head_reads_is_left_open_only_where_evidence_decides(
     assert f"pooling   {read}\n" in plan("text_classification", *texts, *strategy, *flags).out
 
 
-def test_a_kept_head_reads_what_it_was_trained_on(plan: Recipe, tiny_bert: Path, tmp_path: Path) -> None:
+def test_a_kept_head_reads_what_it_was_trained_on(
+    plan: Recipe, tiny_bert: Path, tmp_path: Path
+) -> None:
     rows = tmp_path / "rows.csv"
     rows.write_text(
-        "text,label\n" + "\n".join(f"the {name},LABEL_{n}" for n, name in enumerate(ANIMALS) for _ in range(9))
+        "text,label\n"
+        + "\n".join(f"the {name},LABEL_{n}" for n, name in enumerate(ANIMALS) for _ in range(9))
     )
     words = (
         "--model_name_or_path",
@@ -229,14 +292,18 @@ def test_a_kept_head_reads_what_it_was_trained_on(plan: Recipe, tiny_bert: Path,
         "--use_cpu",
     )
     said = plan("text_classification", *words)
-    assert "pooling   its own (the head was kept: it reads what it was trained on)\n" in said.out, said.err
+    assert "pooling   its own (the head was kept: it reads what it was trained on)\n" in said.out, (
+        said.err
+    )
 
 
 def test_a_pooling_that_is_not_possible_is_said_and_stays_away(plan: Recipe) -> None:
     said = plan("image_classification", "--config", "digits.yaml", "--pooling", "mean", "--use_cpu")
     assert said.code == 0
     assert re.search(r"^pooling +its own$", said.out, re.M)
-    assert re.search(r"--pooling mean: ResNet.* reads pixel_values, not tokens; its own pooling stays", said.err)
+    assert re.search(
+        r"--pooling mean: ResNet.* reads pixel_values, not tokens; its own pooling stays", said.err
+    )
 
 
 @pytest.mark.parametrize(
@@ -247,12 +314,22 @@ def test_a_pooling_that_is_not_possible_is_said_and_stays_away(plan: Recipe) -> 
         ("text_classification", (), "--model_name_or_path is missing"),
         ("text_classification", ("--strategy", "hed"), "unknown --strategy 'hed'"),
         ("text_classification", ("--config", "nowhere.yaml"), "no config file 'nowhere.yaml'"),
-        ("image_classification", ("--config", "digits.yaml", "--dataset_name", "./no"), "no folder or file './no'"),
+        (
+            "image_classification",
+            ("--config", "digits.yaml", "--dataset_name", "./no"),
+            "no folder or file './no'",
+        ),
     ],
 )
-def test_what_is_wrong_is_said_in_two_lines(name: str, flags: tuple[str, ...], message: str, plan: Recipe) -> None:
+def test_what_is_wrong_is_said_in_two_lines(
+    name: str, flags: tuple[str, ...], message: str, plan: Recipe
+) -> None:
     ended = plan(name, *flags)
-    said = [line for line in ended.err.splitlines() if line.startswith(("error: ", "hint: ", "Traceback"))]
+    said = [
+        line
+        for line in ended.err.splitlines()
+        if line.startswith(("error: ", "hint: ", "Traceback"))
+    ]
     assert ended.code == 2
     assert [line.split(":")[0] for line in said] == ["error", "hint"]
     assert message in said[0]
@@ -265,21 +342,38 @@ FEW = ("--examples_per_class", "8")  # of which no validation split is made
     ("flags", "message"),
     [
         (("--strategy", "gradual", "--max_steps", "1"), "--max_steps 1 is too small for the"),
-        (("--strategy", "full", "--average_last", "0.5", *FEW), "--average_last needs a validation split"),
+        (
+            ("--strategy", "full", "--average_last", "0.5", *FEW),
+            "--average_last needs a validation split",
+        ),
         (("--strategy", "auto", "--wise_ft", "true", *FEW), "--wise_ft needs a validation split"),
         (
             ("--strategy", "full", "--early_stopping_patience", "2", *FEW),
             "--early_stopping_patience needs a validation",
         ),
         (("--strategy", "full", "--augmentation", "light"), "--augmentation light is for pictures"),
-        (("--strategy", "lora", "--peft_method", "lorra"), "unknown value of --peft_method 'lorra'"),
-        (("--strategy", "auto", "--metrics", "rmse"), "the metric 'rmse' does not fit single_label_classification"),
-        (("--strategy", "full", "--metrics", "rmse"), "the metric 'rmse' does not fit single_label_classification"),
+        (
+            ("--strategy", "lora", "--peft_method", "lorra"),
+            "unknown value of --peft_method 'lorra'",
+        ),
+        (
+            ("--strategy", "auto", "--metrics", "rmse"),
+            "the metric 'rmse' does not fit single_label_classification",
+        ),
+        (
+            ("--strategy", "full", "--metrics", "rmse"),
+            "the metric 'rmse' does not fit single_label_classification",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_what_a_run_refuses_before_it_learns_its_plan_refuses_too(
-    flags: tuple[str, ...], message: str, plan: Recipe, recipe: Recipe, texts: tuple[object, ...], tmp_path: Path
+    flags: tuple[str, ...],
+    message: str,
+    plan: Recipe,
+    recipe: Recipe,
+    texts: tuple[object, ...],
+    tmp_path: Path,
 ) -> None:
     asked = (*texts, "--pooling", "own", *flags)
     ended = [
@@ -287,7 +381,10 @@ def test_what_a_run_refuses_before_it_learns_its_plan_refuses_too(
         recipe("text_classification", *asked, "--output_dir", tmp_path / "run"),
     ]
     assert [each.code for each in ended] == [2, 2]
-    said = [[line for line in each.err.splitlines() if line.startswith(("error: ", "hint: "))] for each in ended]
+    said = [
+        [line for line in each.err.splitlines() if line.startswith(("error: ", "hint: "))]
+        for each in ended
+    ]
     assert message in said[0][0]
     assert said[0] == said[1]
 
@@ -298,12 +395,24 @@ def test_flags_that_do_not_fit_the_labels_have_no_plan(
     flag: str, strategy: str, plan: Recipe, tiny_bert: Path, tmp_path: Path
 ) -> None:
     rows = tmp_path / "rows.csv"
-    rows.write_text("text,label\n" + "\n".join(f"the cat runs,{number / 7}" for number in range(60)))
-    words = ("--dataset_name", rows, "--problem_type", "regression", "--strategy", strategy, "--use_cpu")
+    rows.write_text(
+        "text,label\n" + "\n".join(f"the cat runs,{number / 7}" for number in range(60))
+    )
+    words = (
+        "--dataset_name",
+        rows,
+        "--problem_type",
+        "regression",
+        "--strategy",
+        strategy,
+        "--use_cpu",
+    )
     ended = plan("text_classification", "--model_name_or_path", tiny_bert, *words, *flag.split())
     assert ended.code == 2
     assert f"error: {flag} does not fit regression" in ended.err
 
 
 def test_every_recipe_of_a_task_has_a_plan() -> None:
-    assert cli.planned_recipes() == sorted(path.stem for path in (ROOT / "recipes").glob("*_classification.py"))
+    assert cli.planned_recipes() == sorted(
+        path.stem for path in (ROOT / "recipes").glob("*_classification.py")
+    )

@@ -9,14 +9,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, pipeline
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    pipeline,
+)
 
+from hf_transfer.cli.flags import parse_config
 from hf_transfer.config import COMPARING, FINE_TUNING, PRETRAINING
 from hf_transfer.data.builtin import load_builtin
-from hf_transfer.flags import parse_config
 from hf_transfer.record import read_record
+from hf_transfer.resume.states import States
 from hf_transfer.sharing.hub import published_files
-from hf_transfer.training.checkpoints import States
 from tests.conftest import ROOT, Outcome
 
 Recipe = Callable[..., Outcome]
@@ -28,7 +32,15 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the demo's run."""
     folder = tmp_path_factory.mktemp("demo") / "digits"
     recipe, config = ROOT / "recipes/image_classification.py", ROOT / "recipes/configs/digits.yaml"
-    words = [sys.executable, str(recipe), "--config", str(config), "--output_dir", str(folder), "--use_cpu"]
+    words = [
+        sys.executable,
+        str(recipe),
+        "--config",
+        str(config),
+        "--output_dir",
+        str(folder),
+        "--use_cpu",
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "hf-transfer predict" in done.stderr
@@ -41,7 +53,10 @@ def test_the_demo_is_right_on_at_least_88_percent_of_all_other_digits(digits: Pa
     rows, _ = load_builtin("digits")
     classify = pipeline("image-classification", model=str(digits))
     answers = classify(rows["test"]["image"][:], top_k=1)
-    right = [answer[0]["label"] == str(label) for answer, label in zip(answers, rows["test"]["label"][:], strict=True)]
+    right = [
+        answer[0]["label"] == str(label)
+        for answer, label in zip(answers, rows["test"]["label"][:], strict=True)
+    ]
     record = read_record(digits / "record.json")
     assert sum(right) / len(right) == record.metrics["accuracy"].value >= 0.88
 
@@ -72,7 +87,9 @@ def test_nothing_is_left_beside_the_folder(digits: Path) -> None:
     assert [path.name for path in digits.parent.iterdir()] == ["digits"]
 
 
-def test_the_same_command_again_finds_all_done_and_changes_nothing(digits: Path, recipe: Recipe) -> None:
+def test_the_same_command_again_finds_all_done_and_changes_nothing(
+    digits: Path, recipe: Recipe
+) -> None:
     before = (digits / "record.json").read_bytes()
     config = ROOT / "recipes/configs/digits.yaml"
     ended = recipe("image_classification", "--config", config, "--output_dir", digits)
@@ -92,7 +109,16 @@ def test_texts_are_learned_from_csv_files_with_validation(
     ended = recipe(
         "text_classification",
         *("--model_name_or_path", tiny_bert, "--dataset_name", texts, "--label_column", "animal"),
-        *("--output_dir", folder, "--num_train_epochs", "20", "--learning_rate", "5e-3", "--strategy", "full"),
+        *(
+            "--output_dir",
+            folder,
+            "--num_train_epochs",
+            "20",
+            "--learning_rate",
+            "5e-3",
+            "--strategy",
+            "full",
+        ),
         *("--class_weights", "balanced", "--early_stopping_patience", "9", "--use_cpu"),
     )
     assert ended.code == 0, ended.err
@@ -107,7 +133,15 @@ def test_bad_examples_are_left_out_and_stand_in_the_record_and_the_card(
 ) -> None:
     folder, path = tmp_path / "run", tmp_path / "animals.csv"
     path.write_text(text_file.read_text() + '"  ",cat\nred dog,\n')
-    words = ("--model_name_or_path", tiny_bert, "--dataset_name", path, "--label_column", "animal", "--use_cpu")
+    words = (
+        "--model_name_or_path",
+        tiny_bert,
+        "--dataset_name",
+        path,
+        "--label_column",
+        "animal",
+        "--use_cpu",
+    )
     flags = (*words, "--output_dir", folder, "--strategy", "full", "--max_steps", "2")
     refused = recipe("text_classification", *flags, "--on_bad_example", "raise")
     assert refused.code == 2
@@ -125,23 +159,59 @@ def test_bad_examples_are_left_out_and_stand_in_the_record_and_the_card(
         assert "no text (1), no label (1)" in (folder / name).read_text(encoding="utf-8")
 
 
-def test_the_best_step_on_validation_is_what_is_saved(recipe: Recipe, tiny_bert: Path, tmp_path: Path) -> None:
+def test_the_best_step_on_validation_is_what_is_saved(
+    recipe: Recipe, tiny_bert: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "run"
     ended = recipe(
         "text_classification",
-        *("--model_name_or_path", tiny_bert, "--dataset_name", "builtin:docstrings", "--output_dir", folder),
-        *("--strategy", "full", "--max_steps", "12", "--learning_rate", "0.05", "--max_length", "12", "--use_cpu"),
-        *("--eval_steps", "3", "--logging_steps", "3", "--logging_strategy", "steps", "--max_train_samples", "200"),
+        *(
+            "--model_name_or_path",
+            tiny_bert,
+            "--dataset_name",
+            "builtin:docstrings",
+            "--output_dir",
+            folder,
+        ),
+        *(
+            "--strategy",
+            "full",
+            "--max_steps",
+            "12",
+            "--learning_rate",
+            "0.05",
+            "--max_length",
+            "12",
+            "--use_cpu",
+        ),
+        *(
+            "--eval_steps",
+            "3",
+            "--logging_steps",
+            "3",
+            "--logging_strategy",
+            "steps",
+            "--max_train_samples",
+            "200",
+        ),
     )
     assert ended.code == 0, ended.err
     (phase,) = read_record(folder / "record.json").phases
-    losses = {entry["step"]: entry["eval_loss"] for entry in phase["history"] if "eval_loss" in entry}
+    losses = {
+        entry["step"]: entry["eval_loss"] for entry in phase["history"] if "eval_loss" in entry
+    }
     assert sorted(losses) == [3, 6, 9, 12]
     assert phase["best_step"] == min(losses, key=lambda step: losses[step])
 
 
-def test_pairs_of_texts_are_learned_together(recipe: Recipe, tiny_bert: Path, tmp_path: Path) -> None:
-    rows = [{"first": a, "second": b, "label": int(a == b)} for a in ("cat", "dog") for b in ("cat", "dog")] * 15
+def test_pairs_of_texts_are_learned_together(
+    recipe: Recipe, tiny_bert: Path, tmp_path: Path
+) -> None:
+    rows = [
+        {"first": a, "second": b, "label": int(a == b)}
+        for a in ("cat", "dog")
+        for b in ("cat", "dog")
+    ] * 15
     (tmp_path / "pairs.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     ended = recipe(
         "text_classification",
@@ -153,7 +223,15 @@ def test_pairs_of_texts_are_learned_together(recipe: Recipe, tiny_bert: Path, tm
             "--output_dir",
             tmp_path / "o",
         ),
-        *("--text_column", "first", "--text_pair_column", "second", "--max_steps", "2", "--use_cpu"),
+        *(
+            "--text_column",
+            "first",
+            "--text_pair_column",
+            "second",
+            "--max_steps",
+            "2",
+            "--use_cpu",
+        ),
     )
     assert ended.code == 0, ended.err
     assert read_record(tmp_path / "o" / "record.json").dataset["labels"] == ["0", "1"]
@@ -164,7 +242,14 @@ def test_a_folder_of_pictures_is_learned_by_class(
 ) -> None:
     ended = recipe(
         "image_classification",
-        *("--model_name_or_path", tiny_vit, "--dataset_name", picture_folder, "--output_dir", tmp_path / "run"),
+        *(
+            "--model_name_or_path",
+            tiny_vit,
+            "--dataset_name",
+            picture_folder,
+            "--output_dir",
+            tmp_path / "run",
+        ),
         *("--strategy", "lora", "--learning_rate", "1e-2", "--use_cpu"),
     )
     assert ended.code == 0, ended.err
@@ -173,7 +258,11 @@ def test_a_folder_of_pictures_is_learned_by_class(
 
 
 def test_states_stay_below_the_run_until_it_is_finished_and_are_not_published(
-    recipe: Recipe, tiny_vit: Path, picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe,
+    tiny_vit: Path,
+    picture_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept: list[str] = []
     clear = States.clear
@@ -185,8 +274,25 @@ def test_states_stay_below_the_run_until_it_is_finished_and_are_not_published(
     monkeypatch.setattr(States, "clear", look_and_clear)
     ended = recipe(
         "image_classification",
-        *("--model_name_or_path", tiny_vit, "--dataset_name", picture_folder, "--output_dir", tmp_path / "run"),
-        *("--strategy", "full", "--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--use_cpu"),
+        *(
+            "--model_name_or_path",
+            tiny_vit,
+            "--dataset_name",
+            picture_folder,
+            "--output_dir",
+            tmp_path / "run",
+        ),
+        *(
+            "--strategy",
+            "full",
+            "--max_steps",
+            "4",
+            "--save_strategy",
+            "steps",
+            "--save_steps",
+            "2",
+            "--use_cpu",
+        ),
     )
     assert ended.code == 0, ended.err
     assert sorted(kept) == ["state-000001-full-step-2", "state-000002-full-step-4"]
@@ -194,19 +300,46 @@ def test_states_stay_below_the_run_until_it_is_finished_and_are_not_published(
     assert not any(name.startswith("checkpoints") for name in published_files(tmp_path / "run"))
 
 
-def test_a_source_model_is_pretrained_and_another_task_starts_from_it(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_source_model_is_pretrained_and_another_task_starts_from_it(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     ended = recipe(
         "pretrain",
-        *("--model_type", "resnet", "--dataset_name", "builtin:digits", "--output_dir", source, "--max_steps", "5"),
-        *("--config_overrides", '{"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}'),
-        *("--processor_overrides", '{"size": {"height": 16, "width": 16}}', "--license", "mit", "--use_cpu"),
+        *(
+            "--model_type",
+            "resnet",
+            "--dataset_name",
+            "builtin:digits",
+            "--output_dir",
+            source,
+            "--max_steps",
+            "5",
+        ),
+        *(
+            "--config_overrides",
+            '{"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}',
+        ),
+        *(
+            "--processor_overrides",
+            '{"size": {"height": 16, "width": 16}}',
+            "--license",
+            "mit",
+            "--use_cpu",
+        ),
     )
     assert ended.code == 0, ended.err
     assert "trained from random weights" in (source / "README.md").read_text()
     ended = recipe(
         "image_classification",
-        *("--model_name_or_path", source, "--dataset_name", "builtin:digits", "--examples_per_class", "2"),
+        *(
+            "--model_name_or_path",
+            source,
+            "--dataset_name",
+            "builtin:digits",
+            "--examples_per_class",
+            "2",
+        ),
         *("--output_dir", target, "--max_steps", "4", "--use_cpu"),
     )
     assert ended.code == 0, ended.err
@@ -216,10 +349,30 @@ def test_a_source_model_is_pretrained_and_another_task_starts_from_it(recipe: Re
     assert record.model["new_parameters"] == ["classifier.1.weight", "classifier.1.bias"]
 
 
-def test_a_comparison_goes_on_where_it_stopped(recipe: Recipe, tiny_resnet: Path, tmp_path: Path) -> None:
+def test_a_comparison_goes_on_where_it_stopped(
+    recipe: Recipe, tiny_resnet: Path, tmp_path: Path
+) -> None:
     flags = (
-        *("--model_name_or_path", tiny_resnet, "--dataset_name", "builtin:digits", "--output_dir", tmp_path),
-        *("--strategies", "head", "scratch", "--budgets", "1", "2", "--draws", "2", "--max_steps", "2"),
+        *(
+            "--model_name_or_path",
+            tiny_resnet,
+            "--dataset_name",
+            "builtin:digits",
+            "--output_dir",
+            tmp_path,
+        ),
+        *(
+            "--strategies",
+            "head",
+            "scratch",
+            "--budgets",
+            "1",
+            "2",
+            "--draws",
+            "2",
+            "--max_steps",
+            "2",
+        ),
         *("--baselines", "majority", "raw_inputs", "--disable_tqdm", "true", "--use_cpu"),
     )
     ended = recipe("compare_strategies", *flags)
@@ -238,8 +391,24 @@ def test_a_comparison_goes_on_where_it_stopped(recipe: Recipe, tiny_resnet: Path
 def test_a_comparison_takes_the_flags_of_its_strategies(
     recipe: Recipe, tiny_bert: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    flags = ("--model_name_or_path", tiny_bert, "--dataset_name", text_file, "--label_column", "animal")
-    asked = ("--task", "text-classification", "--strategies", "head", "--budgets", "2", "--draws", "1")
+    flags = (
+        "--model_name_or_path",
+        tiny_bert,
+        "--dataset_name",
+        text_file,
+        "--label_column",
+        "animal",
+    )
+    asked = (
+        "--task",
+        "text-classification",
+        "--strategies",
+        "head",
+        "--budgets",
+        "2",
+        "--draws",
+        "1",
+    )
     given = ("--pooling", "mean", "--use_cpu", "--output_dir", tmp_path / "study")
     ended = recipe("compare_strategies", *flags, *asked, *given)
     assert ended.code == 0, ended.err
@@ -247,10 +416,30 @@ def test_a_comparison_takes_the_flags_of_its_strategies(
     assert read_record(run).strategy["pooling"] == "mean"
 
 
-def test_a_comparison_of_something_else_is_refused(recipe: Recipe, tiny_resnet: Path, tmp_path: Path) -> None:
+def test_a_comparison_of_something_else_is_refused(
+    recipe: Recipe, tiny_resnet: Path, tmp_path: Path
+) -> None:
     flags = (
-        *("--model_name_or_path", tiny_resnet, "--dataset_name", "builtin:digits", "--output_dir", tmp_path),
-        *("--strategies", "head", "--budgets", "1", "--draws", "1", "--max_steps", "2", "--disable_tqdm", "true"),
+        *(
+            "--model_name_or_path",
+            tiny_resnet,
+            "--dataset_name",
+            "builtin:digits",
+            "--output_dir",
+            tmp_path,
+        ),
+        *(
+            "--strategies",
+            "head",
+            "--budgets",
+            "1",
+            "--draws",
+            "1",
+            "--max_steps",
+            "2",
+            "--disable_tqdm",
+            "true",
+        ),
     )
     assert recipe("compare_strategies", *flags, "--use_cpu").code == 0
     for other in (("--learning_rate", "0.5"), ("--layer_decay", "0.5", "--strategies", "full")):
@@ -268,8 +457,24 @@ def test_a_comparison_of_something_else_is_refused(recipe: Recipe, tiny_resnet: 
 def test_overwriting_replaces_the_old_run_and_keeps_what_else_is_there(
     recipe: Recipe, tiny_vit: Path, tmp_path: Path
 ) -> None:
-    flags = ("--dataset_name", "builtin:digits", "--examples_per_class", "1", "--max_steps", "2", "--strategy", "head")
-    words = ("--model_name_or_path", tiny_vit, *flags, "--output_dir", tmp_path / "run", "--use_cpu")
+    flags = (
+        "--dataset_name",
+        "builtin:digits",
+        "--examples_per_class",
+        "1",
+        "--max_steps",
+        "2",
+        "--strategy",
+        "head",
+    )
+    words = (
+        "--model_name_or_path",
+        tiny_vit,
+        *flags,
+        "--output_dir",
+        tmp_path / "run",
+        "--use_cpu",
+    )
     assert recipe("image_classification", *words).code == 0
     for mine in ("mine.safetensors", "plots/mine.txt"):
         (tmp_path / "run" / mine).write_text("mine")
@@ -285,7 +490,10 @@ def test_overwriting_replaces_the_old_run_and_keeps_what_else_is_there(
         (["--strategy", "hed"], "unknown --strategy 'hed'"),
         (["--label_column", "klass"], "unknown column 'klass'"),
         (["--dataset_name", "./nowhere"], "no folder or file './nowhere'"),
-        (["--model_name_or_path", "BERT"], "was pretrained on text, image-classification needs image"),
+        (
+            ["--model_name_or_path", "BERT"],
+            "was pretrained on text, image-classification needs image",
+        ),
         (["--model_name_or_path", "./nowhere"], "no checkpoint folder './nowhere'"),
         (["--dataset_name", "ONE"], "one class only"),
         (["--lerning_rate", "1"], "unknown flag '--lerning_rate'"),
@@ -307,11 +515,22 @@ def test_wrong_input_is_one_error_line_and_one_hint_and_nothing_is_written(
     places = {"BERT": tiny_bert, "ONE": one}
     ended = recipe(
         "image_classification",
-        *("--model_name_or_path", tiny_vit, "--dataset_name", "builtin:digits", "--output_dir", tmp_path / "run"),
+        *(
+            "--model_name_or_path",
+            tiny_vit,
+            "--dataset_name",
+            "builtin:digits",
+            "--output_dir",
+            tmp_path / "run",
+        ),
         *(places.get(flag, flag) for flag in flags),
     )
     assert ended.code == 2
-    said = [line for line in ended.err.splitlines() if line.startswith(("error: ", "hint: ", "Traceback"))]
+    said = [
+        line
+        for line in ended.err.splitlines()
+        if line.startswith(("error: ", "hint: ", "Traceback"))
+    ]
     assert [line.split(":")[0] for line in said] == ["error", "hint"]
     assert message in said[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one"]
@@ -322,9 +541,13 @@ def test_every_config_is_whole_and_says_its_command() -> None:
     assert len(configs) >= 4
     for path in configs:
         command = path.read_text(encoding="utf-8").splitlines()[0]
-        name = next(word for word in command.split() if word.startswith("recipes/")).removeprefix("recipes/")
+        name = next(word for word in command.split() if word.startswith("recipes/")).removeprefix(
+            "recipes/"
+        )
         assert path.name in command
         groups = GROUPS.get(name.removesuffix(".py"), FINE_TUNING)
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
-        config = parse_config(groups, ["--config", str(path), "--overwrite_output_dir", "--use_cpu"])
+        config = parse_config(
+            groups, ["--config", str(path), "--overwrite_output_dir", "--use_cpu"]
+        )
         assert config.output_dir == Path(given["output_dir"])

@@ -36,7 +36,15 @@ def test_a_record_has_every_promised_key() -> None:
     for key, below in PROMISED.items():
         assert key in facts
         assert (below or set()) <= set(facts[key] if below else ())
-    phase = {"name", "trainable_parameters", "epochs", "seconds", "frozen_passes", "cache", "cached_bytes"}
+    phase = {
+        "name",
+        "trainable_parameters",
+        "epochs",
+        "seconds",
+        "frozen_passes",
+        "cache",
+        "cached_bytes",
+    }
     assert phase <= set(facts["phases"][0])
     assert set(facts["evaluation"]["metrics"]["accuracy"]) == {"value", "low", "high", "level", "n"}
 

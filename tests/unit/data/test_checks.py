@@ -38,7 +38,9 @@ def _bomb() -> bytes:
 def _pictures(values: list[dict[str, Any]]) -> Dataset:
     ids, labels = [f"train/{n}" for n in range(len(values))], [0] * len(values)
     features = Features({"image": Image(), "label": Value("int64"), "id": Value("string")})
-    return Dataset(pa.table({"image": values, "label": labels, "id": ids}, schema=features.arrow_schema))
+    return Dataset(
+        pa.table({"image": values, "label": labels, "id": ids}, schema=features.arrow_schema)
+    )
 
 
 def _texts(folder: Path, bad: dict[int, str], rows: int = 300) -> Path:
@@ -70,17 +72,31 @@ def damaged(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     ("picture", "reason"),
     [
         ({"bytes": b"", "path": "x.png"}, "the picture's file is empty"),
-        ({"bytes": b"no picture", "path": "x.png"}, "the picture cannot be read: its format is not known"),
-        ({"bytes": _picture()[:200], "path": None}, "the picture cannot be read: image file is truncated"),
-        ({"bytes": _picture("JPEG")[:-100], "path": None}, "the picture cannot be read: image file is truncated"),
-        ({"bytes": _bomb(), "path": None}, "the picture cannot be read: Image size (3600000000 pixels) exceeds"),
+        (
+            {"bytes": b"no picture", "path": "x.png"},
+            "the picture cannot be read: its format is not known",
+        ),
+        (
+            {"bytes": _picture()[:200], "path": None},
+            "the picture cannot be read: image file is truncated",
+        ),
+        (
+            {"bytes": _picture("JPEG")[:-100], "path": None},
+            "the picture cannot be read: image file is truncated",
+        ),
+        (
+            {"bytes": _bomb(), "path": None},
+            "the picture cannot be read: Image size (3600000000 pixels) exceeds",
+        ),
         ({"bytes": None, "path": "{here}/gone.png"}, "the picture's file is missing"),
         ({"bytes": None, "path": "{here}"}, "the picture's file cannot be read: Is a directory"),
         ({"bytes": None, "path": None}, "no picture"),
         (None, "no picture"),
     ],
 )
-def test_a_picture_that_cannot_be_read_is_named_with_the_reason(picture: Any, reason: str, tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_read_is_named_with_the_reason(
+    picture: Any, reason: str, tmp_path: Path
+) -> None:
     if picture and picture["path"]:
         picture = {**picture, "path": picture["path"].format(here=tmp_path)}
     good = {"bytes": _picture(), "path": None}
@@ -91,9 +107,16 @@ def test_a_picture_that_cannot_be_read_is_named_with_the_reason(picture: Any, re
     assert " at 0x" not in found  # an address in memory differs between processes
 
 
-@pytest.mark.parametrize(("text", "pair"), [(None, "a"), ("", "a"), (" \n\t", "a"), ("a", None), ("a", "  ")])
+@pytest.mark.parametrize(
+    ("text", "pair"), [(None, "a"), ("", "a"), (" \n\t", "a"), ("a", None), ("a", "  ")]
+)
 def test_an_empty_text_is_bad_alone_and_in_a_pair(text: str | None, pair: str | None) -> None:
-    rows = {"text": ["a", text], "text_pair": ["b", pair], "label": [0, 0], "id": ["test/0", "test/1"]}
+    rows = {
+        "text": ["a", text],
+        "text_pair": ["b", pair],
+        "label": [0, 0],
+        "id": ["test/0", "test/1"],
+    }
     found = list(bad_rows(Dataset.from_dict(rows), lambda label: None))
     assert found == [("test/1", "no second text" if text == "a" else "no text")]
 
@@ -104,24 +127,33 @@ def test_a_row_is_named_once_for_its_label_first() -> None:
     assert list(found) == [("test/0", "no text"), ("test/1", "no label")]
 
 
-def test_pictures_that_cannot_be_read_are_left_out_and_their_reasons_hold_no_path(damaged: Path) -> None:
+def test_pictures_that_cannot_be_read_are_left_out_and_their_reasons_hold_no_path(
+    damaged: Path,
+) -> None:
     data = load_data(DataConfig(str(damaged)), IMAGES, seed=0)
     assert sorted(row["reason"].split(":")[0] for row in data.dropped) == [
         *("the picture cannot be read",) * 3,
         "the picture's file is empty",
     ]
-    gone, kept = {row["id"] for row in data.dropped}, {row for rows in data.splits.values() for row in rows["id"]}
+    gone, kept = (
+        {row["id"] for row in data.dropped},
+        {row for rows in data.splits.values() for row in rows["id"]},
+    )
     assert len(kept) == 800
     assert gone | kept == {f"train/{number}" for number in range(804)}
     for row in data.dropped:
-        assert not any(part in row["reason"] for part in (str(damaged), damaged.parent.name, ".png", ".bmp"))
+        assert not any(
+            part in row["reason"] for part in (str(damaged), damaged.parent.name, ".png", ".bmp")
+        )
     assert {picture.size for picture in data.test["image"]} == {(16, 16)}
 
 
 def test_the_same_rows_are_left_out_whenever_and_with_whatever_seed(damaged: Path) -> None:
     first, again = (load_data(DataConfig(str(damaged)), IMAGES, seed=0) for _ in range(2))
     assert (first.dropped, first.fingerprint) == (again.dropped, again.fingerprint)
-    assert [rows["id"][:] for rows in first.splits.values()] == [rows["id"][:] for rows in again.splits.values()]
+    assert [rows["id"][:] for rows in first.splits.values()] == [
+        rows["id"][:] for rows in again.splits.values()
+    ]
     few = load_data(DataConfig(str(damaged), examples_per_class=2), IMAGES, seed=1)
     assert few.dropped == first.dropped
     assert few.test["id"][:] == first.test["id"][:]
@@ -158,11 +190,17 @@ def test_every_split_is_checked_and_its_rows_are_named_in_order(tmp_path: Path) 
         _texts(tmp_path / split, {20: ",x", 3: ",y"}).rename(tmp_path / f"{split}.csv")
         (tmp_path / split).rmdir()
     data = load_data(DataConfig(str(tmp_path)), TEXTS, seed=0)
-    assert [row["id"] for row in data.dropped] == [f"{s}/{n}" for s in ("train", "validation", "test") for n in (3, 20)]
-    assert {name: len(rows) for name, rows in data.splits.items()} == dict.fromkeys(data.splits, 298)
+    assert [row["id"] for row in data.dropped] == [
+        f"{s}/{n}" for s in ("train", "validation", "test") for n in (3, 20)
+    ]
+    assert {name: len(rows) for name, rows in data.splits.items()} == dict.fromkeys(
+        data.splits, 298
+    )
 
 
-def test_what_is_left_out_is_said_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_left_out_is_said_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = _texts(tmp_path, dict.fromkeys(range(4), ",x"), rows=400)
     with caplog.at_level(logging.WARNING):
         load_data(DataConfig(str(path)), TEXTS, seed=0)
@@ -172,15 +210,21 @@ def test_what_is_left_out_is_said_in_one_line(tmp_path: Path, caplog: pytest.Log
     )
 
 
-@pytest.mark.parametrize(("bad", "rows", "ends"), [(1, 100, False), (2, 200, False), (2, 199, True), (1, 30, True)])
-def test_more_than_one_per_cent_of_a_split_end_the_run(bad: int, rows: int, ends: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("bad", "rows", "ends"), [(1, 100, False), (2, 200, False), (2, 199, True), (1, 30, True)]
+)
+def test_more_than_one_per_cent_of_a_split_end_the_run(
+    bad: int, rows: int, ends: bool, tmp_path: Path
+) -> None:
     config = DataConfig(str(_texts(tmp_path, dict.fromkeys(range(bad), ",x"), rows)))
     if not ends:
         assert len(load_data(config, TEXTS, seed=0).dropped) == bad
         return
     with pytest.raises(UserError) as refusal:
         load_data(config, TEXTS, seed=0)
-    assert refusal.value.message.startswith(f"{bad} of {rows} rows of the split 'train' ({100 * bad / rows:.3g} %)")
+    assert refusal.value.message.startswith(
+        f"{bad} of {rows} rows of the split 'train' ({100 * bad / rows:.3g} %)"
+    )
     assert "train/0 (no text)" in refusal.value.message
     assert "mend or remove them" in refusal.value.hint
 
@@ -195,7 +239,9 @@ def test_too_many_bad_rows_are_not_all_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", [",x", '" ",x', "text 9,"])
 def test_the_first_bad_row_ends_the_run_if_that_is_asked(line: str, tmp_path: Path) -> None:
     path = _texts(tmp_path, {9: line, 12: line})
-    with pytest.raises(UserError, match=r"cannot use the row train/9 \(no (text|label)\)") as refusal:
+    with pytest.raises(
+        UserError, match=r"cannot use the row train/9 \(no (text|label)\)"
+    ) as refusal:
         load_data(DataConfig(str(path), on_bad_example="raise"), TEXTS, seed=0)
     assert "--on_bad_example skip" in refusal.value.hint
 
@@ -207,11 +253,16 @@ def test_a_damaged_picture_ends_the_run_if_that_is_asked(damaged: Path) -> None:
 
 def _save(folder: Path, labels: Callable[[str, int], int | None], rows: int = 300) -> Path:
     """A saved dataset of texts with ten classes in splits train and test; `labels`: split, row -> the stored id."""
-    features = Features({"text": Value("string"), "label": ClassLabel(names=[f"c{n}" for n in range(10)])})
+    features = Features(
+        {"text": Value("string"), "label": ClassLabel(names=[f"c{n}" for n in range(10)])}
+    )
     splits = {
         split: Dataset(
             pa.table(
-                {"text": [f"text {n}" for n in range(rows)], "label": [labels(split, n) for n in range(rows)]},
+                {
+                    "text": [f"text {n}" for n in range(rows)],
+                    "label": [labels(split, n) for n in range(rows)],
+                },
                 schema=features.arrow_schema,
             )
         )
@@ -223,7 +274,9 @@ def _save(folder: Path, labels: Callable[[str, int], int | None], rows: int = 30
 
 def test_labels_out_of_range_are_left_out(tmp_path: Path) -> None:
     odd = {4: 12, 8: -1, 11: None}
-    folder = _save(tmp_path / "rows", lambda split, n: odd.get(n, n % 10) if split == "train" else n % 10)
+    folder = _save(
+        tmp_path / "rows", lambda split, n: odd.get(n, n % 10) if split == "train" else n % 10
+    )
     data = load_data(DataConfig(str(folder)), TEXTS, seed=0)
     assert list(data.dropped) == [
         {"id": "train/4", "reason": "label out of range: 12 is not one of 0 to 9"},
@@ -234,17 +287,27 @@ def test_labels_out_of_range_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("choice", ["skip", "raise"])
-def test_a_test_split_without_labels_is_refused_before_all_else_is_read(choice: Any, tmp_path: Path) -> None:
-    folder = _save(tmp_path / "rows", lambda split, n: -1 if split == "test" else n % 10 if n else None)
-    with pytest.raises(UserError, match=r"test/0 \(label out of range: -1 is not one of 0 to 9\)") as refusal:
+def test_a_test_split_without_labels_is_refused_before_all_else_is_read(
+    choice: Any, tmp_path: Path
+) -> None:
+    folder = _save(
+        tmp_path / "rows", lambda split, n: -1 if split == "test" else n % 10 if n else None
+    )
+    with pytest.raises(
+        UserError, match=r"test/0 \(label out of range: -1 is not one of 0 to 9\)"
+    ) as refusal:
         load_data(DataConfig(str(folder), on_bad_example=choice), TEXTS, seed=0)
     assert "for a split without labels name another --test_split" in refusal.value.hint
 
 
 def test_numbers_that_are_none_are_left_out_of_a_regression(tmp_path: Path) -> None:
     prices = [float("nan") if n == 3 else float("inf") if n == 5 else n / 4 for n in range(300)]
-    pd.DataFrame({"text": [f"t{n}" for n in range(300)], "price": prices}).to_parquet(tmp_path / "rows.parquet")
-    config = DataConfig(str(tmp_path / "rows.parquet"), label_column="price", problem_type="regression")
+    pd.DataFrame({"text": [f"t{n}" for n in range(300)], "price": prices}).to_parquet(
+        tmp_path / "rows.parquet"
+    )
+    config = DataConfig(
+        str(tmp_path / "rows.parquet"), label_column="price", problem_type="regression"
+    )
     data = load_data(config, TEXTS, seed=0)
     assert [(row["id"], row["reason"].split(":")[0]) for row in data.dropped] == [
         ("train/3", "no label"),

@@ -12,7 +12,9 @@ from hf_transfer.tasks import find_task
 def test_texts_are_padded_to_the_longest_of_their_batch(tiny_bert: Path, text_file: Path) -> None:
     task = find_task("text-classification")
     data = load_data(DataConfig(str(text_file), label_column="animal"), task, seed=0)
-    encoder = make_encoder(task, AutoTokenizer.from_pretrained(tiny_bert), AutoConfig.from_pretrained(tiny_bert))
+    encoder = make_encoder(
+        task, AutoTokenizer.from_pretrained(tiny_bert), AutoConfig.from_pretrained(tiny_bert)
+    )
     rows = encoder.rows(data.train)
     short = sorted(rows, key=lambda row: row["length"])[:4]
     batch = encoder.collate(short)
@@ -23,7 +25,10 @@ def test_texts_are_padded_to_the_longest_of_their_batch(tiny_bert: Path, text_fi
 def test_texts_are_cut_to_what_the_model_takes(tiny_bert: Path) -> None:
     task = find_task("text-classification")
     data = load_data(DataConfig("builtin:docstrings", max_train_samples=50), task, seed=0)
-    processor, config = AutoTokenizer.from_pretrained(tiny_bert), AutoConfig.from_pretrained(tiny_bert)
+    processor, config = (
+        AutoTokenizer.from_pretrained(tiny_bert),
+        AutoConfig.from_pretrained(tiny_bert),
+    )
     assert max(make_encoder(task, processor, config).rows(data.train)["length"]) == 32
     assert max(make_encoder(task, processor, config, max_length=9).rows(data.train)["length"]) == 9
 

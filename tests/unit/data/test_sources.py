@@ -20,7 +20,9 @@ def test_a_folder_of_pictures_by_class_is_read(picture_folder: Path) -> None:
     assert data.origin.id == f"local:{picture_folder.name}"
 
 
-def test_folders_named_after_splits_hold_their_own_classes(picture_folder: Path, tmp_path: Path) -> None:
+def test_folders_named_after_splits_hold_their_own_classes(
+    picture_folder: Path, tmp_path: Path
+) -> None:
     for split in ("train", "test"):
         shutil.copytree(picture_folder, tmp_path / "pets" / split)
     data = load_data(DataConfig(str(tmp_path / "pets")), IMAGES, seed=0)
@@ -47,11 +49,17 @@ def test_files_named_after_splits_become_splits(tmp_path: Path, ending: str) -> 
         else:
             path.write_text("\n".join(json.dumps(row) for row in frame.to_dict("records")))
     data = load_data(DataConfig(str(tmp_path)), TEXTS, seed=0)
-    assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 4, "validation": 4, "test": 4}
+    assert {name: len(rows) for name, rows in data.splits.items()} == {
+        "train": 4,
+        "validation": 4,
+        "test": 4,
+    }
 
 
 def test_missing_splits_are_cut_stratified_and_do_not_change_with_the_seed() -> None:
-    first, second = (load_data(DataConfig("builtin:docstrings"), TEXTS, seed=seed) for seed in (0, 1))
+    first, second = (
+        load_data(DataConfig("builtin:docstrings"), TEXTS, seed=seed) for seed in (0, 1)
+    )
     assert len(first.splits["validation"]) == pytest.approx(0.15 * 1736, abs=5)
     assert first.splits["validation"]["id"][:] == second.splits["validation"]["id"][:]
     assert not set(first.train["id"][:]) & set(first.splits["validation"]["id"][:])
@@ -75,14 +83,18 @@ def test_the_fingerprint_is_of_the_content_not_of_the_place(tmp_path: Path) -> N
     for name, texts in (("one", "ab"), ("two", "ab"), ("three", "ac")):
         path = tmp_path / name / "rows.csv"
         path.parent.mkdir()
-        pd.DataFrame({"text": [t * 3 for t in texts * 10], "label": ["x", "y"] * 10}).to_csv(path, index=False)
+        pd.DataFrame({"text": [t * 3 for t in texts * 10], "label": ["x", "y"] * 10}).to_csv(
+            path, index=False
+        )
         prints.append(load_data(DataConfig(str(path)), TEXTS, seed=0).fingerprint)
     assert prints[0] == prints[1] != prints[2]
 
 
 def test_labels_are_no_inputs(text_file: Path) -> None:
     with pytest.raises(UserError, match="one column is named twice"):
-        load_data(DataConfig(str(text_file), text_column="animal", label_column="animal"), TEXTS, seed=0)
+        load_data(
+            DataConfig(str(text_file), text_column="animal", label_column="animal"), TEXTS, seed=0
+        )
 
 
 @pytest.mark.parametrize(
@@ -90,19 +102,37 @@ def test_labels_are_no_inputs(text_file: Path) -> None:
     [
         (DataConfig("builtin:digit"), "unknown builtin dataset 'digit'", "did you mean 'digits'"),
         (DataConfig("./nowhere"), "no folder or file './nowhere'", "--dataset_name"),
-        (DataConfig("builtin:digits", image_column="img"), "unknown column 'img'", "choices: image, label"),
+        (
+            DataConfig("builtin:digits", image_column="img"),
+            "unknown column 'img'",
+            "choices: image, label",
+        ),
         (
             DataConfig("builtin:digits", image_column="image", label_column="image"),
             "one column is named twice",
             "inputs are not labels",
         ),
         (DataConfig("builtin:digits", test_split="dev"), "unknown split 'dev'", "train, test"),
-        (DataConfig("builtin:docstrings"), "which column holds the image is not clear", "--image_column"),
-        (DataConfig("builtin:docstrings", image_column="text"), "the column 'text' holds no image", "columns: text"),
-        (DataConfig("builtin:digits", max_length=8), "--max_length does not belong to image-classification", "leave"),
+        (
+            DataConfig("builtin:docstrings"),
+            "which column holds the image is not clear",
+            "--image_column",
+        ),
+        (
+            DataConfig("builtin:docstrings", image_column="text"),
+            "the column 'text' holds no image",
+            "columns: text",
+        ),
+        (
+            DataConfig("builtin:digits", max_length=8),
+            "--max_length does not belong to image-classification",
+            "leave",
+        ),
     ],
 )
-def test_what_is_wrong_with_a_source_is_said_in_one_line(config: DataConfig, message: str, hint: str) -> None:
+def test_what_is_wrong_with_a_source_is_said_in_one_line(
+    config: DataConfig, message: str, hint: str
+) -> None:
     with pytest.raises(UserError) as refusal:
         load_data(config, IMAGES, seed=0)
     assert message in refusal.value.message

@@ -60,5 +60,8 @@ def test_sets_of_labels_are_strata_and_the_rare_ones_together() -> None:
 def test_tenths_of_numbers_are_strata_and_equal_numbers_stay_together() -> None:
     numbers = np.random.default_rng(0).normal(size=200)
     _, held = stratified_holdout(strata_of_numbers(numbers), 0.2, seed=0)
-    assert np.histogram(numbers[held], np.quantile(numbers, np.linspace(0, 1, 11)))[0].tolist() == [4] * 10
+    assert (
+        np.histogram(numbers[held], np.quantile(numbers, np.linspace(0, 1, 11)))[0].tolist()
+        == [4] * 10
+    )
     assert len(set(strata_of_numbers([0.0] * 90 + [1.0] * 10))) == 2

@@ -17,7 +17,9 @@ def _load(tmp_path: Path, labels: list[Any], problem_type: ProblemType | None = 
     texts = ["the red cat", "the blue dog", "a bird"]
     rows = [{"text": texts[n % 3], "label": labels[n % 3]} for n in range(60)]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    return load_data(DataConfig(str(tmp_path / "rows.jsonl"), problem_type=problem_type), TEXTS, seed=0)
+    return load_data(
+        DataConfig(str(tmp_path / "rows.jsonl"), problem_type=problem_type), TEXTS, seed=0
+    )
 
 
 def test_without_looking_the_shares_of_the_classes_are_the_answer(tmp_path: Path) -> None:

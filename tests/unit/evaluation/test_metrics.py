@@ -16,7 +16,9 @@ LABELS = RNG.integers(0, 4, 300)
 PROBABILITIES = RNG.dirichlet(np.ones(5), 300)  # a fifth class that never occurs
 ANSWERS = PROBABILITIES.argmax(-1)
 SETS = np.hstack([RNG.integers(0, 2, (300, 4)), np.zeros((300, 1))])
-CHANCES = np.hstack([RNG.random((300, 4)), np.full((300, 1), 0.1)])  # a fifth label that never occurs
+CHANCES = np.hstack(
+    [RNG.random((300, 4)), np.full((300, 1), 0.1)]
+)  # a fifth label that never occurs
 NUMBERS = RNG.normal(40, 10, 300)
 ESTIMATES = NUMBERS.round(-1) + RNG.normal(0, 5, 300)
 
@@ -25,14 +27,19 @@ ESTIMATES = NUMBERS.round(-1) + RNG.normal(0, 5, 300)
     ("name", "expected"),
     [
         ("accuracy", sk.accuracy_score(LABELS, ANSWERS)),
-        ("balanced_accuracy", np.mean(sk.recall_score(LABELS, ANSWERS, average=None, labels=range(4)))),
+        (
+            "balanced_accuracy",
+            np.mean(sk.recall_score(LABELS, ANSWERS, average=None, labels=range(4))),
+        ),
         ("f1_macro", sk.f1_score(LABELS, ANSWERS, average="macro")),
         ("f1_weighted", sk.f1_score(LABELS, ANSWERS, average="weighted")),
         ("log_loss", sk.log_loss(LABELS, PROBABILITIES, labels=range(5))),
     ],
 )
 def test_scores_agree_with_scikit_learn(name: str, expected: float) -> None:
-    assert READINGS["single_label_classification"].scores[name](LABELS, PROBABILITIES) == pytest.approx(expected)
+    assert READINGS["single_label_classification"].scores[name](
+        LABELS, PROBABILITIES
+    ) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +52,9 @@ def test_scores_agree_with_scikit_learn(name: str, expected: float) -> None:
     ],
 )
 def test_scores_of_several_labels_agree_with_scikit_learn(name: str, expected: float) -> None:
-    assert READINGS["multi_label_classification"].scores[name](SETS, CHANCES) == pytest.approx(expected)
+    assert READINGS["multi_label_classification"].scores[name](SETS, CHANCES) == pytest.approx(
+        expected
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +75,10 @@ def test_scores_stay_finite_where_nothing_varies_or_nothing_occurs() -> None:
     same = np.full(5, 2.0)
     assert all(np.isfinite(score(same, same)) for score in READINGS["regression"].scores.values())
     nothing, never = np.zeros((5, 3)), np.full((5, 3), 0.1)
-    assert all(np.isfinite(score(nothing, never)) for score in READINGS["multi_label_classification"].scores.values())
+    assert all(
+        np.isfinite(score(nothing, never))
+        for score in READINGS["multi_label_classification"].scores.values()
+    )
 
 
 def test_the_usual_metrics_are_among_those_that_fit() -> None:
@@ -88,7 +100,12 @@ def test_logits_are_read_by_problem_type() -> None:
     ("names", "problem_type", "message", "hint"),
     [
         (["accuracy"], "regression", "'accuracy' does not fit regression", "rmse, mae, r2"),
-        (["rmse"], "multi_label_classification", "'rmse' does not fit multi_label", "f1_micro, f1_macro"),
+        (
+            ["rmse"],
+            "multi_label_classification",
+            "'rmse' does not fit multi_label",
+            "f1_micro, f1_macro",
+        ),
         (["log_loss", "rmsee"], "multi_label_classification", "'rmsee' does not fit", "f1_micro"),
         (["rmse"], None, "'rmse' does not fit single_label", "rmse is for regression"),
     ],

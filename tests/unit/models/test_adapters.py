@@ -4,13 +4,21 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, DistilBertConfig
 
-from hf_transfer.models.adapters import adapter_rates, merge, read_adapter, save_adapter, wrap_with_adapter
+from hf_transfer.models.adapters import (
+    adapter_rates,
+    merge,
+    read_adapter,
+    save_adapter,
+    wrap_with_adapter,
+)
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.pooling import with_mean_pooling
 from hf_transfer.tasks import find_task
 
 
-@pytest.mark.parametrize(("name", "task"), [("tiny_bert", "text"), ("tiny_vit", "image"), ("tiny_resnet", "image")])
+@pytest.mark.parametrize(
+    ("name", "task"), [("tiny_bert", "text"), ("tiny_vit", "image"), ("tiny_resnet", "image")]
+)
 def test_a_merged_adapter_gives_the_same_logits_in_a_plain_model(
     name: str, task: str, request: pytest.FixtureRequest
 ) -> None:
@@ -19,7 +27,9 @@ def test_a_merged_adapter_gives_the_same_logits_in_a_plain_model(
     plain_class = type(checkpoint.model)
     wrapped = wrap_with_adapter(checkpoint.model, checkpoint.head, "lora", rank=4)
     inputs = (
-        {"input_ids": torch.randint(5, 17, (6, 7))} if task == "text" else {"pixel_values": torch.randn(6, 3, 16, 16)}
+        {"input_ids": torch.randint(5, 17, (6, 7))}
+        if task == "text"
+        else {"pixel_values": torch.randn(6, 3, 16, 16)}
     )
     trainable = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
     assert any("modules_to_save" in n for n in trainable)
@@ -41,10 +51,18 @@ def test_a_merged_adapter_gives_the_same_logits_in_a_plain_model(
 
 def _pooled_distilbert(folder: Path) -> Checkpoint:
     config = DistilBertConfig(
-        vocab_size=60, dim=32, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=40, pad_token_id=1
+        vocab_size=60,
+        dim=32,
+        n_layers=2,
+        n_heads=2,
+        hidden_dim=32,
+        max_position_embeddings=40,
+        pad_token_id=1,
     )
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
-    return with_mean_pooling(load_checkpoint(str(folder), find_task("text-classification"), ("a", "b")))
+    return with_mean_pooling(
+        load_checkpoint(str(folder), find_task("text-classification"), ("a", "b"))
+    )
 
 
 def test_what_is_fixed_stays_plain_beside_a_head_whose_name_it_ends_with(tmp_path: Path) -> None:
@@ -59,7 +77,9 @@ def test_what_is_fixed_stays_plain_beside_a_head_whose_name_it_ends_with(tmp_pat
     optimizer = torch.optim.AdamW(p for p in wrapped.parameters() if p.requires_grad)
     for _ in range(2):
         optimizer.zero_grad()
-        wrapped.train()(input_ids=torch.randint(5, 60, (4, 7)), labels=torch.tensor([0, 1, 0, 1])).loss.backward()
+        wrapped.train()(
+            input_ids=torch.randint(5, 60, (4, 7)), labels=torch.tensor([0, 1, 0, 1])
+        ).loss.backward()
         optimizer.step()
     assert not any("pre_classifier" in name for name in read_adapter(wrapped).weights)
     merged = merge(wrapped)
@@ -71,9 +91,13 @@ def test_what_is_fixed_stays_plain_beside_a_head_whose_name_it_ends_with(tmp_pat
     assert not changed & set(checkpoint.fixed)
 
 
-def test_an_adapter_of_a_model_that_reads_the_mean_is_loaded_by_transformers(tmp_path: Path) -> None:
+def test_an_adapter_of_a_model_that_reads_the_mean_is_loaded_by_transformers(
+    tmp_path: Path,
+) -> None:
     _pooled_distilbert(tmp_path / "plain").model.save_pretrained(tmp_path / "pooled")
-    checkpoint = load_checkpoint(str(tmp_path / "pooled"), find_task("text-classification"), ("a", "b"))
+    checkpoint = load_checkpoint(
+        str(tmp_path / "pooled"), find_task("text-classification"), ("a", "b")
+    )
     wrapped = wrap_with_adapter(checkpoint.model, checkpoint.head, "lora", 4, checkpoint.fixed)
     with torch.no_grad():
         for parameter in wrapped.parameters():
@@ -86,4 +110,6 @@ def test_an_adapter_of_a_model_that_reads_the_mean_is_loaded_by_transformers(tmp
     again.load_adapter(str(tmp_path / "adapter"))
     ids = torch.randint(5, 60, (4, 7))
     with torch.no_grad():
-        torch.testing.assert_close(again.eval()(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            again.eval()(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-5
+        )

@@ -22,7 +22,9 @@ def _copy(folder: Path, target: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["tiny_vit", "tiny_resnet"])
-def test_only_the_head_is_new_and_all_else_equals_the_checkpoint(name: str, request: pytest.FixtureRequest) -> None:
+def test_only_the_head_is_new_and_all_else_equals_the_checkpoint(
+    name: str, request: pytest.FixtureRequest
+) -> None:
     folder = request.getfixturevalue(name)
     checkpoint = load_checkpoint(str(folder), IMAGES, LABELS)
     assert checkpoint.new_parameters
@@ -42,7 +44,9 @@ def test_a_head_of_the_same_size_is_new_too(tiny_vit: Path) -> None:
 
 
 def test_the_new_head_is_the_same_for_the_same_seed(tiny_vit: Path) -> None:
-    first, second, third = (load_checkpoint(str(tiny_vit), IMAGES, LABELS, seed=s) for s in (1, 1, 2))
+    first, second, third = (
+        load_checkpoint(str(tiny_vit), IMAGES, LABELS, seed=s) for s in (1, 1, 2)
+    )
     assert torch.equal(first.model.classifier.weight, second.model.classifier.weight)
     assert not torch.equal(first.model.classifier.weight, third.model.classifier.weight)
 
@@ -57,28 +61,50 @@ def test_label_names_and_order_are_in_the_config(tiny_bert: Path) -> None:
 
 def test_a_checkpoint_without_any_head_gets_one(tiny_bert: Path, tmp_path: Path) -> None:
     AutoModel.from_pretrained(tiny_bert).save_pretrained(tmp_path)
-    assert load_checkpoint(str(tmp_path), TEXTS, LABELS).new_parameters == ("classifier.weight", "classifier.bias")
+    assert load_checkpoint(str(tmp_path), TEXTS, LABELS).new_parameters == (
+        "classifier.weight",
+        "classifier.bias",
+    )
 
 
-def test_a_pooler_that_the_checkpoint_lacks_is_part_of_the_head(tiny_bert: Path, tmp_path: Path) -> None:
+def test_a_pooler_that_the_checkpoint_lacks_is_part_of_the_head(
+    tiny_bert: Path, tmp_path: Path
+) -> None:
     folder = _copy(tiny_bert, tmp_path)
     weights = load_file(folder / "model.safetensors")
-    save_file({n: t for n, t in weights.items() if "pooler" not in n}, folder / "model.safetensors", {"format": "pt"})
-    assert any("pooler" in name for name in load_checkpoint(str(folder), TEXTS, LABELS).new_parameters)
+    save_file(
+        {n: t for n, t in weights.items() if "pooler" not in n},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    assert any(
+        "pooler" in name for name in load_checkpoint(str(folder), TEXTS, LABELS).new_parameters
+    )
 
 
 @pytest.mark.parametrize("lost", ["encoder.layer.1.", "embeddings.", "encoder."])
-def test_a_missing_layer_is_an_error_that_names_its_parameters(tiny_bert: Path, tmp_path: Path, lost: str) -> None:
+def test_a_missing_layer_is_an_error_that_names_its_parameters(
+    tiny_bert: Path, tmp_path: Path, lost: str
+) -> None:
     folder = _copy(tiny_bert, tmp_path)
     weights = load_file(folder / "model.safetensors")
-    save_file({n: t for n, t in weights.items() if lost not in n}, folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        {n: t for n, t in weights.items() if lost not in n},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     with pytest.raises(UserError, match=re.escape(lost)):
         load_checkpoint(str(folder), TEXTS, LABELS)
 
 
 @pytest.mark.parametrize(
     ("model", "lost"),
-    [("tiny_resnet", "running_mean"), ("tiny_resnet", "encoder"), ("tiny_vit", "vit.layernorm"), ("tiny_vit", "layer")],
+    [
+        ("tiny_resnet", "running_mean"),
+        ("tiny_resnet", "encoder"),
+        ("tiny_vit", "vit.layernorm"),
+        ("tiny_vit", "layer"),
+    ],
 )
 def test_whatever_else_of_the_body_is_missing_is_an_error(
     model: str, lost: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -104,7 +130,9 @@ def test_a_checkpoint_of_another_modality_is_refused_before_its_weights_are_read
     tiny_bert: Path, tmp_path: Path
 ) -> None:
     shutil.copy(tiny_bert / "config.json", tmp_path)  # there are no weights to read
-    with pytest.raises(UserError, match=r"\(bert\) was pretrained on text, image-classification needs image"):
+    with pytest.raises(
+        UserError, match=r"\(bert\) was pretrained on text, image-classification needs image"
+    ):
         load_checkpoint(str(tmp_path), IMAGES, LABELS)
 
 
@@ -147,14 +175,24 @@ def test_a_source_model_is_built_from_its_config() -> None:
 @pytest.mark.parametrize(
     ("config", "task", "message"),
     [
-        (SourceModelConfig(model_type="bert", tokenizer_name="./nowhere"), TEXTS, "'./nowhere' has no processor"),
+        (
+            SourceModelConfig(model_type="bert", tokenizer_name="./nowhere"),
+            TEXTS,
+            "'./nowhere' has no processor",
+        ),
         (SourceModelConfig(model_type="bert"), TEXTS, "--tokenizer_name is missing"),
         (
-            SourceModelConfig(model_type="vit", processor_overrides='{"image_processor_type": "Nothing"}'),
+            SourceModelConfig(
+                model_type="vit", processor_overrides='{"image_processor_type": "Nothing"}'
+            ),
             IMAGES,
             "no image processor 'Nothing'",
         ),
-        (SourceModelConfig(model_type="vit", config_overrides="depth=2"), IMAGES, "is not a JSON object"),
+        (
+            SourceModelConfig(model_type="vit", config_overrides="depth=2"),
+            IMAGES,
+            "is not a JSON object",
+        ),
     ],
 )
 def test_a_source_model_that_cannot_be_built_is_said_in_one_line(
@@ -191,9 +229,15 @@ def test_a_thousand_labels_keep_their_names_and_order(tiny_vit: Path, tmp_path: 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [(("x",), "one label only: 'x'"), ((), "one label only: none"), (("x", "y", "x"), "the label 'x' is named twice")],
+    [
+        (("x",), "one label only: 'x'"),
+        ((), "one label only: none"),
+        (("x", "y", "x"), "the label 'x' is named twice"),
+    ],
 )
-def test_labels_that_make_no_classifier_are_refused(labels: tuple[str, ...], message: str, tiny_vit: Path) -> None:
+def test_labels_that_make_no_classifier_are_refused(
+    labels: tuple[str, ...], message: str, tiny_vit: Path
+) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         load_checkpoint(str(tiny_vit), IMAGES, labels)
 

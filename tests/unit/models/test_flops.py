@@ -18,13 +18,20 @@ from transformers import (
 from hf_transfer.models.flops import stage_flops
 from hf_transfer.models.layers import LayerMap, layer_map
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 ROWS, TOKENS = 2, 10
 CONFIGS: dict[str, PreTrainedConfig] = {
     "bert": BertConfig(**SMALL, vocab_size=60),
     "gpt2": GPT2Config(n_embd=16, n_layer=3, n_head=2, vocab_size=60, pad_token_id=0),
     "vit": ViTConfig(**SMALL, image_size=16, patch_size=4),
-    "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8], depths=[1, 1, 1], layer_type="basic"),
+    "resnet": ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 8, 8], depths=[1, 1, 1], layer_type="basic"
+    ),
 }
 
 
@@ -33,7 +40,9 @@ def _model(config: PreTrainedConfig) -> tuple[Any, dict[str, torch.Tensor]]:
     if hasattr(config, "vocab_size"):
         inputs = {"input_ids": torch.ones(ROWS, TOKENS, dtype=torch.long)}
         return AutoModelForSequenceClassification.from_config(config).eval(), inputs
-    return AutoModelForImageClassification.from_config(config).eval(), {"pixel_values": torch.ones(ROWS, 3, 16, 16)}
+    return AutoModelForImageClassification.from_config(config).eval(), {
+        "pixel_values": torch.ones(ROWS, 3, 16, 16)
+    }
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -41,7 +50,11 @@ def test_the_operations_of_all_stages_are_those_of_the_network(name: str) -> Non
     model, inputs = _model(CONFIGS[name])
     found = stage_flops(model, inputs, layer_map(model))
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), counter:
+    with (
+        torch.no_grad(),
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+        counter,
+    ):
         model(**inputs)
     assert len(found) == 5
     assert sum(found) == counter.get_total_flops() > 0

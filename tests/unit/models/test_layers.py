@@ -19,7 +19,13 @@ from transformers import (
 from hf_transfer import layer_map
 from hf_transfer.models.layers import find_head
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 60}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "vocab_size": 60,
+}
 
 
 def _text_model(config: Any) -> nn.Module:
@@ -49,7 +55,9 @@ def test_a_decoders_final_norm_belongs_to_its_last_layer_and_its_score_is_the_he
 
 
 def test_the_stages_of_a_convolutional_network_are_its_layers() -> None:
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 24], depths=[1, 2, 1], layer_type="basic")
+    config = ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 24], depths=[1, 2, 1], layer_type="basic"
+    )
     stages = layer_map(_image_model(config))
     assert len(stages.stages) == 5
     assert stages.depth_of("resnet.embedder.embedder.convolution.weight") == 0
@@ -62,22 +70,32 @@ def test_an_encoder_runs_before_its_decoder() -> None:
     stages = layer_map(model)
     assert len(stages.stages) == 7
     assert stages.depth_of("model.shared.weight") == 0
-    assert stages.depth_of("model.encoder.layernorm_embedding.weight") == 0  # registered behind the layers
+    assert (
+        stages.depth_of("model.encoder.layernorm_embedding.weight") == 0
+    )  # registered behind the layers
     assert stages.depth_of("model.encoder.layers.1.fc1.weight") == 2
     assert stages.depth_of("model.decoder.embed_positions.weight") == 2
     assert stages.depth_of("model.decoder.layers.0.fc1.weight") == 3
 
 
 def test_a_clip_tower_for_pictures_has_its_own_layers_alone() -> None:
-    vision = {k: v for k, v in SMALL.items() if k != "vocab_size"} | {"image_size": 16, "patch_size": 8}
+    vision = {k: v for k, v in SMALL.items() if k != "vocab_size"} | {
+        "image_size": 16,
+        "patch_size": 8,
+    }
     model = _image_model(CLIPConfig(vision_config=vision, text_config=SMALL))
     assert len(layer_map(model).stages) == 5
     assert find_head(model) == {"classifier.weight", "classifier.bias"}
 
 
 def test_a_tower_that_texts_do_not_pass_goes_with_the_embeddings() -> None:
-    vision = {k: v for k, v in SMALL.items() if k != "vocab_size"} | {"image_size": 32, "patch_size": 8}
-    model = _text_model(ModernVBertConfig(text_config=SMALL | {"pad_token_id": 0}, vision_config=vision))
+    vision = {k: v for k, v in SMALL.items() if k != "vocab_size"} | {
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    model = _text_model(
+        ModernVBertConfig(text_config=SMALL | {"pad_token_id": 0}, vision_config=vision)
+    )
     stages = layer_map(model)
     tower = [name for name, _ in model.named_parameters() if "vision_model" in name]
     assert len(tower) > 20
@@ -121,7 +139,14 @@ class _Backwards(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("name", "depth"), [("start.weight", 0), ("scale", 0), ("layers.1.0.bias", 2), ("tail.weight", 2), ("head.bias", 3)]
+    ("name", "depth"),
+    [
+        ("start.weight", 0),
+        ("scale", 0),
+        ("layers.1.0.bias", 2),
+        ("tail.weight", 2),
+        ("head.bias", 3),
+    ],
 )
 def test_what_counts_is_the_order_in_which_forward_runs(name: str, depth: int) -> None:
     assert layer_map(_Backwards(), ("head.weight", "head.bias")).depth_of(name) == depth

@@ -34,10 +34,20 @@ WITH_LAYER = {
     "roberta": RobertaConfig(**SIZES),
     "xlm-roberta": XLMRobertaConfig(**SIZES),
     "distilbert": DistilBertConfig(
-        vocab_size=60, dim=32, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=40, pad_token_id=1
+        vocab_size=60,
+        dim=32,
+        n_layers=2,
+        n_heads=2,
+        hidden_dim=32,
+        max_position_embeddings=40,
+        pad_token_id=1,
     ),
     "deberta-v2": DebertaV2Config(
-        **SIZES, relative_attention=True, pos_att_type=["p2c", "c2p"], share_att_key=True, norm_rel_ebd="layer_norm"
+        **SIZES,
+        relative_attention=True,
+        pos_att_type=["p2c", "c2p"],
+        share_att_key=True,
+        norm_rel_ebd="layer_norm",
     ),
 }
 WITH_OPTION = {"modernbert": ModernBertConfig(**SIZES, cls_token_id=0, sep_token_id=2)}
@@ -61,7 +71,11 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
         model = AutoModelForSequenceClassification.from_config(configs[name])
         with torch.no_grad():
             for parameter in model.parameters():
-                _ = parameter.add_(0.4 * torch.randn_like(parameter)) if parameter.ndim == 1 else parameter.mul_(8)
+                _ = (
+                    parameter.add_(0.4 * torch.randn_like(parameter))
+                    if parameter.ndim == 1
+                    else parameter.mul_(8)
+                )
         model.save_pretrained(folder)
         return load_checkpoint(str(folder), TEXTS, LABELS)
 
@@ -105,14 +119,18 @@ def test_padding_changes_nothing(load: Load, name: str) -> None:
     model, batch = with_mean_pooling(load(name)).model.eval(), _batch()
     alone = {key: tensor[1:2, :11] for key, tensor in batch.items()}
     with torch.no_grad():
-        torch.testing.assert_close(model(**batch).logits[1:2], model(**alone).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            model(**batch).logits[1:2], model(**alone).logits, rtol=1e-4, atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("name", [*WITH_LAYER, *WITH_OPTION])
 def test_it_is_saved_and_loaded_as_a_plain_model(load: Load, name: str, tmp_path: Path) -> None:
     pooled = with_mean_pooling(load(name))
     pooled.model.save_pretrained(tmp_path)
-    again, report = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    again, report = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
     assert not report["missing_keys"] | report["unexpected_keys"]
     assert list(again.config.id2label.values()) == list(LABELS)
     assert again.config.problem_type == "single_label_classification"
@@ -125,21 +143,29 @@ def test_a_pipeline_says_what_the_model_says(tiny_bert: Path, tmp_path: Path) ->
     pooled.model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path)
     texts = ["the cat sleeps", "a red bird sings a dog"]
-    given = pipeline("text-classification", str(tmp_path), top_k=None, device="cpu")(texts, batch_size=2)
+    given = pipeline("text-classification", str(tmp_path), top_k=None, device="cpu")(
+        texts, batch_size=2
+    )
     with torch.no_grad():
-        logits = pooled.model.eval()(**pooled.processor(texts, padding=True, return_tensors="pt")).logits
+        logits = pooled.model.eval()(
+            **pooled.processor(texts, padding=True, return_tensors="pt")
+        ).logits
     for row, scores in zip(logits.softmax(-1), given, strict=True):
         named = {each["label"]: each["score"] for each in scores}
         assert [named[label] for label in LABELS] == pytest.approx(row.tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", WITH_LAYER)
-def test_all_that_was_put_in_is_fixed_and_the_head_is_one_linear_layer(load: Load, name: str) -> None:
+def test_all_that_was_put_in_is_fixed_and_the_head_is_one_linear_layer(
+    load: Load, name: str
+) -> None:
     checkpoint = load(name)
     pooled = with_mean_pooling(checkpoint)
     output = find_linear_head(pooled.model)
     assert pooled.head == pooled.new_parameters == (f"{output}.weight", f"{output}.bias")
-    added = {name for name, _ in pooled.model.named_parameters()} - set(checkpoint.model.state_dict())
+    added = {name for name, _ in pooled.model.named_parameters()} - set(
+        checkpoint.model.state_dict()
+    )
     assert added
     assert added < set(pooled.fixed)
     dense = set(pooled.fixed) - added
@@ -160,10 +186,18 @@ def test_all_else_is_as_it_was_pretrained(load: Load, name: str) -> None:
 def test_the_added_layer_is_none_of_the_networks_layers(load: Load, name: str) -> None:
     checkpoint = load(name)
     pooled = with_mean_pooling(checkpoint)
-    assert pooled.layers.stages == checkpoint.layers.stages == ("embeddings", "layer 1", "layer 2", "head")
+    assert (
+        pooled.layers.stages
+        == checkpoint.layers.stages
+        == ("embeddings", "layer 1", "layer 2", "head")
+    )
     assert {pooled.layers.depth_of(name) for name in (*pooled.fixed, *pooled.head)} == {3}
     old = checkpoint.layers.depths
-    assert all(pooled.layers.depths[name] == depth for name, depth in old.items() if name not in pooled.fixed)
+    assert all(
+        pooled.layers.depths[name] == depth
+        for name, depth in old.items()
+        if name not in pooled.fixed
+    )
 
 
 @pytest.mark.parametrize("name", WITH_OPTION)
@@ -174,7 +208,9 @@ def test_a_class_with_an_option_for_the_mean_gets_no_layer(load: Load, name: str
     assert pooled.fixed == ()
     assert pooled.head == checkpoint.head
     assert set(pooled.model.state_dict()) == set(checkpoint.model.state_dict())
-    torch.testing.assert_close(_features(pooled.model, batch, "head.dense"), _mean(checkpoint.model, batch))
+    torch.testing.assert_close(
+        _features(pooled.model, batch, "head.dense"), _mean(checkpoint.model, batch)
+    )
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "modernbert"])
@@ -189,7 +225,9 @@ def test_the_given_model_is_untouched(load: Load, name: str) -> None:
         for parameter in with_mean_pooling(checkpoint).model.parameters():
             parameter.fill_(0)
     assert checkpoint.model.config.to_dict() == config
-    assert all(torch.equal(tensor, before[name]) for name, tensor in checkpoint.model.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in checkpoint.model.state_dict().items()
+    )
     assert [module.training for module in checkpoint.model.modules()] == modes
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in checkpoint.model.modules())
     assert torch.equal(torch.get_rng_state(), random_state)
@@ -199,7 +237,9 @@ def test_large_values_of_a_network_do_not_hide_that_another_vector_is_read(load:
     checkpoint = load("bert")
     norm = checkpoint.model.bert.encoder.layer[-1].output.LayerNorm
     with torch.no_grad():
-        norm.bias[3] += 1000.0  # of every token, as of RoBERTa: all vectors of the network correlate
+        norm.bias[3] += (
+            1000.0  # of every token, as of RoBERTa: all vectors of the network correlate
+        )
     seen = _features(with_mean_pooling(checkpoint).model, _batch(), "bert.pooler.dense")
     mean = _mean(checkpoint.model, _batch())
     assert torch.corrcoef(mean[:2])[0, 1] > 0.999
@@ -212,10 +252,15 @@ def test_large_values_of_a_network_do_not_hide_that_another_vector_is_read(load:
     ("name", "reason"),
     [
         ("gpt2", "score reads every token"),
-        ("mpnet", "would read what correlates with the mean"),  # a bias by position, which all layers share
+        (
+            "mpnet",
+            "would read what correlates with the mean",
+        ),  # a bias by position, which all layers share
     ],
 )
-def test_an_architecture_that_cannot_read_the_mean_is_refused(load: Load, name: str, reason: str) -> None:
+def test_an_architecture_that_cannot_read_the_mean_is_refused(
+    load: Load, name: str, reason: str
+) -> None:
     with pytest.raises(UnpoolableError, match=reason):
         with_mean_pooling(load(name))
 

@@ -12,10 +12,24 @@ def _estimate(value: float, spread: float = 0.02, n: int = 200) -> dict[str, Any
 
 def example_record(**changes: Any) -> RunRecord:
     """A run of head_then_full on three classes of pictures, both base model and dataset on the Hub."""
-    metrics = {"accuracy": _estimate(0.912), "f1_macro": _estimate(0.901), "log_loss": _estimate(0.31)}
-    majority = {"accuracy": _estimate(0.4), "f1_macro": _estimate(0.19), "log_loss": _estimate(1.09)}
+    metrics = {
+        "accuracy": _estimate(0.912),
+        "f1_macro": _estimate(0.901),
+        "log_loss": _estimate(0.31),
+    }
+    majority = {
+        "accuracy": _estimate(0.4),
+        "f1_macro": _estimate(0.19),
+        "log_loss": _estimate(1.09),
+    }
     per_class = [
-        {"label": label, "n": n, "precision": _estimate(p), "recall": _estimate(r), "f1": _estimate(f)}
+        {
+            "label": label,
+            "n": n,
+            "precision": _estimate(p),
+            "recall": _estimate(r),
+            "f1": _estimate(f),
+        }
         for label, n, p, r, f in (
             ("ant", 80, 0.95, 0.9, 0.92),
             ("bee", 70, 0.9, 0.95, 0.92),
@@ -31,9 +45,15 @@ def example_record(**changes: Any) -> RunRecord:
         "frozen_passes": 0,
         "cache": "off",
         "cached_bytes": 0,
-        "history": [{"step": 10, "loss": 1.0, "epoch": 1.0}, {"step": 40, "loss": 0.5, "epoch": 4.0}],
+        "history": [
+            {"step": 10, "loss": 1.0, "epoch": 1.0},
+            {"step": 40, "loss": 0.5, "epoch": 4.0},
+        ],
     }
-    full_history = [{"step": 20, "loss": 0.4}, {"step": 20, "eval_loss": 0.45, "eval_accuracy": 0.9}]
+    full_history = [
+        {"step": 20, "loss": 0.4},
+        {"step": 20, "eval_loss": 0.45, "eval_accuracy": 0.9},
+    ]
     record = RunRecord(
         task="image-classification",
         problem_type="single_label_classification",
@@ -50,10 +70,20 @@ def example_record(**changes: Any) -> RunRecord:
             "dropped": [],
             "cut": ["test"],
         },
-        strategy={"requested": "head_then_full", "used": "head_then_full", "reasons": ["it was asked for by name"]},
+        strategy={
+            "requested": "head_then_full",
+            "used": "head_then_full",
+            "reasons": ["it was asked for by name"],
+        },
         phases=[
             {"name": "head", **phase},
-            {"name": "full", **phase, "trainable_parameters": 300000, "best_step": 20, "history": full_history},
+            {
+                "name": "full",
+                **phase,
+                "trainable_parameters": 300000,
+                "best_step": 20,
+                "history": full_history,
+            },
         ],
         evaluation={
             "split": "test",
@@ -91,17 +121,27 @@ def example_record(**changes: Any) -> RunRecord:
 def multi_label_record() -> RunRecord:
     """The same run for any number of the three labels a picture."""
     names = ("f1_micro", "f1_macro", "exact_match", "log_loss")
-    metrics = {name: _estimate(value) for name, value in zip(names, (0.91, 0.9, 0.81, 0.3), strict=True)}
+    metrics = {
+        name: _estimate(value) for name, value in zip(names, (0.91, 0.9, 0.81, 0.3), strict=True)
+    }
     record = example_record(problem_type="multi_label_classification")
     shares = {name: _estimate(0.1) for name in names}
-    evaluation = {**record.evaluation, "metrics": metrics, "baselines": {"majority": shares, "raw_inputs": shares}}
+    evaluation = {
+        **record.evaluation,
+        "metrics": metrics,
+        "baselines": {"majority": shares, "raw_inputs": shares},
+    }
     del evaluation["confusion"]
     return replace(record, evaluation=evaluation)
 
 
 def regression_record() -> RunRecord:
     """The same run for a number a picture, of prices in the hundreds of thousands."""
-    metrics = {"rmse": _estimate(12345.6, 500), "mae": _estimate(9876.5, 400), "r2": _estimate(0.81)}
+    metrics = {
+        "rmse": _estimate(12345.6, 500),
+        "mae": _estimate(9876.5, 400),
+        "r2": _estimate(0.81),
+    }
     mean = {"rmse": _estimate(28000.0, 900), "mae": _estimate(21000.0, 800), "r2": _estimate(0.0)}
     record = example_record(problem_type="regression")
     evaluation = {

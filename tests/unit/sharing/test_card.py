@@ -7,8 +7,14 @@ from huggingface_hub import ModelCard
 
 from hf_transfer.record import RunRecord
 from hf_transfer.sharing import plots
-from hf_transfer.sharing.card import card_metadata, render_card, render_report, require_complete, show_plain
-from hf_transfer.sharing.documents import document_names, write_documents
+from hf_transfer.sharing.card import (
+    card_metadata,
+    render_card,
+    render_report,
+    require_complete,
+    show_plain,
+)
+from hf_transfer.sharing.render import document_names, write_documents
 from tests.unit.sharing.example import example_record, multi_label_record, regression_record
 
 REVIEWED = Path(__file__).with_name("reviewed_card.md")
@@ -32,7 +38,11 @@ def test_the_metadata_is_complete_and_survives_a_round_trip() -> None:
 
 def test_card_and_report_count_what_was_left_out_by_reason_and_only_then() -> None:
     record = example_record()
-    reasons = ("no label", "the picture cannot be read: truncated", "the picture cannot be read: its format")
+    reasons = (
+        "no label",
+        "the picture cannot be read: truncated",
+        "the picture cannot be read: its format",
+    )
     dropped = [{"id": f"train/{number}", "reason": reason} for number, reason in enumerate(reasons)]
     damaged = replace(record, dataset={**record.dataset, "dropped": dropped})
     said = "left out because they cannot be used: no label (1), the picture cannot be read (2)."
@@ -69,7 +79,10 @@ def test_an_unknown_licence_is_said_to_be_unknown() -> None:
 
 @pytest.mark.parametrize(
     "gap",
-    ["[More Information Needed]", f"see {Path.home()}/x.csv" if len(str(Path.home())) > 5 else f"see {Path.cwd()}"],
+    [
+        "[More Information Needed]",
+        f"see {Path.home()}/x.csv" if len(str(Path.home())) > 5 else f"see {Path.cwd()}",
+    ],
 )
 def test_a_card_with_a_gap_or_a_local_path_is_an_error(gap: str) -> None:
     with pytest.raises(ValueError, match="the card holds"):
@@ -120,27 +133,41 @@ def test_the_plots_and_the_report_fit_the_problem_type(record: RunRecord, tmp_pa
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert written == set(document_names(record))
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert {name for name in written if name.endswith(".png")} == set(re.findall(r"plots/\w+\.png", card))
+    assert {name for name in written if name.endswith(".png")} == set(
+        re.findall(r"plots/\w+\.png", card)
+    )
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert ("Figures by" in report) == (record.problem_type != "regression")
 
 
 def test_a_head_that_was_solved_has_a_strength_and_no_learning_curve(tmp_path: Path) -> None:
     record = example_record()
-    solved = {**record.phases[0], "epochs": 0.0, "steps": 0, "history": [], "solved": {"strength": 0.0316}}
+    solved = {
+        **record.phases[0],
+        "epochs": 0.0,
+        "steps": 0,
+        "history": [],
+        "solved": {"strength": 0.0316},
+    }
     record = replace(record, phases=[solved])
     write_documents(record, tmp_path)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
-    assert "| solved on features that were computed once | L2 0.032 | chosen by cross-validation |" in card
+    assert (
+        "| solved on features that were computed once | L2 0.032 | chosen by cross-validation |"
+        in card
+    )
     assert "learning_curve" not in card
     assert "plots/learning_curve.png" not in document_names(record)
     assert not (tmp_path / "plots" / "learning_curve.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(0.3104, "0.310"), (-0.0001, "0.000"), (12345.6, "12,346"), (-1.5, "-1.500")]
+    ("value", "shown"),
+    [(0.3104, "0.310"), (-0.0001, "0.000"), (12345.6, "12,346"), (-1.5, "-1.500")],
 )
-def test_large_figures_have_no_decimals_and_nothing_is_less_than_zero_by_rounding(value: float, shown: str) -> None:
+def test_large_figures_have_no_decimals_and_nothing_is_less_than_zero_by_rounding(
+    value: float, shown: str
+) -> None:
     assert show_plain(value) == shown
 
 
@@ -172,6 +199,9 @@ def test_the_card_of_an_adapter_says_so_and_how_to_load_it_with_its_base_model()
     text = str(render_card(replace(record, model={**record.model, "adapter": "lora"})))
     assert "library_name: peft" in text
     assert "base_model_relation: adapter" in text
-    assert 'AutoModelForImageClassification.from_pretrained(\n    "org/vit",\n    revision="aaaa' in text
+    assert (
+        'AutoModelForImageClassification.from_pretrained(\n    "org/vit",\n    revision="aaaa'
+        in text
+    )
     assert "model.load_adapter(name)" in text
     assert 'pipeline("image-classification", model=model, image_processor=processor)' in text

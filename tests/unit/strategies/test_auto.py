@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 
-from hf_transfer.strategies import STRATEGIES
 from hf_transfer.strategies.auto import (
     CANDIDATES,
     FEWEST_A_CLASS,
@@ -18,6 +17,7 @@ from hf_transfer.strategies.auto import (
     find_best,
     find_gain,
 )
+from hf_transfer.strategies.phases import STRATEGIES
 
 
 def _trial(strategy: str, scores: list[float], first: int = 0, seconds: float = 1.0) -> Trial:
@@ -79,9 +79,13 @@ def test_beyond_noise_is_one_standard_error(mean: float, error: float, words: st
 
 @pytest.mark.parametrize("seen", [100, 200])
 @pytest.mark.parametrize("errors", [-1.0, 0.0, 0.5, 2.0])
-def test_the_chance_of_a_gain_is_how_often_rows_to_come_would_make_it_one(seen: int, errors: float) -> None:
+def test_the_chance_of_a_gain_is_how_often_rows_to_come_would_make_it_one(
+    seen: int, errors: float
+) -> None:
     rows, draw = 300, np.random.default_rng(0)
-    gain = Gain(errors / np.sqrt(seen), 1 / np.sqrt(seen), seen)  # a row's difference has a deviation of 1
+    gain = Gain(
+        errors / np.sqrt(seen), 1 / np.sqrt(seen), seen
+    )  # a row's difference has a deviation of 1
     truth = draw.normal(gain.mean, gain.error, 200_000)  # what it may be, after these rows
     to_come = draw.normal(truth, 1 / np.sqrt(rows - seen))
     ended = (seen * gain.mean + (rows - seen) * to_come) / rows > 1 / np.sqrt(rows)
@@ -124,7 +128,9 @@ def test_what_is_better_beyond_noise_takes_its_place() -> None:
 def test_each_is_compared_with_the_best_before_it() -> None:
     trials = [_of_two("head_then_full", 0, 8), _of_two("head", 4, 4), _of_two("top_layers", 5, 3)]
     assert find_gain(trials[2], trials[0]).is_beyond_noise
-    assert find_best(trials).strategy == "head"  # top_layers is better than the first, but not than this
+    assert (
+        find_best(trials).strategy == "head"
+    )  # top_layers is better than the first, but not than this
     reasons = explain(trials)
     assert "beside head_then_full" in reasons[0]
     assert "beside head on" in reasons[1]
@@ -144,7 +150,11 @@ def test_what_did_not_win_is_not_compared_with() -> None:
 
 
 def test_the_last_may_win_after_another_has() -> None:
-    first, head, top = _of_two("head_then_full", 0, 8), _of_two("head", 4, 4), _of_two("top_layers", 8, 0)
+    first, head, top = (
+        _of_two("head_then_full", 0, 8),
+        _of_two("head", 4, 4),
+        _of_two("top_layers", 8, 0),
+    )
     assert find_best([first, head, top]) is top
     assert find_best([first, top, head]) is top
 
@@ -152,7 +162,10 @@ def test_the_last_may_win_after_another_has() -> None:
 def test_a_trial_that_ended_early_is_judged_by_its_own_rows() -> None:
     trials = [_trial("head_then_full", [0.0] * 4 + [1.0] * 4), _trial("head", [1.0, 1.0, 1.0, 0.0])]
     assert find_best(trials) is trials[1]
-    assert "+75.0 ± 39.5 points beside head_then_full on 4 held-out training rows" in explain(trials)[0]
+    assert (
+        "+75.0 ± 39.5 points beside head_then_full on 4 held-out training rows"
+        in explain(trials)[0]
+    )
 
 
 def test_without_another_trial_the_first_is_used() -> None:
@@ -160,10 +173,19 @@ def test_without_another_trial_the_first_is_used() -> None:
 
 
 def test_the_facts_hold_every_trial_beside_the_first() -> None:
-    first, other = as_facts([_trial("full", [1, 0, 0, 0], seconds=2), _trial("head", [1, 1, 1, 0], seconds=9)])
+    first, other = as_facts(
+        [_trial("full", [1, 0, 0, 0], seconds=2), _trial("head", [1, 1, 1, 0], seconds=9)]
+    )
     assert first == {"strategy": "full", "score": 0.25, "n": 4, "seconds": 2}
     error = pytest.approx(math.sqrt(OVERLAP / 3) / 2)
-    assert other == {"strategy": "head", "score": 0.75, "n": 4, "seconds": 9, "gain": 0.5, "standard_error": error}
+    assert other == {
+        "strategy": "head",
+        "score": 0.75,
+        "n": 4,
+        "seconds": 9,
+        "gain": 0.5,
+        "standard_error": error,
+    }
 
 
 @pytest.mark.parametrize("rows", [2, 6])
@@ -179,5 +201,7 @@ def test_of_a_gain_on_one_row_there_is_no_error_to_say() -> None:
 
 def test_one_number_far_off_in_both_plans_hides_no_gain() -> None:
     first = [-40.0, *[0.5] * 299]
-    gain = find_gain(_trial("contrastive", [score + 0.08 for score in first]), _trial("head", first))
+    gain = find_gain(
+        _trial("contrastive", [score + 0.08 for score in first]), _trial("head", first)
+    )
     assert gain.is_beyond_noise

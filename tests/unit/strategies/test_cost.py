@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from hf_transfer.models.layers import LayerMap
-from hf_transfer.strategies import STRATEGIES
 from hf_transfer.strategies.cost import computed_below, phase_cost, phase_costs, plan_cost
+from hf_transfer.strategies.phases import STRATEGIES
 from hf_transfer.strategies.plan import CacheSettings, Phase, Plan, Schedule
 
 EVERYTHING = ("head", "body")
@@ -37,7 +37,9 @@ def test_what_is_computed_once_costs_a_pass_and_no_epoch() -> None:
 
 
 def test_without_a_cache_what_is_frozen_runs_forward_in_every_epoch() -> None:
-    assert _cost(Phase("top", EVERYTHING, 5, layers=2), CacheSettings(on=False)) == pytest.approx(5 * (1 + 2 * 0.5))
+    assert _cost(Phase("top", EVERYTHING, 5, layers=2), CacheSettings(on=False)) == pytest.approx(
+        5 * (1 + 2 * 0.5)
+    )
 
 
 def test_embeddings_alone_are_not_computed_once() -> None:
@@ -49,7 +51,9 @@ def test_adapters_spare_the_gradients_of_the_weights() -> None:
 
 
 def test_every_view_that_is_computed_once_is_a_pass() -> None:
-    assert _cost(Phase("top", EVERYTHING, 5, layers=2), CacheSettings(views=3)) == pytest.approx(3 * 0.5 + 5 * 3 * 0.5)
+    assert _cost(Phase("top", EVERYTHING, 5, layers=2), CacheSettings(views=3)) == pytest.approx(
+        3 * 0.5 + 5 * 3 * 0.5
+    )
 
 
 def test_what_never_learns_does_not_move_the_boundary() -> None:
@@ -66,12 +70,16 @@ def test_a_pass_that_an_earlier_phase_made_is_not_made_again() -> None:
 
 def test_a_pass_is_made_again_after_weights_below_have_learned() -> None:
     top = Phase("a", EVERYTHING, 2, layers=2)
-    costs = phase_costs(_plan(top, Phase("b", EVERYTHING, 2), replace(top, name="c")), LAYERS, FLOPS)
+    costs = phase_costs(
+        _plan(top, Phase("b", EVERYTHING, 2), replace(top, name="c")), LAYERS, FLOPS
+    )
     assert costs == pytest.approx((3.5, 6, 3.5))
 
 
 def test_a_phase_that_cannot_be_split_runs_whole() -> None:
-    plan = _plan(Phase("head", ("head",), 1, solver="convex"), Phase("top", EVERYTHING, 5, layers=2))
+    plan = _plan(
+        Phase("head", ("head",), 1, solver="convex"), Phase("top", EVERYTHING, 5, layers=2)
+    )
     assert phase_costs(plan, LAYERS, FLOPS, whole={"top"}) == pytest.approx((0.9, 10))
 
 
@@ -82,6 +90,15 @@ def test_the_cost_of_a_plan_is_that_of_its_phases() -> None:
 
 def test_strategies_that_freeze_cost_less_than_training_everything() -> None:
     schedule = Schedule(epochs=12, layers=4)
-    costs = {name: plan_cost(_plan(*phases(schedule)), LAYERS, FLOPS) for name, phases in STRATEGIES.items()}
-    assert costs["head"] < costs["top_layers"] < costs["gradual"] < costs["full"] < costs["head_then_full"]
+    costs = {
+        name: plan_cost(_plan(*phases(schedule)), LAYERS, FLOPS)
+        for name, phases in STRATEGIES.items()
+    }
+    assert (
+        costs["head"]
+        < costs["top_layers"]
+        < costs["gradual"]
+        < costs["full"]
+        < costs["head_then_full"]
+    )
     assert costs["lora"] < costs["full"] == costs["scratch"] == pytest.approx(36)

@@ -23,7 +23,9 @@ from hf_transfer.errors import UserError
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import parameter_count
 from hf_transfer.models.pooling import with_mean_pooling
-from hf_transfer.strategies import STRATEGIES, defaults, make_plan
+from hf_transfer.strategies import defaults
+from hf_transfer.strategies.make_plan import make_plan
+from hf_transfer.strategies.phases import STRATEGIES
 from hf_transfer.strategies.plan import Phase, Plan, Schedule, learning_rates
 from hf_transfer.tasks import find_task
 
@@ -31,12 +33,19 @@ SCHEDULE = Schedule(epochs=12, trainable_layers=2, lora_rank=4)
 IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
 OLD, LABELS = ("one", "other"), ("x", "y", "z")
 
-SIZES = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+SIZES = {
+    "hidden_size": 16,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 # Four layers each.
 CONFIGS: dict[str, PreTrainedConfig] = {
     "bert": BertConfig(**SIZES, vocab_size=60, max_position_embeddings=40),
     "vit": ViTConfig(**SIZES, image_size=16, patch_size=8),
-    "resnet": ResNetConfig(embedding_size=4, hidden_sizes=[4, 4, 8, 8], depths=[1, 1, 1, 1], layer_type="basic"),
+    "resnet": ResNetConfig(
+        embedding_size=4, hidden_sizes=[4, 4, 8, 8], depths=[1, 1, 1, 1], layer_type="basic"
+    ),
     "gpt2": GPT2Config(n_embd=16, n_layer=4, n_head=2, vocab_size=60, pad_token_id=1),
 }
 
@@ -76,12 +85,18 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     folder = tmp_path_factory.mktemp("plans")
     set_seed(0)
     for name, config in CONFIGS.items():
-        kind = AutoModelForImageClassification if name in ("vit", "resnet") else AutoModelForSequenceClassification
+        kind = (
+            AutoModelForImageClassification
+            if name in ("vit", "resnet")
+            else AutoModelForSequenceClassification
+        )
         config.id2label = dict(enumerate(OLD))
         kind.from_config(config).save_pretrained(folder / name)
 
     def load_one(name: str, labels: tuple[str, ...] = LABELS, **options: Any) -> Checkpoint:
-        return load_checkpoint(str(folder / name), IMAGES if name in ("vit", "resnet") else TEXTS, labels, **options)
+        return load_checkpoint(
+            str(folder / name), IMAGES if name in ("vit", "resnet") else TEXTS, labels, **options
+        )
 
     return load_one
 
@@ -91,12 +106,23 @@ def _plan(checkpoint: Checkpoint, strategy: str, data: Data | None = None, **cha
     transfer = {name: value for name, value in changes.items() if hasattr(TransferConfig, name)}
     others = {name: value for name, value in changes.items() if name not in transfer}
     config = TransferConfig(strategy=strategy, **transfer)
-    return make_plan(config, checkpoint, data or _data(), TrainingConfig(output_dir="nowhere", use_cpu=True, **others))
+    return make_plan(
+        config,
+        checkpoint,
+        data or _data(),
+        TrainingConfig(output_dir="nowhere", use_cpu=True, **others),
+    )
 
 
 def _data(rows: int = 40, problem_type: ProblemType = "single_label_classification") -> Data:
     """So many rows of which a plan reads nothing but how many they are."""
-    return Data({"train": Dataset.from_dict({"label": [0] * rows})}, LABELS, Origin("made"), "", problem_type)
+    return Data(
+        {"train": Dataset.from_dict({"label": [0] * rows})},
+        LABELS,
+        Origin("made"),
+        "",
+        problem_type,
+    )
 
 
 def _by_stage(phase: Phase, plan: Plan, checkpoint: Checkpoint) -> Rates:
@@ -122,7 +148,10 @@ def test_the_phases_that_are_stepped_share_the_epochs_that_were_asked_for(name: 
     in_steps = STRATEGIES[name](replace(SCHEDULE, head_solver="trainer"))
     assert sum(phase.epochs for phase in in_steps) == pytest.approx(12)
     solved = STRATEGIES[name](SCHEDULE)
-    assert sum(phase.epochs for phase in solved if phase.solver == "trainer") in (0, pytest.approx(12))
+    assert sum(phase.epochs for phase in solved if phase.solver == "trainer") in (
+        0,
+        pytest.approx(12),
+    )
 
 
 def test_a_head_alone_is_solved_where_it_can_be() -> None:
@@ -134,7 +163,11 @@ def test_a_head_alone_is_solved_where_it_can_be() -> None:
 @pytest.mark.parametrize("name", ["head_then_full", "gradual"])
 def test_a_head_before_more_is_solved_with_a_larger_penalty_than_the_last_one(name: str) -> None:
     assert STRATEGIES[name](SCHEDULE)[0].penalty > 1
-    assert STRATEGIES["head"](SCHEDULE)[-1].penalty == STRATEGIES["contrastive"](SCHEDULE)[-1].penalty == 1
+    assert (
+        STRATEGIES["head"](SCHEDULE)[-1].penalty
+        == STRATEGIES["contrastive"](SCHEDULE)[-1].penalty
+        == 1
+    )
 
 
 def test_lora_carries_its_rank() -> None:
@@ -158,7 +191,9 @@ def test_only_the_first_phase_of_contrastive_has_another_loss() -> None:
     ],
 )
 def test_gradual_thaws_a_quarter_at_a_time_and_no_part_twice(layers: int, names: list[str]) -> None:
-    assert [phase.name for phase in STRATEGIES["gradual"](replace(SCHEDULE, layers=layers))] == names
+    assert [
+        phase.name for phase in STRATEGIES["gradual"](replace(SCHEDULE, layers=layers))
+    ] == names
 
 
 # --- what learns, in networks of several kinds ---
@@ -166,11 +201,16 @@ def test_gradual_thaws_a_quarter_at_a_time_and_no_part_twice(layers: int, names:
 
 @pytest.mark.parametrize("strategy", TABLE)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_each_strategy_trains_these_stages_at_these_rates(load: Load, name: str, strategy: str) -> None:
+def test_each_strategy_trains_these_stages_at_these_rates(
+    load: Load, name: str, strategy: str
+) -> None:
     checkpoint = load(name)
     plan = _plan(checkpoint, strategy, learning_rate=2.0)
     found = [(phase.name, _by_stage(phase, plan, checkpoint)) for phase in plan.phases]
-    assert found == [(phase, {stage: 2.0 * rate for stage, rate in rates.items()}) for phase, rates in TABLE[strategy]]
+    assert found == [
+        (phase, {stage: 2.0 * rate for stage, rate in rates.items()})
+        for phase, rates in TABLE[strategy]
+    ]
     assert plan.init == ("random" if strategy == "scratch" else "pretrained")
 
 
@@ -179,7 +219,9 @@ def test_the_table_has_a_row_for_every_strategy() -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_with_layer_decay_each_layer_learns_at_a_share_of_the_rate_above_it(load: Load, name: str) -> None:
+def test_with_layer_decay_each_layer_learns_at_a_share_of_the_rate_above_it(
+    load: Load, name: str
+) -> None:
     checkpoint = load(name)
     plan = _plan(checkpoint, "full", learning_rate=1.0, layer_decay=0.5)
     rates = _by_stage(plan.phases[0], plan, checkpoint)
@@ -190,7 +232,11 @@ def test_with_layer_decay_each_layer_learns_at_a_share_of_the_rate_above_it(load
 def test_layer_decay_counts_from_the_head_where_only_some_layers_learn(load: Load) -> None:
     checkpoint = load("bert")
     plan = _plan(checkpoint, "top_layers", learning_rate=1.0, layer_decay=0.5, trainable_layers=2)
-    assert _by_stage(plan.phases[0], plan, checkpoint) == {"layer 3": 0.25, "layer 4": 0.5, "head": 10.0}
+    assert _by_stage(plan.phases[0], plan, checkpoint) == {
+        "layer 3": 0.25,
+        "layer 4": 0.5,
+        "head": 10.0,
+    }
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -224,7 +270,9 @@ def test_a_head_that_was_kept_is_trained_in_steps_and_the_plan_says_why(load: Lo
 def test_label_smoothing_is_trained_in_steps_and_the_plan_says_why(load: Load) -> None:
     plan = _plan(load("bert"), "head", label_smoothing_factor=0.1)
     assert plan.phases[0].solver == "trainer"
-    assert plan.reasons == ("the head is trained in steps, not solved: --label_smoothing_factor asks for steps",)
+    assert plan.reasons == (
+        "the head is trained in steps, not solved: --label_smoothing_factor asks for steps",
+    )
 
 
 # --- rules and flags ---
@@ -232,22 +280,42 @@ def test_label_smoothing_is_trained_in_steps_and_the_plan_says_why(load: Load) -
 
 def test_explicit_flags_win_over_rules(load: Load) -> None:
     checkpoint = load("bert")
-    options = {"learning_rate": 0.5, "num_train_epochs": 7.0, "per_device_train_batch_size": 3, "weight_decay": 0.25}
-    given, ruled = _plan(checkpoint, "top_layers", **options, trainable_layers=3), _plan(checkpoint, "top_layers")
+    options = {
+        "learning_rate": 0.5,
+        "num_train_epochs": 7.0,
+        "per_device_train_batch_size": 3,
+        "weight_decay": 0.25,
+    }
+    given, ruled = (
+        _plan(checkpoint, "top_layers", **options, trainable_layers=3),
+        _plan(checkpoint, "top_layers"),
+    )
     assert (given.learning_rate, given.batch_size, given.weight_decay) == (0.5, 3, 0.25)
     assert (given.phases[0].epochs, given.phases[0].layers) == (7.0, 3)
-    assert ruled.learning_rate == defaults.default_learning_rate("top_layers", parameter_count(checkpoint.model))
+    assert ruled.learning_rate == defaults.default_learning_rate(
+        "top_layers", parameter_count(checkpoint.model)
+    )
     assert (ruled.batch_size, ruled.weight_decay, ruled.phases[0].layers) == (16, 0.01, 1)
     assert ruled.phases[0].epochs == 40  # of 3 steps each
 
 
 def test_flags_of_adapters_and_cache_are_in_the_plan(load: Load) -> None:
-    plan = _plan(load("vit"), "lora", peft_method="loha", lora_rank=2, cache_dir="there", cache_frozen=False, bf16=True)
+    plan = _plan(
+        load("vit"),
+        "lora",
+        peft_method="loha",
+        lora_rank=2,
+        cache_dir="there",
+        cache_frozen=False,
+        bf16=True,
+    )
     assert (plan.phases[0].adapter, plan.phases[0].adapter_rank) == ("loha", 2)
     assert (plan.cache.on, plan.cache.folder, plan.cache.dtype) == (False, "there", "bfloat16")
 
 
-@pytest.mark.parametrize("flag", [{"gradient_accumulation_steps": 4}, {"per_device_train_batch_size": 64}])
+@pytest.mark.parametrize(
+    "flag", [{"gradient_accumulation_steps": 4}, {"per_device_train_batch_size": 64}]
+)
 def test_the_epochs_follow_the_examples_of_a_step(load: Load, flag: dict[str, int]) -> None:
     checkpoint, data = load("vit"), _data(640)
     assert _plan(checkpoint, "full", data).phases[0].epochs == 3  # of 40 steps each
@@ -256,7 +324,10 @@ def test_the_epochs_follow_the_examples_of_a_step(load: Load, flag: dict[str, in
 
 def test_contrastive_takes_half_of_the_epochs(load: Load) -> None:
     checkpoint = load("vit")
-    assert _plan(checkpoint, "contrastive").phases[0].epochs == _plan(checkpoint, "full").phases[0].epochs / 2
+    assert (
+        _plan(checkpoint, "contrastive").phases[0].epochs
+        == _plan(checkpoint, "full").phases[0].epochs / 2
+    )
 
 
 @pytest.mark.parametrize("examples_a_step", [1, 16, 128])
@@ -267,12 +338,26 @@ def test_the_epochs_of_contrastive_are_the_same_whatever_its_batches(examples_a_
 def test_the_top_quarter_of_the_layers_learns_where_nothing_is_said() -> None:
     (phase,) = STRATEGIES["top_layers"](SCHEDULE)
     assert (phase.trainable, phase.layers) == (("head", "body"), 2)
-    assert [defaults.default_trainable_layers(layers) for layers in (1, 4, 6, 12, 24)] == [1, 1, 2, 3, 6]
+    assert [defaults.default_trainable_layers(layers) for layers in (1, 4, 6, 12, 24)] == [
+        1,
+        1,
+        2,
+        3,
+        6,
+    ]
 
 
 def test_smaller_networks_learn_at_higher_rates_within_bounds() -> None:
-    rates = [defaults.default_learning_rate("full", size) for size in (3e5, 2.27e7, 1.1e8, 3.4e8, 7e9)]
-    assert rates == [1e-3, pytest.approx(2e-4, rel=0.1), pytest.approx(5e-5), pytest.approx(2e-5, rel=0.1), 1e-5]
+    rates = [
+        defaults.default_learning_rate("full", size) for size in (3e5, 2.27e7, 1.1e8, 3.4e8, 7e9)
+    ]
+    assert rates == [
+        1e-3,
+        pytest.approx(2e-4, rel=0.1),
+        pytest.approx(5e-5),
+        pytest.approx(2e-5, rel=0.1),
+        1e-5,
+    ]
 
 
 @pytest.mark.parametrize(("parameters", "rate"), [(3e5, 3e-3), (1.1e8, 5e-4), (7e9, 1e-4)])
@@ -281,32 +366,47 @@ def test_adapters_learn_at_ten_times_the_rate_up_to_a_bound(parameters: float, r
 
 
 @pytest.mark.parametrize(
-    ("examples", "epochs"), [(10, 120), (17, 60), (100, 18), (1000, 4), (1280, 3), (100_000, 3), (1, 120)]
+    ("examples", "epochs"),
+    [(10, 120), (17, 60), (100, 18), (1000, 4), (1280, 3), (100_000, 3), (1, 120)],
 )
 def test_few_examples_are_seen_often_and_many_a_few_times(examples: int, epochs: float) -> None:
-    assert defaults.default_epochs("full", examples, defaults.default_batch_size(examples)) == epochs
+    assert (
+        defaults.default_epochs("full", examples, defaults.default_batch_size(examples)) == epochs
+    )
 
 
 # --- what does not fit ---
 
 
 @pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
-def test_contrastive_is_refused_without_one_class_a_row(load: Load, problem_type: ProblemType) -> None:
+def test_contrastive_is_refused_without_one_class_a_row(
+    load: Load, problem_type: ProblemType
+) -> None:
     labels = LABELS[:1] if problem_type == "regression" else LABELS
     checkpoint = load("bert", labels, problem_type=problem_type)
-    with pytest.raises(UserError, match=f"needs one class a row, the labels are for {problem_type}"):
+    with pytest.raises(
+        UserError, match=f"needs one class a row, the labels are for {problem_type}"
+    ):
         _plan(checkpoint, "contrastive", _data(problem_type=problem_type))
 
 
-def test_contrastive_is_refused_without_one_output_layer_and_a_head_is_stepped(tmp_path: Path) -> None:
+def test_contrastive_is_refused_without_one_output_layer_and_a_head_is_stepped(
+    tmp_path: Path,
+) -> None:
     sizes = {"depths": [1, 1, 1, 1], "embed_dims": [8, 8, 16, 16], "image_size": 64}
-    AutoModelForImageClassification.from_config(SwiftFormerConfig(**sizes)).save_pretrained(tmp_path)  # two heads
+    AutoModelForImageClassification.from_config(SwiftFormerConfig(**sizes)).save_pretrained(
+        tmp_path
+    )  # two heads
     checkpoint = load_checkpoint(str(tmp_path), IMAGES, LABELS)
-    with pytest.raises(UserError, match="needs one linear output layer, SwiftFormerForImageClassification has none"):
+    with pytest.raises(
+        UserError, match="needs one linear output layer, SwiftFormerForImageClassification has none"
+    ):
         _plan(checkpoint, "contrastive")
     plan = _plan(checkpoint, "head")
     assert plan.phases[0].solver == "trainer"
-    assert plan.reasons == ("the head is trained in steps, not solved: it is more than one linear layer",)
+    assert plan.reasons == (
+        "the head is trained in steps, not solved: it is more than one linear layer",
+    )
 
 
 def test_more_layers_than_there_are_is_refused(load: Load) -> None:

@@ -15,17 +15,18 @@ from hf_transfer.data.sources import Data, Origin, load_data
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import log_loss
 from hf_transfer.evaluation.predict import Predictions
+from hf_transfer.linear_probe.solve import solve_head
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import headless, read_logits
 from hf_transfer.models.pooling import with_mean_pooling
-from hf_transfer.strategies import STRATEGIES, make_plan
 from hf_transfer.strategies.auto import CANDIDATES, FIRST, FOLDS, Trial
+from hf_transfer.strategies.make_plan import make_plan
+from hf_transfer.strategies.phases import STRATEGIES
 from hf_transfer.strategies.plan import Plan
 from hf_transfer.studies import choose
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import Trained
-from hf_transfer.training.solver import solve_head
 from tests.conftest import WORDS
 
 IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
@@ -40,12 +41,17 @@ def digits() -> Digits:
 
     @cache
     def few(examples_per_class: int) -> Data:
-        data = load_data(DataConfig("builtin:digits", examples_per_class=examples_per_class), IMAGES, seed=0)
+        data = load_data(
+            DataConfig("builtin:digits", examples_per_class=examples_per_class), IMAGES, seed=0
+        )
         splits = {
-            name: rows.select(np.flatnonzero(np.array(rows["label"][:]) < 3)) for name, rows in data.splits.items()
+            name: rows.select(np.flatnonzero(np.array(rows["label"][:]) < 3))
+            for name, rows in data.splits.items()
         }
         return replace(
-            data, splits={"train": splits["train"], "test": splits["test"].select(range(100))}, labels=LABELS
+            data,
+            splits={"train": splits["train"], "test": splits["test"].select(range(100))},
+            labels=LABELS,
         )
 
     return few
@@ -68,11 +74,18 @@ def untried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choose, "solve_head", fail)
 
 
-def _choose(checkpoint: Checkpoint, data: Data, strategy: str = "auto", seed: int = 0, **changes: Any) -> Plan:
+def _choose(
+    checkpoint: Checkpoint, data: Data, strategy: str = "auto", seed: int = 0, **changes: Any
+) -> Plan:
     """The plan that is chosen; `changes` by the names of flags."""
     transfer = {name: value for name, value in changes.items() if hasattr(TransferConfig, name)}
     others = {name: value for name, value in changes.items() if name not in transfer}
-    return choose_plan(TransferConfig(strategy=strategy, **transfer), checkpoint, data, _training(seed=seed, **others))
+    return choose_plan(
+        TransferConfig(strategy=strategy, **transfer),
+        checkpoint,
+        data,
+        _training(seed=seed, **others),
+    )
 
 
 def _training(**changes: Any) -> TrainingConfig:
@@ -85,14 +98,18 @@ def _texts(rows: int, problem_type: ProblemType, seed: int = 0) -> Data:
     """Texts of known words whose label is told by how many of them are animals."""
     draw = np.random.default_rng(seed)
     chosen = [draw.choice(WORDS, size=6).tolist() for _ in range(rows)]
-    counts = np.array([[words.count(animal) for animal in ("cat", "dog", "bird")] for words in chosen])
+    counts = np.array(
+        [[words.count(animal) for animal in ("cat", "dog", "bird")] for words in chosen]
+    )
     labels: dict[str, list[Any]] = {
         "single_label_classification": counts.argmax(1).tolist(),
         "multi_label_classification": (counts > 0).astype(float).tolist(),
         "regression": (counts.sum(1) + draw.normal(0, 0.1, rows)).tolist(),
     }
     ids = [f"train/{row}" for row in range(rows)]
-    train = Dataset.from_dict({"text": list(map(" ".join, chosen)), "label": labels[problem_type], "id": ids})
+    train = Dataset.from_dict(
+        {"text": list(map(" ".join, chosen)), "label": labels[problem_type], "id": ids}
+    )
     if problem_type == "regression":
         train = train.cast_column("label", Value("float32"))
     names = LABELS[:1] if problem_type == "regression" else LABELS
@@ -104,7 +121,9 @@ def _texts(rows: int, problem_type: ProblemType, seed: int = 0) -> Data:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.usefixtures("untried")
-def test_a_named_strategy_passes_straight_through(strategy: str, pictures: Checkpoint, digits: Digits) -> None:
+def test_a_named_strategy_passes_straight_through(
+    strategy: str, pictures: Checkpoint, digits: Digits
+) -> None:
     plan = _choose(pictures, digits(4), strategy)
     made = make_plan(TransferConfig(strategy=strategy), pictures, digits(4), _training())
     assert plan == replace(made, requested=strategy, reasons=plan.reasons, seconds=plan.seconds)
@@ -122,7 +141,9 @@ def test_auto_uses_one_of_its_candidates_and_says_why(pictures: Checkpoint, digi
     assert plan.strategy in (FIRST, *CANDIDATES)
     assert plan.seconds > 0
     made = make_plan(TransferConfig(strategy=plan.strategy), pictures, digits(6), _training())
-    assert plan == replace(made, requested="auto", reasons=plan.reasons, evidence=plan.evidence, seconds=plan.seconds)
+    assert plan == replace(
+        made, requested="auto", reasons=plan.reasons, evidence=plan.evidence, seconds=plan.seconds
+    )
     tried = [fact["strategy"] for fact in plan.evidence]
     assert tried == [FIRST, *CANDIDATES]
     assert plan.evidence[0]["n"] == 18
@@ -133,7 +154,10 @@ def test_auto_uses_one_of_its_candidates_and_says_why(pictures: Checkpoint, digi
 
 def test_auto_decides_alike_for_the_same_seed(pictures: Checkpoint, digits: Digits) -> None:
     plans = [_choose(pictures, digits(4), auto_budget=1.0, max_steps=4) for _ in range(2)]
-    found = [(plan.strategy, plan.reasons, [{**fact, "seconds": 0} for fact in plan.evidence]) for plan in plans]
+    found = [
+        (plan.strategy, plan.reasons, [{**fact, "seconds": 0} for fact in plan.evidence])
+        for plan in plans
+    ]
     assert found[0] == found[1]
     assert len(found[0][2]) > 1
 
@@ -155,7 +179,10 @@ def test_what_trials_took_is_known_to_the_same_run_started_again(
 ) -> None:
     training = _training(max_steps=4)
     training.output_dir = str(tmp_path)
-    first, again = (choose_plan(TransferConfig(strategy="auto"), pictures, digits(4), training) for _ in range(2))
+    first, again = (
+        choose_plan(TransferConfig(strategy="auto"), pictures, digits(4), training)
+        for _ in range(2)
+    )
     assert again == replace(first, seconds=again.seconds)
     assert again.seconds == pytest.approx(first.seconds, abs=0.05)
     assert again.seconds > 0.1
@@ -186,7 +213,12 @@ def test_a_plan_is_tried_fold_after_fold_while_there_is_hope(
     scores["top_layers"] = 0.0
     plan = _choose(pictures, digits(8), auto_budget=100.0)
     assert plan.strategy == FIRST
-    assert [tried.count(name) for name in (FIRST, "head", "top_layers", "contrastive")] == [FOLDS, 2, 1, 2]
+    assert [tried.count(name) for name in (FIRST, "head", "top_layers", "contrastive")] == [
+        FOLDS,
+        2,
+        1,
+        2,
+    ]
 
 
 def test_where_the_first_plan_fails_the_others_are_left(
@@ -200,7 +232,9 @@ def test_where_the_first_plan_fails_the_others_are_left(
     assert "so head is used" in plan.reasons
 
 
-def test_where_every_trial_fails_the_first_says_why(pictures: Checkpoint, digits: Digits, pretended: Pretended) -> None:
+def test_where_every_trial_fails_the_first_says_why(
+    pictures: Checkpoint, digits: Digits, pretended: Pretended
+) -> None:
     scores, _ = pretended
     scores |= {name: UserError(f"{name} broke", "mend it") for name in (FIRST, *CANDIDATES)}
     with pytest.raises(UserError, match=f"{FIRST} broke"):
@@ -214,7 +248,11 @@ def test_a_plan_that_answers_what_is_not_finite_has_failed(
 
     def spoil(trained: Trained, rows: Dataset) -> Predictions:
         found = judge(trained, rows)
-        return replace(found, logits=np.full_like(found.logits, np.nan)) if trained.plan.strategy == FIRST else found
+        return (
+            replace(found, logits=np.full_like(found.logits, np.nan))
+            if trained.plan.strategy == FIRST
+            else found
+        )
 
     monkeypatch.setattr(choose, "predict", spoil)
     plan = _choose(pictures, digits(4), auto_budget=100.0, max_steps=3)
@@ -242,7 +280,9 @@ def test_with_few_labels_a_class_auto_tries_nothing_and_says_why(
 ) -> None:
     plan = _choose(pictures, digits(examples_per_class))
     assert plan.strategy == FIRST
-    assert plan.reasons == (f"{FIRST}, since most examples are of labels with fewer than 3, too few for trials",)
+    assert plan.reasons == (
+        f"{FIRST}, since most examples are of labels with fewer than 3, too few for trials",
+    )
     assert plan.evidence == ()
 
 
@@ -279,13 +319,17 @@ def test_a_budget_of_exactly_one_trial_is_spent(
 
 
 @pytest.mark.usefixtures("untried")
-def test_without_time_for_trials_auto_uses_the_first_and_says_so(pictures: Checkpoint, digits: Digits) -> None:
+def test_without_time_for_trials_auto_uses_the_first_and_says_so(
+    pictures: Checkpoint, digits: Digits
+) -> None:
     plan = _choose(pictures, digits(4), auto_budget=1e-9)
     assert (plan.strategy, plan.evidence) == (FIRST, ())
     assert plan.reasons == (f"{FIRST}, since --auto_budget 1e-09 leaves no time for trials",)
 
 
-def test_a_trial_costs_what_it_takes_beside_a_fine_tuning_of_everything(pictures: Checkpoint, digits: Digits) -> None:
+def test_a_trial_costs_what_it_takes_beside_a_fine_tuning_of_everything(
+    pictures: Checkpoint, digits: Digits
+) -> None:
     asked = choose.Asked(TransferConfig(strategy="auto"), pictures, digits(4), _training())
     costs = choose._costs(asked, np.arange(12) % 3)
     assert list(costs) == [FIRST, *CANDIDATES]
@@ -314,37 +358,53 @@ def test_trials_see_training_rows_alone_and_each_is_held_out_once(
     data = digits(4)
     # Of another shape than rows are: whoever reads them fails.
     unreadable = Dataset.from_dict({"nothing": [0] * 30})
-    closed = replace(data, splits={"train": data.train, "validation": unreadable, "test": unreadable})
+    closed = replace(
+        data, splits={"train": data.train, "validation": unreadable, "test": unreadable}
+    )
     plan = _choose(pictures, closed, auto_budget=3.0, max_steps=3)
     every = set(data.train["id"][:])
     assert len(learned) >= FOLDS + 1
     for (_, kept, splits), held in zip(learned, judged, strict=True):
         assert (kept | held, kept & held) == (every, set())
         assert splits == {"train", "test"}  # the fold that is held out
-    of_first = [held for (strategy, _, _), held in zip(learned, judged, strict=True) if strategy == FIRST]
+    of_first = [
+        held for (strategy, _, _), held in zip(learned, judged, strict=True) if strategy == FIRST
+    ]
     assert sum(map(len, of_first)) == len(set.union(*of_first)) == len(every)
     assert plan.evidence[0]["n"] == len(every)
 
 
-def test_the_given_checkpoint_and_arguments_stay_as_they_were(pictures: Checkpoint, digits: Digits) -> None:
+def test_the_given_checkpoint_and_arguments_stay_as_they_were(
+    pictures: Checkpoint, digits: Digits
+) -> None:
     before = {name: tensor.clone() for name, tensor in pictures.model.state_dict().items()}
     training = _training(early_stopping_patience=3, wise_ft=True, average_last=0.5, max_steps=3)
     said = training.to_dict()
     data = replace(digits(4), splits={**digits(4).splits, "validation": digits(4).test})
-    assert choose_plan(TransferConfig(strategy="auto", auto_budget=3.0), pictures, data, training).evidence
+    assert choose_plan(
+        TransferConfig(strategy="auto", auto_budget=3.0), pictures, data, training
+    ).evidence
     assert len(before) > 20
-    assert all(torch.equal(tensor, before[name]) for name, tensor in pictures.model.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name]) for name, tensor in pictures.model.state_dict().items()
+    )
     assert all(parameter.requires_grad for parameter in pictures.model.parameters())
     assert training.to_dict() == said
 
 
-def test_trials_leave_nothing_in_the_store_of_the_user(pictures: Checkpoint, digits: Digits, tmp_path: Path) -> None:
-    assert _choose(pictures, digits(4), auto_budget=3.0, max_steps=3, cache_dir=str(tmp_path / "store")).evidence
+def test_trials_leave_nothing_in_the_store_of_the_user(
+    pictures: Checkpoint, digits: Digits, tmp_path: Path
+) -> None:
+    assert _choose(
+        pictures, digits(4), auto_budget=3.0, max_steps=3, cache_dir=str(tmp_path / "store")
+    ).evidence
     assert not list(tmp_path.rglob("*.*"))
 
 
 @pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
-def test_without_one_class_a_row_contrastive_is_not_tried(tiny_bert: Path, problem_type: ProblemType) -> None:
+def test_without_one_class_a_row_contrastive_is_not_tried(
+    tiny_bert: Path, problem_type: ProblemType
+) -> None:
     data = _texts(30, problem_type)
     checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels, problem_type=problem_type)
     plan = _choose(checkpoint, data, pooling="own", max_steps=2)
@@ -364,27 +424,46 @@ def _held_out_loss(checkpoint: Checkpoint, data: Data) -> float:
     labels = batch.pop("labels").numpy()
     with torch.no_grad(), headless(model):
         features = read_logits(model(**batch)).numpy()
-    return log_loss(labels, solve_head(features, labels, data.problem_type, len(data.labels)).out_of_fold)
+    return log_loss(
+        labels, solve_head(features, labels, data.problem_type, len(data.labels)).out_of_fold
+    )
 
 
 @pytest.mark.parametrize("first_token_tells", [False, True])
-def test_the_pooling_with_the_lower_held_out_loss_is_used(tiny_bert: Path, first_token_tells: bool) -> None:
+def test_the_pooling_with_the_lower_held_out_loss_is_used(
+    tiny_bert: Path, first_token_tells: bool
+) -> None:
     data = _texts(90, "single_label_classification")
     if first_token_tells:  # by one word, which the first token sees and is lost in the mean of many
         animals = [("cat", "dog", "bird")[label] for label in data.train["label"][:]]
-        around = np.random.default_rng(1).choice(("red", "blue", "the", "a"), size=(len(animals), 20))
-        texts = [" ".join((animal, *words)) for animal, words in zip(animals, around.tolist(), strict=True)]
-        data = replace(data, splits={"train": data.train.remove_columns("text").add_column("text", texts)})
+        around = np.random.default_rng(1).choice(
+            ("red", "blue", "the", "a"), size=(len(animals), 20)
+        )
+        texts = [
+            " ".join((animal, *words))
+            for animal, words in zip(animals, around.tolist(), strict=True)
+        ]
+        data = replace(
+            data, splits={"train": data.train.remove_columns("text").add_column("text", texts)}
+        )
     checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels)
-    losses = {"own": _held_out_loss(checkpoint, data), "mean": _held_out_loss(with_mean_pooling(checkpoint), data)}
+    losses = {
+        "own": _held_out_loss(checkpoint, data),
+        "mean": _held_out_loss(with_mean_pooling(checkpoint), data),
+    }
     plan = _choose(checkpoint, data, "full")
     assert plan.pooling == min(losses, key=losses.__getitem__)
-    assert f"{losses['mean']:.3g} with the mean, {losses['own']:.3g} with the class's own pooling" in plan.reasons[-1]
+    assert (
+        f"{losses['mean']:.3g} with the mean, {losses['own']:.3g} with the class's own pooling"
+        in plan.reasons[-1]
+    )
 
 
 def test_a_mean_that_was_asked_for_is_used_untried(tiny_bert: Path, untried: None) -> None:
     data = _texts(30, "single_label_classification")
-    plan = _choose(load_checkpoint(str(tiny_bert), TEXTS, data.labels), data, "full", pooling="mean")
+    plan = _choose(
+        load_checkpoint(str(tiny_bert), TEXTS, data.labels), data, "full", pooling="mean"
+    )
     assert plan.pooling == "mean"
     assert "the head reads the mean over all tokens, as was asked" in plan.reasons
 
@@ -396,7 +475,9 @@ def test_a_mean_that_is_not_possible_is_warned_of_and_its_own_stays(
     assert plan.pooling == "own"
     assert "--pooling mean: ResNetForImageClassification reads pixel_values" in caplog.text
     assert "its own pooling stays" in caplog.text
-    assert any("ResNetForImageClassification reads pixel_values" in reason for reason in plan.reasons)
+    assert any(
+        "ResNetForImageClassification reads pixel_values" in reason for reason in plan.reasons
+    )
 
 
 @pytest.mark.usefixtures("untried")
@@ -408,10 +489,13 @@ def test_pictures_and_decoders_keep_their_own_pooling_without_a_word(
 
 
 @pytest.mark.parametrize(
-    ("strategy", "flags"), [("scratch", {}), ("lora", {"keep_adapter": True}), ("full", {"pooling": "own"})]
+    ("strategy", "flags"),
+    [("scratch", {}), ("lora", {"keep_adapter": True}), ("full", {"pooling": "own"})],
 )
 @pytest.mark.usefixtures("untried")
-def test_where_the_pooling_is_bound_nothing_is_tried(tiny_bert: Path, strategy: str, flags: dict[str, Any]) -> None:
+def test_where_the_pooling_is_bound_nothing_is_tried(
+    tiny_bert: Path, strategy: str, flags: dict[str, Any]
+) -> None:
     data = _texts(30, "single_label_classification")
     plan = _choose(load_checkpoint(str(tiny_bert), TEXTS, data.labels), data, strategy, **flags)
     assert plan.pooling == "own"
@@ -423,7 +507,10 @@ def test_a_head_that_was_kept_keeps_what_it_reads(tiny_bert: Path) -> None:
     data = _texts(30, "single_label_classification")
     names = tuple(f"LABEL_{number}" for number in range(4))
     data = replace(data, labels=names)
-    assert _choose(load_checkpoint(str(tiny_bert), TEXTS, names, keep_head=True), data, "full").pooling == "own"
+    assert (
+        _choose(load_checkpoint(str(tiny_bert), TEXTS, names, keep_head=True), data, "full").pooling
+        == "own"
+    )
 
 
 def test_with_one_label_a_class_the_mean_is_used_by_what_others_found(tiny_bert: Path) -> None:

@@ -9,14 +9,14 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback
 
+from hf_transfer.cli.flags import parse_config
 from hf_transfer.config import PRETRAINING, DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
-from hf_transfer.flags import parse_config
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
-from hf_transfer.models.freezing import training_only
-from hf_transfer.strategies import make_plan
+from hf_transfer.models.freeze import training_only
+from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.averaging import (
     Candidates,
@@ -26,9 +26,9 @@ from hf_transfer.training.averaging import (
     put_weights,
     renew_statistics,
 )
+from hf_transfer.training.batches import PlainOrder, StepBatches
 from hf_transfer.training.engine import Trained, run_plan
 from hf_transfer.training.losses import cross_entropy, mean_loss
-from hf_transfer.training.order import PlainOrder, StepBatches
 from hf_transfer.training.trainer import PhaseTrainer, phase_arguments, validation_metrics
 
 TASK = find_task("image-classification")
@@ -42,7 +42,9 @@ class Recorder(TrainerCallback):
         self.steps: list[dict[str, torch.Tensor]] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
-        self.steps.append({name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad})
+        self.steps.append(
+            {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        )
 
 
 @dataclass
@@ -59,25 +61,51 @@ def digits() -> Data:
     """80 digits to learn from and 50 to choose by."""
     data = load_data(DataConfig("builtin:digits"), TASK, seed=0)
     rows = data.validation.shuffle(seed=0)
-    splits = {"train": data.train.shuffle(seed=0).select(range(80)), "validation": rows.select(range(50))}
+    splits = {
+        "train": data.train.shuffle(seed=0).select(range(80)),
+        "validation": rows.select(range(50)),
+    }
     return replace(data, splits={**splits, "test": data.test.select(range(10))})
 
 
 # --- the mean of the last steps ---
 
 
-def test_the_average_is_the_mean_of_the_weights_of_the_last_steps(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
-    phase = _phase(tiny_vit, digits, tmp_path, "--strategy", "full", "--average_last", "0.5", "--max_steps", "8")
+def test_the_average_is_the_mean_of_the_weights_of_the_last_steps(
+    tiny_vit: Path, digits: Data, tmp_path: Path
+) -> None:
+    phase = _phase(
+        tiny_vit,
+        digits,
+        tmp_path,
+        "--strategy",
+        "full",
+        "--average_last",
+        "0.5",
+        "--max_steps",
+        "8",
+    )
     phase.trainer.train()
     last = phase.recorder.steps[4:]
     assert len(last) == phase.candidates.steps == 4
-    assert set(phase.candidates.mean) == {name for name, _ in phase.trainer.model.named_parameters()}
+    assert set(phase.candidates.mean) == {
+        name for name, _ in phase.trainer.model.named_parameters()
+    }
     for name, mean in phase.candidates.mean.items():
         torch.testing.assert_close(mean, torch.stack([weights[name] for weights in last]).mean(0))
 
 
 def test_the_average_holds_only_what_learns(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
-    flags = ("--strategy", "top_layers", "--trainable_layers", "1", "--average_last", "1", "--max_steps", "2")
+    flags = (
+        "--strategy",
+        "top_layers",
+        "--trainable_layers",
+        "1",
+        "--average_last",
+        "1",
+        "--max_steps",
+        "2",
+    )
     phase = _phase(tiny_vit, digits, tmp_path, *flags)
     learning = [name for name, _ in phase.trainer.model.named_parameters() if "classifier" in name]
     with training_only(phase.trainer.model, learning):
@@ -86,9 +114,20 @@ def test_the_average_holds_only_what_learns(tiny_vit: Path, digits: Data, tmp_pa
     assert len(learning) == 2
 
 
-def test_an_average_that_is_better_than_the_last_step_is_kept(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
-    flags = ("--average_last", "0.5", "--learning_rate", "0.05", "--load_best_model_at_end", "false")
-    trained = _run(tiny_vit, digits, tmp_path, "--strategy", "full", "--max_steps", "20", *flags, *STEADY)
+def test_an_average_that_is_better_than_the_last_step_is_kept(
+    tiny_vit: Path, digits: Data, tmp_path: Path
+) -> None:
+    flags = (
+        "--average_last",
+        "0.5",
+        "--learning_rate",
+        "0.05",
+        "--load_best_model_at_end",
+        "false",
+    )
+    trained = _run(
+        tiny_vit, digits, tmp_path, "--strategy", "full", "--max_steps", "20", *flags, *STEADY
+    )
     values = _values(trained.phases[0])
     assert list(values) == ["last step", "average of the last 10 steps"]
     assert values["average of the last 10 steps"] < values["last step"]
@@ -100,7 +139,16 @@ def test_an_average_that_is_worse_than_the_last_step_changes_nothing(
     tiny_resnet: Path, digits: Data, tmp_path: Path
 ) -> None:
     # While the loss still falls, the mean lags behind.
-    flags = ("--strategy", "full", "--max_steps", "30", "--load_best_model_at_end", "false", "--learning_rate", "1e-2")
+    flags = (
+        "--strategy",
+        "full",
+        "--max_steps",
+        "30",
+        "--load_best_model_at_end",
+        "false",
+        "--learning_rate",
+        "1e-2",
+    )
     averaged = _run(tiny_resnet, digits, tmp_path, *flags, "--average_last", "1")
     plain = _run(tiny_resnet, digits, tmp_path, *flags)
     assert averaged.phases[0]["kept"] == "last step"
@@ -115,7 +163,9 @@ def test_without_the_options_the_record_says_nothing_of_candidates(
     assert not {"kept", "candidates"}.intersection(trained.phases[0])
 
 
-def test_accuracy_chooses_where_it_is_asked_for(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
+def test_accuracy_chooses_where_it_is_asked_for(
+    tiny_vit: Path, digits: Data, tmp_path: Path
+) -> None:
     flags = ("--average_last", "0.5", "--metric_for_best_model", "accuracy", "--max_steps", "6")
     facts = _run(tiny_vit, digits, tmp_path, "--strategy", "full", *flags).phases[0]
     values = _values(facts)
@@ -126,15 +176,29 @@ def test_accuracy_chooses_where_it_is_asked_for(tiny_vit: Path, digits: Data, tm
 
 def test_adapters_are_averaged_too(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
     flags = ("--average_last", "0.5", "--learning_rate", "0.1", "--load_best_model_at_end", "false")
-    trained = _run(tiny_vit, digits, tmp_path, "--strategy", "lora", "--max_steps", "20", *flags, *STEADY)
+    trained = _run(
+        tiny_vit, digits, tmp_path, "--strategy", "lora", "--max_steps", "20", *flags, *STEADY
+    )
     values = _values(trained.phases[0])
     assert len(values) == 2
     assert _loss(trained, digits) == pytest.approx(min(values.values()), rel=1e-3)
 
 
-def test_a_contrastive_phase_has_nothing_to_choose_by(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
+def test_a_contrastive_phase_has_nothing_to_choose_by(
+    tiny_vit: Path, digits: Data, tmp_path: Path
+) -> None:
     with pytest.raises(UserError, match="--average_last does not belong to --strategy contrastive"):
-        _run(tiny_vit, digits, tmp_path, "--strategy", "contrastive", "--max_steps", "2", "--average_last", "0.5")
+        _run(
+            tiny_vit,
+            digits,
+            tmp_path,
+            "--strategy",
+            "contrastive",
+            "--max_steps",
+            "2",
+            "--average_last",
+            "0.5",
+        )
 
 
 def test_what_is_kept_is_what_is_saved(tiny_resnet: Path, digits: Data, tmp_path: Path) -> None:
@@ -154,7 +218,16 @@ def test_what_is_kept_is_what_is_saved(tiny_resnet: Path, digits: Data, tmp_path
 def test_the_statistics_of_an_average_are_those_of_the_training_rows(
     tiny_resnet: Path, digits: Data, tmp_path: Path
 ) -> None:
-    flags = ("--strategy", "full", "--average_last", "0.5", "--max_steps", "4", "--learning_rate", "0.05")
+    flags = (
+        "--strategy",
+        "full",
+        "--average_last",
+        "0.5",
+        "--max_steps",
+        "4",
+        "--learning_rate",
+        "0.05",
+    )
     phase = _phase(tiny_resnet, digits, tmp_path, *flags, "--per_device_train_batch_size", "80")
     model = phase.trainer.model
     phase.trainer.train()
@@ -162,7 +235,9 @@ def test_the_statistics_of_an_average_are_those_of_the_training_rows(
     renew_statistics(phase.trainer)
     norm = model.resnet.embedder.embedder.normalization
     seen: list[torch.Tensor] = []
-    handle = norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach()))
+    handle = norm.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0].detach())
+    )
     batch = phase.trainer.data_collator([phase.trainer.train_dataset[n] for n in range(80)])
     model.eval()(pixel_values=batch["pixel_values"])
     handle.remove()
@@ -171,13 +246,21 @@ def test_the_statistics_of_an_average_are_those_of_the_training_rows(
     assert norm.momentum == 0.1
 
 
-def test_the_statistics_of_frozen_norms_stay(tiny_resnet: Path, digits: Data, tmp_path: Path) -> None:
+def test_the_statistics_of_frozen_norms_stay(
+    tiny_resnet: Path, digits: Data, tmp_path: Path
+) -> None:
     phase = _phase(tiny_resnet, digits, tmp_path, "--strategy", "full", "--max_steps", "1")
     model = phase.trainer.model
     before = copy_weights(model)
     frozen = [name for name, _ in model.named_buffers() if "embedder" in name]
-    running = [name for name, _ in model.named_buffers() if "running_mean" in name and "embedder" not in name]
-    with training_only(model, [name for name, _ in model.named_parameters() if "embedder" not in name]):
+    running = [
+        name
+        for name, _ in model.named_buffers()
+        if "running_mean" in name and "embedder" not in name
+    ]
+    with training_only(
+        model, [name for name, _ in model.named_parameters() if "embedder" not in name]
+    ):
         renew_statistics(phase.trainer)
     after = dict(model.named_buffers())
     assert frozen
@@ -196,7 +279,16 @@ def test_where_training_did_harm_the_phase_leaves_exactly_what_it_began_with(
     # Statistics and weights: those of a body that was never touched.
     folder: Path = request.getfixturevalue(name)
     before = load_checkpoint(str(folder), TASK, digits.labels).model.state_dict()
-    flags = ("--wise_ft", "true", "--learning_rate", "3", "--load_best_model_at_end", "false", "--max_steps", "4")
+    flags = (
+        "--wise_ft",
+        "true",
+        "--learning_rate",
+        "3",
+        "--load_best_model_at_end",
+        "false",
+        "--max_steps",
+        "4",
+    )
     trained = _run(folder, digits, tmp_path, "--strategy", "head_then_full", *flags, *STEADY)
     assert "kept" not in trained.phases[0]
     assert trained.phases[1]["kept"] == "0.0 of the way (WiSE-FT)"
@@ -206,44 +298,94 @@ def test_where_training_did_harm_the_phase_leaves_exactly_what_it_began_with(
 
 
 def test_the_way_ends_where_the_phase_ended(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
-    flags = ("--strategy", "head_then_full", "--wise_ft", "true", "--max_steps", "6", "--learning_rate", "1e-3")
+    flags = (
+        "--strategy",
+        "head_then_full",
+        "--wise_ft",
+        "true",
+        "--max_steps",
+        "6",
+        "--learning_rate",
+        "1e-3",
+    )
     phase = _phase(tiny_vit, digits, tmp_path, *flags)
     began = copy_weights(phase.trainer.model)
     phase.trainer.train()
     ended = copy_weights(phase.trainer.model)
     way = list(phase.candidates.behind(ended))
-    assert [each.name[:3] for each in way] == ["0.0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9"]
+    assert [each.name[:3] for each in way] == [
+        "0.0",
+        "0.1",
+        "0.2",
+        "0.3",
+        "0.4",
+        "0.5",
+        "0.6",
+        "0.7",
+        "0.8",
+        "0.9",
+    ]
     assert _same(way[0].weights, began)
     for name, weight in way[7].weights.items():
         torch.testing.assert_close(weight, 0.3 * began[name] + 0.7 * ended[name])
-    names = [each["name"] for each in keep_best(phase.trainer, phase.candidates, "last step")["candidates"]]
+    names = [
+        each["name"]
+        for each in keep_best(phase.trainer, phase.candidates, "last step")["candidates"]
+    ]
     assert names == ["last step", *(each.name for each in way)]
 
 
-def test_a_tie_goes_to_what_the_phase_ended_with(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
+def test_a_tie_goes_to_what_the_phase_ended_with(
+    tiny_vit: Path, digits: Data, tmp_path: Path
+) -> None:
     flags = ("--learning_rate", "1e-30", "--weight_decay", "0", "--average_last", "1")
     facts = _run(
-        tiny_vit, digits, tmp_path, "--strategy", "head_then_full", "--max_steps", "3", "--eval_strategy", "no", *flags
+        tiny_vit,
+        digits,
+        tmp_path,
+        "--strategy",
+        "head_then_full",
+        "--max_steps",
+        "3",
+        "--eval_strategy",
+        "no",
+        *flags,
     ).phases[1]
     assert len(facts["candidates"]) == 2
     assert len(set(_values(facts).values())) == 1
     assert facts["kept"] == "last step"
 
 
-def test_a_phase_that_ended_where_it_began_has_no_way_between(tiny_resnet: Path, digits: Data, tmp_path: Path) -> None:
+def test_a_phase_that_ended_where_it_began_has_no_way_between(
+    tiny_resnet: Path, digits: Data, tmp_path: Path
+) -> None:
     flags = ("--wise_ft", "true", "--learning_rate", "3", "--max_steps", "3", *STEADY)
     facts = _run(tiny_resnet, digits, tmp_path, "--strategy", "head_then_full", *flags).phases[1]
     assert facts["best_step"] == 0
     assert list(_values(facts)) == ["best step"]
 
 
-def test_of_gradual_only_the_last_phase_goes_part_of_the_way(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
-    trained = _run(tiny_vit, digits, tmp_path, "--strategy", "gradual", "--wise_ft", "true", "--max_steps", "4")
+def test_of_gradual_only_the_last_phase_goes_part_of_the_way(
+    tiny_vit: Path, digits: Data, tmp_path: Path
+) -> None:
+    trained = _run(
+        tiny_vit, digits, tmp_path, "--strategy", "gradual", "--wise_ft", "true", "--max_steps", "4"
+    )
     assert [("kept" in phase) for phase in trained.phases] == [False, False, True]
 
 
 def test_what_was_the_best_step_is_called_so(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
-    flags = ("--learning_rate", "3", "--average_last", "0.5", "--max_steps", "4", "--eval_on_start", "true", *STEADY)
+    flags = (
+        "--learning_rate",
+        "3",
+        "--average_last",
+        "0.5",
+        "--max_steps",
+        "4",
+        "--eval_on_start",
+        "true",
+        *STEADY,
+    )
     facts = _run(tiny_vit, digits, tmp_path, "--strategy", "full", *flags).phases[0]
     assert facts["best_step"] == 0
     assert facts["kept"] == "best step"
@@ -268,21 +410,43 @@ def test_a_share_out_of_range_is_refused(share: str, tmp_path: Path) -> None:
         _config(tmp_path, f"--average_last={share}")
 
 
-@pytest.mark.parametrize("strategy", ["head", "full", "top_layers", "lora", "scratch", "contrastive"])
-def test_the_way_is_refused_where_no_head_learned_before_the_rest(strategy: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"--wise_ft does not belong to --strategy {strategy}") as refusal:
+@pytest.mark.parametrize(
+    "strategy", ["head", "full", "top_layers", "lora", "scratch", "contrastive"]
+)
+def test_the_way_is_refused_where_no_head_learned_before_the_rest(
+    strategy: str, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError, match=f"--wise_ft does not belong to --strategy {strategy}"
+    ) as refusal:
         _config(tmp_path, "--wise_ft", "true", "--strategy", strategy)
     assert "head_then_full, gradual, auto" in refusal.value.hint
 
 
 def test_pre_training_has_no_way_to_go_back(tmp_path: Path) -> None:
-    flags = ["--model_type", "resnet", "--dataset_name", "y", "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    flags = [
+        "--model_type",
+        "resnet",
+        "--dataset_name",
+        "y",
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--use_cpu",
+    ]
     with pytest.raises(UserError, match="--wise_ft does not belong to --strategy scratch"):
         parse_config(PRETRAINING, [*flags, "--wise_ft", "true"])
 
 
 def _config(tmp_path: Path, *flags: str) -> Any:
-    given = ["--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    given = [
+        "--model_name_or_path",
+        "x",
+        "--dataset_name",
+        "y",
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--use_cpu",
+    ]
     return parse_config(argv=[*given, "--disable_tqdm", "true", *flags])
 
 
@@ -292,7 +456,12 @@ def _checkpoint(folder: Path, data: Data) -> Checkpoint:
 
 def _run(folder: Path, data: Data, tmp_path: Path, *flags: str) -> Trained:
     config, checkpoint = _config(tmp_path, *flags), _checkpoint(folder, data)
-    return run_plan(make_plan(config.transfer, checkpoint, data, config.training), checkpoint, data, config.training)
+    return run_plan(
+        make_plan(config.transfer, checkpoint, data, config.training),
+        checkpoint,
+        data,
+        config.training,
+    )
 
 
 def _phase(folder: Path, data: Data, tmp_path: Path, *flags: str) -> Phase:
@@ -314,7 +483,9 @@ def _phase(folder: Path, data: Data, tmp_path: Path, *flags: str) -> Phase:
         batches=StepBatches(PlainOrder(len(data.train), seed=0), plan.batch_size),
         callbacks=[recorder],
     )
-    return Phase(trainer, gather_candidates(trainer, plan.phases[-1], plan, config.training), recorder)
+    return Phase(
+        trainer, gather_candidates(trainer, plan.phases[-1], plan, config.training), recorder
+    )
 
 
 def _loss(trained: Trained, data: Data) -> float:
@@ -331,4 +502,6 @@ def _values(facts: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:
-    return set(one) == set(other) and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    return set(one) == set(other) and all(
+        torch.equal(tensor, other[name]) for name, tensor in one.items()
+    )

@@ -18,15 +18,15 @@ from transformers import (
     set_seed,
 )
 
+from hf_transfer.cli.flags import parse_config
 from hf_transfer.config import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
-from hf_transfer.flags import parse_config
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import find_linear_head, headless, read_logits
 from hf_transfer.models.pooling import with_mean_pooling
-from hf_transfer.strategies import make_plan
+from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training import engine
 from hf_transfer.training.contrastive import MEMBERS, TEMPERATURE, BalancedOrder, contrastive_loss
@@ -43,7 +43,9 @@ def tiny_gpt2(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     tokenizer.save_pretrained(folder)
     set_seed(0)
     sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "initializer_range": 0.2}
-    config = GPT2Config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, num_labels=4, **sizes)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, num_labels=4, **sizes
+    )
     GPT2ForSequenceClassification(config).save_pretrained(folder)
     return folder
 
@@ -57,7 +59,9 @@ def load(request: pytest.FixtureRequest, picture_folder: Path, text_file: Path) 
         task = find_task("image-classification" if images else "text-classification")
         source = str(picture_folder if images else text_file)
         data = load_data(
-            DataConfig(source, label_column="label" if images else "animal", examples_per_class=8), task, 0
+            DataConfig(source, label_column="label" if images else "animal", examples_per_class=8),
+            task,
+            0,
         )
         return load_checkpoint(str(request.getfixturevalue(name)), task, data.labels), data
 
@@ -89,7 +93,8 @@ def _features(rows: int, width: int = 5) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "labels", [[0, 0, 1, 1], [0, 1, 0, 2, 2, 0, 1], [3, 3, 3], [0, 0, 1, 2, 2, 5], [0] * 8 + [1] * 3]
+    "labels",
+    [[0, 0, 1, 1], [0, 1, 0, 2, 2, 0, 1], [3, 3, 3], [0, 0, 1, 2, 2, 5], [0] * 8 + [1] * 3],
 )
 def test_the_loss_is_that_of_the_paper(labels: list[int]) -> None:
     features = _features(len(labels))
@@ -152,7 +157,9 @@ def test_a_loss_of_half_precision_is_taken_in_32_bits() -> None:
 def _batches(order: BalancedOrder) -> Iterator[list[int]]:
     rows = order.of_epoch(0)
     assert len(rows) == len(order)
-    return (rows[start : start + order.batch_size] for start in range(0, len(rows), order.batch_size))
+    return (
+        rows[start : start + order.batch_size] for start in range(0, len(rows), order.batch_size)
+    )
 
 
 def test_every_batch_holds_four_of_each_class() -> None:
@@ -187,9 +194,12 @@ def test_no_class_is_twice_in_a_batch_where_classes_do_not_divide_the_room() -> 
 
 
 @pytest.mark.parametrize(
-    ("classes", "most_rows", "batch_size"), [(3, 128, 12), (100, 128, 128), (5, 16, 16), (5, 7, 6), (5, 3, 4)]
+    ("classes", "most_rows", "batch_size"),
+    [(3, 128, 12), (100, 128, 128), (5, 16, 16), (5, 7, 6), (5, 3, 4)],
 )
-def test_a_batch_has_room_for_two_classes_at_least(classes: int, most_rows: int, batch_size: int) -> None:
+def test_a_batch_has_room_for_two_classes_at_least(
+    classes: int, most_rows: int, batch_size: int
+) -> None:
     assert BalancedOrder(list(range(classes)) * 3, 0, most_rows).batch_size == batch_size
 
 
@@ -242,7 +252,9 @@ def test_the_engine_trains_on_features_in_balanced_batches_that_differ(
     width = checkpoint.model.get_submodule(find_linear_head(checkpoint.model)).in_features
     classes = len(data.labels)
     # Nothing moves, so that batches which differ are of other rows.
-    trained = _train(checkpoint, data, tmp_path, "--num_train_epochs", "2", "--learning_rate", "1e-30")
+    trained = _train(
+        checkpoint, data, tmp_path, "--num_train_epochs", "2", "--learning_rate", "1e-30"
+    )
     assert len(seen) == trained.phases[0]["steps"] == 4
     for shape, labels, _ in seen:
         assert shape == (4 * classes, width)
@@ -252,26 +264,42 @@ def test_the_engine_trains_on_features_in_balanced_batches_that_differ(
 
 
 def test_a_small_batch_that_was_asked_for_holds_two_classes(load: Load, tmp_path: Path) -> None:
-    trained = _train(*load("tiny_bert"), tmp_path, "--num_train_epochs", "1", "--per_device_train_batch_size", "8")
+    trained = _train(
+        *load("tiny_bert"),
+        tmp_path,
+        "--num_train_epochs",
+        "1",
+        "--per_device_train_batch_size",
+        "8",
+    )
     assert trained.phases[0]["steps"] == 3  # of 24 rows
 
 
-def test_the_body_learns_by_the_contrastive_loss_and_then_the_head_is_solved(load: Load, tmp_path: Path) -> None:
+def test_the_body_learns_by_the_contrastive_loss_and_then_the_head_is_solved(
+    load: Load, tmp_path: Path
+) -> None:
     checkpoint, data = load("tiny_bert")
     before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
     trained = _train(checkpoint, data, tmp_path, "--num_train_epochs", "2")
     body, head = trained.phases
     assert (body["name"], head["name"]) == ("contrastive", "head")
-    assert body["trainable_parameters"] + head["trainable_parameters"] == checkpoint.model.num_parameters()
+    assert (
+        body["trainable_parameters"] + head["trainable_parameters"]
+        == checkpoint.model.num_parameters()
+    )
     assert "solved" in head
     assert head["cache"] == "off"  # weights that have learned are of use to no other run
     after = trained.model.state_dict()
-    assert not any(torch.equal(after[name], before[name]) for name in before if name.endswith("query.weight"))
+    assert not any(
+        torch.equal(after[name], before[name]) for name in before if name.endswith("query.weight")
+    )
 
 
 def test_the_validation_rows_play_no_part_in_it(load: Load, tmp_path: Path) -> None:
     checkpoint, data = load("tiny_bert")
-    data = Data({**data.splits, "validation": data.test}, data.labels, data.origin, data.fingerprint)
+    data = Data(
+        {**data.splits, "validation": data.test}, data.labels, data.origin, data.fingerprint
+    )
     body, _ = _train(checkpoint, data, tmp_path, "--num_train_epochs", "2").phases
     assert body["best_step"] is None
     assert body["history"]
@@ -287,7 +315,9 @@ def test_rows_of_a_class_lie_closer_than_before_and_those_of_others_farther(
         checkpoint = with_mean_pooling(checkpoint)
     batch, labels = _batch(checkpoint, data), np.array(data.train["label"][:])
     before = _closeness(checkpoint.model, batch, labels)
-    trained = _train(checkpoint, data, tmp_path, "--num_train_epochs", "80", "--learning_rate", "1e-2")
+    trained = _train(
+        checkpoint, data, tmp_path, "--num_train_epochs", "80", "--learning_rate", "1e-2"
+    )
     after = _closeness(trained.model, batch, labels)
     assert after.within - after.between > before.within - before.between + 0.2
     history = [entry["loss"] for entry in trained.phases[0]["history"]]
@@ -295,16 +325,22 @@ def test_rows_of_a_class_lie_closer_than_before_and_those_of_others_farther(
 
 
 @pytest.mark.parametrize("name", ["tiny_bert", "tiny_gpt2"])
-def test_the_result_is_a_plain_model_that_a_pipeline_loads(load: Load, name: str, tmp_path: Path) -> None:
+def test_the_result_is_a_plain_model_that_a_pipeline_loads(
+    load: Load, name: str, tmp_path: Path
+) -> None:
     checkpoint, data = load(name)
     trained = _train(checkpoint, data, tmp_path, "--num_train_epochs", "2")
     trained.model.save_pretrained(tmp_path)
     checkpoint.processor.save_pretrained(tmp_path)
-    _, report = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    _, report = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
     assert not report["missing_keys"] | report["unexpected_keys"]
     with torch.no_grad():
         expected = read_logits(trained.model.eval()(**_batch(checkpoint, data))).softmax(-1)
-    given = pipeline("text-classification", str(tmp_path), top_k=None, device="cpu")(data.train["text"][:])
+    given = pipeline("text-classification", str(tmp_path), top_k=None, device="cpu")(
+        data.train["text"][:]
+    )
     for scores, row in zip(given, expected.tolist(), strict=True):
         named = {each["label"]: each["score"] for each in scores}
         assert [named[label] for label in data.labels] == pytest.approx(row, abs=1e-5)
@@ -326,10 +362,23 @@ def _closeness(model: Any, batch: dict[str, torch.Tensor], labels: np.ndarray) -
 
 
 def _train(checkpoint: Checkpoint, data: Data, tmp_path: Path, *flags: str) -> Trained:
-    given = ("--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", str(tmp_path / "out"), "--use_cpu")
+    given = (
+        "--model_name_or_path",
+        "x",
+        "--dataset_name",
+        "y",
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--use_cpu",
+    )
     own = ("--strategy", "contrastive", "--disable_tqdm", "true")
     config = parse_config(argv=[*given, *own, *flags])
-    return run_plan(make_plan(config.transfer, checkpoint, data, config.training), checkpoint, data, config.training)
+    return run_plan(
+        make_plan(config.transfer, checkpoint, data, config.training),
+        checkpoint,
+        data,
+        config.training,
+    )
 
 
 @pytest.mark.parametrize(("shards", "processes"), [(1, 1), (2, 2), (2, 1)])
@@ -339,14 +388,24 @@ def test_a_process_has_whole_batches(shards: int, processes: int) -> None:
 
 
 def test_a_run_that_goes_on_in_more_processes_is_refused_since_a_batch_would_be_torn() -> None:
-    with pytest.raises(UserError, match="12 examples a step cannot be divided among 2 processes") as refused:
+    with pytest.raises(
+        UserError, match="12 examples a step cannot be divided among 2 processes"
+    ) as refused:
         engine._batches(*_shared(shards=1, processes=2))
     assert refused.value.hint == "start as many as before, or one: a step had 1 batches of 12"
 
 
 def _shared(shards: int, processes: int) -> tuple[Any, Any, Dataset]:
     """A phase, work that was begun with so many batches a step and is gone on with by so many processes, and rows."""
-    facts = {"per_device_train_batch_size": None, "seed": 0, "world_size": processes, "process_index": 0}
+    facts = {
+        "per_device_train_batch_size": None,
+        "seed": 0,
+        "world_size": processes,
+        "process_index": 0,
+    }
     training = SimpleNamespace(gradient_accumulation_steps=shards // processes or 1, **facts)
-    phase, work = SimpleNamespace(loss="contrastive"), SimpleNamespace(plan=None, training=training, shards=shards)
+    phase, work = (
+        SimpleNamespace(loss="contrastive"),
+        SimpleNamespace(plan=None, training=training, shards=shards),
+    )
     return phase, work, Dataset.from_dict({"label": np.repeat(np.arange(3), 8).tolist()})

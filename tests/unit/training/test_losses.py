@@ -20,13 +20,20 @@ def test_rare_classes_weigh_more_and_balanced_ones_all_the_same() -> None:
     labels = [0] * 30 + [1] * 10
     assert balanced_weights(labels, 2).tolist() == pytest.approx([40 / 60, 40 / 20])
     skewed = choose_loss("single_label_classification", _asked(class_weights="balanced"), labels, 2)
-    assert skewed({"logits": LOGITS}, torch.tensor([1, 1, 1])) == 2 * F.cross_entropy(LOGITS, torch.tensor([1, 1, 1]))
+    assert skewed({"logits": LOGITS}, torch.tensor([1, 1, 1])) == 2 * F.cross_entropy(
+        LOGITS, torch.tensor([1, 1, 1])
+    )
 
 
 @pytest.mark.parametrize(
     ("problem_type", "logits", "labels", "expected"),
     [
-        ("multi_label_classification", LOGITS, SETS, F.binary_cross_entropy_with_logits(LOGITS, SETS)),
+        (
+            "multi_label_classification",
+            LOGITS,
+            SETS,
+            F.binary_cross_entropy_with_logits(LOGITS, SETS),
+        ),
         ("regression", LOGITS[:, :1], NUMBERS, torch.tensor((0 + 1.5**2 + 1) / 3)),
     ],
 )
@@ -37,15 +44,23 @@ def test_the_loss_is_the_mean_over_all_batches_of_a_step(
     assert loss({"logits": logits}, labels) == pytest.approx(expected)
     # As Trainer does: two batches of one step, each with the count of the whole step.
     count = labels.ne(-100).sum()
-    parts = [loss({"logits": logits[rows]}, labels[rows], count) for rows in (slice(0, 2), slice(2, 3))]
+    parts = [
+        loss({"logits": logits[rows]}, labels[rows], count) for rows in (slice(0, 2), slice(2, 3))
+    ]
     assert sum(parts) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("class_weights", "balanced"), ("label_smoothing_factor", 0.1), ("metric_for_best_model", "accuracy")],
+    [
+        ("class_weights", "balanced"),
+        ("label_smoothing_factor", 0.1),
+        ("metric_for_best_model", "accuracy"),
+    ],
 )
 @pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
-def test_what_means_something_for_classes_only_is_refused(problem_type: ProblemType, flag: str, value: object) -> None:
+def test_what_means_something_for_classes_only_is_refused(
+    problem_type: ProblemType, flag: str, value: object
+) -> None:
     with pytest.raises(UserError, match=f"--{flag} {value} does not fit {problem_type}"):
         require_fitting_flags(problem_type, _asked(**{flag: value}))

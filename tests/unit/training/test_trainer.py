@@ -4,15 +4,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from hf_transfer.cli.flags import parse_config
 from hf_transfer.config import DataConfig, TransferConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
-from hf_transfer.flags import parse_config
 from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
+from hf_transfer.training.batches import PlainOrder, StepBatches
 from hf_transfer.training.engine import run_plan
-from hf_transfer.training.order import PlainOrder, StepBatches
 from hf_transfer.training.trainer import BestStep, PhaseTrainer, phase_arguments
 
 
@@ -51,7 +51,9 @@ def test_training_stops_after_as_many_worse_evaluations_as_patience_has() -> Non
     assert best.best_step == 1
 
 
-@pytest.mark.parametrize(("name", "task"), [("tiny_bert", "text"), ("tiny_resnet", "image"), ("tiny_vit", "image")])
+@pytest.mark.parametrize(
+    ("name", "task"), [("tiny_bert", "text"), ("tiny_resnet", "image"), ("tiny_vit", "image")]
+)
 def test_accumulated_batches_give_the_loss_of_one_large_batch(
     name: str, task: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -73,7 +75,12 @@ def test_accumulated_batches_give_the_loss_of_one_large_batch(
                 "--logging_steps",
                 "1",
             ),
-            *("--per_device_train_batch_size", str(batch), "--gradient_accumulation_steps", str(accumulated)),
+            *(
+                "--per_device_train_batch_size",
+                str(batch),
+                "--gradient_accumulation_steps",
+                str(accumulated),
+            ),
             *("--train_sampling_strategy", "sequential", "--disable_tqdm", "true"),
         )
         rows = find_task(f"{task}-classification")
@@ -109,7 +116,10 @@ def test_each_parameter_learns_at_its_own_rate(tiny_vit: Path, tmp_path: Path) -
         eval_strategy="no",
     )
     names = [name for name, _ in checkpoint.model.named_parameters()]
-    rates = {name: 1e-2 if name in checkpoint.head else 1e-4 * number for number, name in enumerate(names, 1)}
+    rates = {
+        name: 1e-2 if name in checkpoint.head else 1e-4 * number
+        for number, name in enumerate(names, 1)
+    }
     batches = StepBatches(PlainOrder(4, seed=0), batch_size=4)
     trainer = PhaseTrainer(model=checkpoint.model, args=arguments, rates=rates, batches=batches)
     groups = trainer.create_optimizer().param_groups
@@ -123,20 +133,28 @@ def test_each_parameter_learns_at_its_own_rate(tiny_vit: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "strategy", ["head", "top_layers", "full", "gradual", "head_then_full", "contrastive", "lora", "scratch"]
+    "strategy",
+    ["head", "top_layers", "full", "gradual", "head_then_full", "contrastive", "lora", "scratch"],
 )
-def test_each_strategy_changes_what_its_plan_says(strategy: str, tiny_vit: Path, tmp_path: Path) -> None:
+def test_each_strategy_changes_what_its_plan_says(
+    strategy: str, tiny_vit: Path, tmp_path: Path
+) -> None:
     config = _config(tmp_path, "--strategy", strategy, "--max_steps", "6")
     task = find_task("image-classification")
     data = load_data(DataConfig("builtin:digits", examples_per_class=2), task, seed=0)
     checkpoint = load_checkpoint(str(tiny_vit), task, data.labels)
     before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
     trained = run_plan(
-        choose_plan(config.transfer, checkpoint, data, config.training), checkpoint, data, config.training
+        choose_plan(config.transfer, checkpoint, data, config.training),
+        checkpoint,
+        data,
+        config.training,
     )
     after = trained.model.state_dict()
     assert set(after) == set(before)
-    body_changed = any(not torch.equal(after[n], before[n]) for n in before if not n.startswith("classifier"))
+    body_changed = any(
+        not torch.equal(after[n], before[n]) for n in before if not n.startswith("classifier")
+    )
     assert body_changed == (strategy != "head")
     assert sum(phase["steps"] for phase in trained.phases) == (0 if strategy == "head" else 6)
     assert not torch.equal(after["classifier.weight"], before["classifier.weight"])
@@ -155,5 +173,13 @@ def test_the_same_seed_gives_the_same_weights(tiny_resnet: Path, tmp_path: Path)
 
 
 def _config(tmp_path: Path, *flags: str) -> object:
-    given = ["--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", str(tmp_path / "out"), "--use_cpu"]
+    given = [
+        "--model_name_or_path",
+        "x",
+        "--dataset_name",
+        "y",
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--use_cpu",
+    ]
     return parse_config(argv=[*given, *flags])

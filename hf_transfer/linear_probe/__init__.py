@@ -1,0 +1,1 @@
+"""A linear head on fixed features, in closed form."""

@@ -1,0 +1,22 @@
+"""The runs of a study log warnings alone."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def only_warnings() -> Iterator[None]:
+    """Within the context the library logs warnings alone, and `datasets` shows no bars: for the runs of a study."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    logger, were_shown = logging.getLogger("hf_transfer"), not are_progress_bars_disabled()
+    before = logger.level
+    logger.setLevel(max(before, logging.WARNING))
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        if were_shown:
+            enable_progress_bars()

@@ -1,0 +1,74 @@
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+
+from hf_transfer.cli.main import command
+from hf_transfer.errors import UserError
+
+
+def _fail() -> None:
+    raise UserError("the value 3 is odd", "give 4")
+
+
+def test_what_the_user_can_mend_ends_in_two_lines_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        command.run_command(_fail)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: the value 3 is odd\nhint: give 4\n"
+
+
+def test_a_bare_debug_flag_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--seed", "3", "--debug"])
+    with pytest.raises(UserError):
+        command.run_command(_fail)
+    assert sys.argv == ["recipe.py", "--seed", "3"]
+
+
+def test_trainers_own_debug_flag_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "--debug", "underflow_overflow"])
+    command.run_command(lambda: None)
+    assert sys.argv == ["recipe.py", "--debug", "underflow_overflow"]
+
+
+def test_ctrl_c_ends_in_one_line_and_exit_code_75(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        command.run_command(interrupted)
+    assert end.value.code == 75
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        command.run_command(lambda: [1 / 0].clear())
+
+
+def test_the_namesake_on_pypi_is_refused_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.1.9")
+    with pytest.raises(SystemExit) as end:
+        command.run_command(lambda: None)
+    assert end.value.code == 2
+    assert "hf_transfer 0.1.9" in capsys.readouterr().err
+
+
+def test_help_and_what_only_reads_records_load_no_heavy_library() -> None:
+    source = (
+        "import sys, hf_transfer, hf_transfer.cli.main, hf_transfer.record, hf_transfer.tasks\n"
+        "import hf_transfer.sharing.card, hf_transfer.sharing.plots, hf_transfer.sharing.render\n"
+        "sys.argv = ['hf-transfer', '--help']\n"
+        "try:\n    hf_transfer.cli.main.main()\nexcept SystemExit:\n    pass\n"
+        "print('heavy:', sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True
+    )
+    assert "predict" in done.stdout
+    assert done.stdout.strip().endswith("heavy: []")

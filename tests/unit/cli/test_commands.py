@@ -1,0 +1,162 @@
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hf_transfer.cli.main import main as cli
+from tests.conftest import ROOT
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["hf-transfer", *words])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_every_recipe_is_offered() -> None:
+    assert len(cli.recipe_names()) >= 5
+    assert cli.recipe_names() == sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(monkeypatch, "run", "image_clasification") == 2
+    assert "did you mean 'image_classification'" in capsys.readouterr().err
+
+
+def test_predict_answers_for_pictures_a_line_each(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_vit: object,
+    picture_folder: object,
+) -> None:
+    code = _run(
+        monkeypatch,
+        "predict",
+        str(tiny_vit),
+        f"{picture_folder}/dark/1.png",
+        f"{picture_folder}/bright",
+    )
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert code == 0
+    assert len(lines) == 41
+    name, label, probability = lines[0].split("\t")
+    assert name.endswith("dark/1.png")
+    assert label.startswith("LABEL_")
+    assert 0 < float(probability) <= 1
+
+
+def test_predict_answers_for_texts_with_the_best_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_bert: object
+) -> None:
+    assert _run(monkeypatch, "predict", str(tiny_bert), "the cat sleeps", "--top_k", "2") == 0
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["the cat sleeps"] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("predict", "./nowhere", "x"), "no model './nowhere'"),
+        (("predict", "VIT", "nowhere.png"), "no file 'nowhere.png'"),
+        (("predict", "VIT", "README.md"), "'README.md' is not a picture"),
+        (("predict", "VIT", "x.png", "--top_k", "0"), "--top_k 0 is too small"),
+    ],
+)
+def test_predict_says_in_one_line_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_vit: object,
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert _run(monkeypatch, *(str(tiny_vit) if word == "VIT" else word for word in words)) == 2
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+@pytest.fixture
+def cache_dir(tmp_path: Path) -> Path:
+    """A store of two entries, one of them last used 40 days ago."""
+    from hf_transfer.store.activations import write_activations
+
+    for key, days in (("new" * 21, 0), ("old" * 21, 40)):
+        rows = [{"x": np.zeros(250_000)}]
+        write_activations(tmp_path, key, 1, [rows], {"model": key[:3], "boundary": "head"})
+        os.utime(
+            tmp_path / f"{key}.activations" / "manifest.json", (time.time() - days * 86_400,) * 2
+        )
+    return tmp_path
+
+
+def test_cache_lists_what_is_stored(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], cache_dir: Path
+) -> None:
+    assert _run(monkeypatch, "cache", "--cache_dir", str(cache_dir)) == 0
+    new, old, total = capsys.readouterr().out.splitlines()
+    assert new.split()[:5] == ["newnewnewnew", "2.0", "MB", "1", "rows"]
+    assert old.endswith("model=old boundary=head")
+    assert total == f"2 entries, 4.0 MB in {cache_dir}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "freed", "left"),
+    [
+        ((), "freed 0 bytes", 2),
+        (("--older_than", "30d"), "freed 2.0 MB", 1),
+        (("--until-below", "3MB"), "freed 2.0 MB", 1),
+        (("--all",), "freed 4.0 MB", 0),
+        (("--all", "--dry-run"), "would free 4.0 MB", 2),
+    ],
+)
+def test_cache_prunes_what_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cache_dir: Path,
+    flags: tuple[str, ...],
+    freed: str,
+    left: int,
+) -> None:
+    assert _run(monkeypatch, "cache", "--prune", "--cache-dir", str(cache_dir), *flags) == 0
+    assert capsys.readouterr().out == f"{freed} in {cache_dir}\n"
+    assert len(list(cache_dir.iterdir())) == left
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--prune", "--older_than", "soon"), "--older_than 'soon' is not understood"),
+        (("--prune", "--until_below", "3m"), "--until_below '3m' is not understood"),
+        (("--all",), "say what --prune removes"),
+    ],
+)
+def test_cache_says_in_one_line_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cache_dir: Path,
+    flags: tuple[str, ...],
+    message: str,
+) -> None:
+    assert _run(monkeypatch, "cache", "--cache_dir", str(cache_dir), *flags) == 2
+    assert message in capsys.readouterr().err
+    assert len(list(cache_dir.iterdir())) == 2
+
+
+@pytest.mark.parametrize("words", [("--help",), ("cache",)])
+def test_neither_help_nor_cache_waits_for_torch(words: tuple[str, ...], tmp_path: Path) -> None:
+    code = "import sys; from hf_transfer.cli.main import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr

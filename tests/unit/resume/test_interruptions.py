@@ -1,0 +1,167 @@
+"""A run that is interrupted where it is easily forgotten, and the same run again, in one process."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hf_transfer.cli.flags import parse_config
+from hf_transfer.config import DataConfig
+from hf_transfer.data.sources import Data, load_data
+from hf_transfer.errors import Stopped
+from hf_transfer.models.checkpoint import load_checkpoint
+from hf_transfer.strategies.make_plan import make_plan
+from hf_transfer.tasks import find_task
+from hf_transfer.training import engine
+from hf_transfer.training.engine import Trained, run_plan
+from hf_transfer.training.trainer import PhaseTrainer
+
+TASK = find_task("image-classification")
+COMMON = (
+    "--use_cpu",
+    "--disable_tqdm",
+    "true",
+    "--learning_rate",
+    "1e-3",
+    "--augmentation",
+    "light",
+)
+
+Run = Callable[..., Trained]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    """200 digits to learn from, more than 100 to choose by."""
+    return load_data(DataConfig("builtin:digits", max_train_samples=200), TASK, seed=0)
+
+
+@pytest.fixture
+def run(tiny_resnet: Path, digits: Data) -> Run:
+    """A function that runs a plan on digits, its state in a folder."""
+
+    def run_in(folder: Path, *flags: str) -> Trained:
+        given = ("--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", str(folder))
+        config = parse_config(argv=[*given, *COMMON, *flags])
+        checkpoint = load_checkpoint(str(tiny_resnet), TASK, digits.labels)
+        plan = make_plan(config.transfer, checkpoint, digits, config.training)
+        return run_plan(plan, checkpoint, digits, config.training)
+
+    return run_in
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def _require_equal(one: Trained, other: Trained) -> None:
+    tensors, others = one.model.state_dict(), other.model.state_dict()
+    assert len(tensors) > 20
+    assert [name for name in tensors if not torch.equal(tensors[name], others[name])] == []
+
+
+def test_weights_between_steps_are_judged_alike_after_an_interruption(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = (
+        "--strategy",
+        "full",
+        "--num_train_epochs",
+        "2",
+        "--average_last",
+        "0.6",
+        "--save_strategy",
+        "epoch",
+    )
+    unbroken = run(tmp_path / "unbroken", *flags)
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "keep_best", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "broken", *flags)
+    again = run(tmp_path / "broken", *flags)
+    assert again.phases[0]["candidates"] == unbroken.phases[0]["candidates"]
+    assert len(again.phases[0]["candidates"]) == 2
+    _require_equal(again, unbroken)
+
+
+def test_a_signal_after_the_last_step_of_a_phase_stops_the_run(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = (
+        "--strategy",
+        "gradual",
+        "--max_steps",
+        "12",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "2",
+    )
+    unbroken = run(tmp_path / "unbroken", *flags)
+    train = PhaseTrainer.train
+
+    def train_and_be_asked(self: PhaseTrainer, *args: Any, **options: Any) -> Any:
+        trained = train(self, *args, **options)
+        self.stop.asked = True
+        return trained
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PhaseTrainer, "train", train_and_be_asked)
+        with pytest.raises(Stopped, match="stopped after step"):
+            run(tmp_path / "broken", *flags)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    _require_equal(run(tmp_path / "broken", *flags), unbroken)
+
+
+def test_a_head_that_could_not_be_solved_keeps_its_share_of_the_steps(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "solve_phase", lambda *_: None)
+    flags = (
+        "--strategy",
+        "head_then_full",
+        "--max_steps",
+        "12",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "2",
+    )
+    unbroken = run(tmp_path / "unbroken", *flags)
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "unscale", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "broken", *flags)
+    again = run(tmp_path / "broken", *flags)
+    assert [phase["steps"] for phase in again.phases] == [
+        phase["steps"] for phase in unbroken.phases
+    ]
+    _require_equal(again, unbroken)
+
+
+def test_a_run_told_to_start_over_does_so_in_the_process_that_ran_before(
+    run: Run, tmp_path: Path
+) -> None:
+    flags = (
+        "--strategy",
+        "full",
+        "--max_steps",
+        "4",
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        "2",
+    )
+    run(tmp_path / "run", *flags)
+    again = run(tmp_path / "run", *flags, "--overwrite_output_dir", "--seed", "7")
+    assert again.phases[0]["resumed_at"] == []
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,151 @@
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from hf_transfer.record import Estimate, RunRecord
+from hf_transfer.studies.compare_tables import (
+    Cell,
+    accuracies,
+    accuracy_table,
+    as_picture,
+    auto_table,
+    duration_table,
+    durations,
+    mean_over_draws,
+    spread,
+    write_tables,
+)
+from tests.unit.sharing.example import example_record
+
+
+def _record(accuracy: float, used: str = "head", choose_s: float = 0.0) -> RunRecord:
+    record = example_record()
+    return replace(
+        record,
+        evaluation={
+            **record.evaluation,
+            "metrics": {"accuracy": asdict(Estimate(accuracy, 0.0, 1.0, 0.95, 100))},
+        },
+        strategy={**record.strategy, "used": used},
+        timings={
+            "load_s": 50.0,
+            "frozen_s": 1.0,
+            "train_s": 2.0,
+            "evaluate_s": 70.0,
+            "choose_s": choose_s,
+        },
+    )
+
+
+# Accuracies of two draws, at 1 and at 10 labels a class.
+VALUES = {
+    "head": ([0.5, 0.6], [0.7, 0.7]),
+    "full": ([0.4, 0.5], [0.9, 0.8]),
+    "auto": ([0.5, 0.4], [0.9, 0.8]),
+}
+
+
+@pytest.fixture
+def records() -> dict[Cell, RunRecord]:
+    """Of two strategies, and of auto, which takes the head once."""
+    found = {}
+    for strategy, columns in VALUES.items():
+        for budget, values in zip((1, 10), columns, strict=True):
+            for seed, value in enumerate(values):
+                chosen = (
+                    ("head" if (budget, seed) == (1, 0) else "full")
+                    if strategy == "auto"
+                    else strategy
+                )
+                seconds = 4.0 if strategy == "auto" else 0.0
+                found[Cell(strategy, budget, seed)] = _record(value, chosen, seconds)
+    return found
+
+
+def _rows(table: str) -> dict[str, list[str]]:
+    """The first cell of a line of Markdown -> its other cells."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {line[0]: line[1:] for line in lines if not line[0].startswith("---")}
+
+
+def test_the_interval_over_draws_is_students() -> None:
+    estimate = mean_over_draws([0.8, 0.9, 1.0], 0.95)
+    assert estimate.value == pytest.approx(0.9)
+    assert estimate.low == pytest.approx(0.9 - 4.3027 * 0.1 / 3**0.5, abs=1e-4)
+    assert estimate.high == 1.0
+
+
+def test_one_draw_says_nothing_about_the_spread() -> None:
+    assert mean_over_draws([0.8], 0.95) == Estimate(0.8, 0.0, 1.0, 0.95, 1)
+    assert spread([0.8]) == 0.0
+
+
+def test_the_table_has_a_row_a_strategy_and_baseline_and_marks_the_best_of_each_column(
+    records: dict[Cell, RunRecord],
+) -> None:
+    rows = _rows(accuracy_table(accuracies(records)))
+    assert rows["labels a class"] == ["1", "10"]
+    assert set(rows) == {"labels a class", "head", "full", "auto", "majority"}
+    assert rows["head"] == ["**55.0 ± 7.1**", "70.0 ± 0.0"]
+    assert rows["full"] == ["45.0 ± 7.1", "**85.0 ± 7.1**"]
+    assert rows["auto"] == ["45.0 ± 7.1", "**85.0 ± 7.1**"]
+    assert not any("**" in cell for cell in rows["majority"])
+
+
+def test_learning_takes_what_is_frozen_and_trained_and_chosen(
+    records: dict[Cell, RunRecord],
+) -> None:
+    rows = _rows(duration_table(durations(records)))
+    assert (rows["head"], rows["auto"]) == (["3.0", "3.0"], ["7.0", "7.0"])
+    assert durations(records, with_choice=False)["auto"][1] == {0: 3.0, 1: 3.0}
+
+
+def test_a_record_without_the_time_of_choosing_took_none() -> None:
+    record = replace(_record(0.5), timings={"frozen_s": 1.0, "train_s": 2.0})
+    assert durations({Cell("head", 1, 0): record}) == {"head": {1: {0: 3.0}}}
+
+
+def test_the_table_of_auto_says_what_it_chose_its_regret_and_its_cost(
+    records: dict[Cell, RunRecord],
+) -> None:
+    rows = _rows(auto_table(records))
+    assert rows["best single strategy"] == ["head 55.0", "full 85.0"]
+    assert rows["auto"] == ["45.0", "85.0"]
+    assert rows["regret, points"] == ["10.0", "0.0"]
+    assert rows["chosen"] == ["head 1, full 1", "full 2"]
+    assert rows["seconds, trials included"] == ["7.0", "7.0"]
+    assert rows["seconds of the chosen plan alone"] == ["3.0", "3.0"]
+    assert rows["draws more than 5 points below head"] == ["1", "0"]  # of one draw: 40 beside 60
+
+
+def test_the_picture_has_a_line_a_strategy_and_none_of_the_majority(
+    records: dict[Cell, RunRecord],
+) -> None:
+    axes, _ = as_picture(accuracies(records), 0.95).axes
+    assert axes.get_xlabel() == "labels a class"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["head", "full", "auto"]
+
+
+def test_beside_it_stands_what_each_gains_on_the_head_draw_by_draw(
+    records: dict[Cell, RunRecord],
+) -> None:
+    _, gains = as_picture(accuracies(records), 0.95).axes
+    zero, full, auto = gains.get_lines()
+    assert set(zero.get_ydata()) == {0}
+    assert list(full.get_ydata()) == pytest.approx([-10.0, 15.0])
+    assert list(auto.get_ydata()) == pytest.approx([-10.0, 15.0])
+
+
+def test_tables_and_picture_are_written_whole(
+    records: dict[Cell, RunRecord], tmp_path: Path
+) -> None:
+    text = write_tables(records, tmp_path, 0.95)
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == text + "\n"
+    assert "What `auto` did:" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["table.md", "table.png"]
+
+
+def test_without_auto_nothing_is_said_of_it(records: dict[Cell, RunRecord], tmp_path: Path) -> None:
+    named = {cell: record for cell, record in records.items() if cell.strategy != "auto"}
+    assert "auto" not in write_tables(named, tmp_path, 0.95)

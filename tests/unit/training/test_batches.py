@@ -1,0 +1,199 @@
+"""Which rows a step has: all of them once an epoch, the same ones however many processes share them."""
+
+from itertools import chain, product
+
+import pytest
+import torch
+from datasets import Dataset
+
+from hf_transfer.errors import UserError
+from hf_transfer.training.batches import PlainOrder, StepBatches, StepLoader, mix, plain_order
+
+Batch = list[int]
+
+
+def _batches(
+    rows: int, batch_size: int, accumulated: int, processes: int, epoch: int = 0
+) -> list[list[Batch]]:
+    """The batches of an epoch, by process."""
+    each = []
+    for process in range(processes):
+        batches = StepBatches(PlainOrder(rows, seed=1), batch_size, accumulated, processes, process)
+        batches.set_epoch(epoch)
+        each.append(list(batches))
+        assert len(batches) == len(each[-1])
+    return each
+
+
+def _steps(
+    rows: int, batch_size: int, accumulated: int, processes: int, epoch: int = 0
+) -> list[Batch]:
+    """The rows of all processes in each step of an epoch, as Trainer takes batches: `accumulated` at a time."""
+    each = _batches(rows, batch_size, accumulated, processes, epoch)
+    begins = range(0, len(each[0]), accumulated)
+    return [
+        list(chain(*(chain(*own[begin : begin + accumulated]) for own in each))) for begin in begins
+    ]
+
+
+SIZES = [
+    (rows, batch, accumulated, processes)
+    for rows, batch, accumulated, processes in product(
+        range(1, 41), (1, 2, 3, 5), (1, 2, 3), (1, 2, 3, 4)
+    )
+    if rows >= processes
+]
+
+
+def test_there_is_something_to_sweep() -> None:
+    assert len(SIZES) > 1500
+
+
+def test_every_row_is_seen_once_an_epoch_by_one_process() -> None:
+    for size in SIZES:
+        seen = list(chain(*chain(*_batches(*size))))
+        assert sorted(seen) == list(range(size[0])), size
+
+
+def test_every_process_has_a_row_in_every_batch_and_as_many_batches_as_the_others() -> None:
+    for size in SIZES:
+        each = _batches(*size)
+        assert len({len(own) for own in each}) == 1, size
+        assert min(len(batch) for batch in chain(*each)) >= 1, size
+
+
+def test_the_rows_of_a_step_are_shared_evenly() -> None:
+    for size in SIZES:
+        for batches in zip(*_batches(*size), strict=True):
+            lengths = [len(batch) for batch in batches]
+            assert max(lengths) - min(lengths) <= 1, size
+
+
+def test_only_the_last_step_of_an_epoch_has_other_than_as_many_rows_as_were_asked_for() -> None:
+    for size in SIZES:
+        rows, batch, accumulated, processes = size
+        full, lengths = batch * accumulated * processes, [len(step) for step in _steps(*size)]
+        assert lengths[:-1] == [full] * (len(lengths) - 1), size
+        assert 0 < lengths[-1] < full + accumulated * processes, size
+        assert sum(lengths) == rows, size
+
+
+def test_the_rows_of_a_step_by_its_number_are_those_that_the_loader_gives() -> None:
+    for size in SIZES[::3]:
+        batches = StepBatches(PlainOrder(size[0], seed=1), *size[1:])
+        for epoch in (0, 1, 4):
+            steps = _steps(*size, epoch=epoch)
+            assert batches.steps == len(steps), size
+            by_number = [
+                batches.rows_of(epoch * batches.steps + number) for number in range(batches.steps)
+            ]
+            assert [sorted(step) for step in steps] == [sorted(step) for step in by_number], size
+
+
+def test_a_step_has_the_same_rows_however_many_processes_share_it() -> None:
+    for rows, batch_size in product(range(4, 60), (1, 2, 3)):
+        shared = [
+            [sorted(step) for step in _steps(rows, batch_size, accumulated, processes)]
+            for accumulated, processes in ((4, 1), (2, 2), (1, 4))
+        ]
+        assert shared[0] == shared[1] == shared[2], (rows, batch_size)
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(8, 1), (9, 1), (11, 1), (12, 2), (17, 2)])
+def test_what_would_leave_a_process_without_a_row_goes_to_the_step_before(
+    rows: int, steps: int
+) -> None:
+    each = _batches(rows, batch_size=2, accumulated=1, processes=4)
+    assert [len(own) for own in each] == [steps] * 4
+
+
+def test_too_few_rows_for_the_processes_are_said() -> None:
+    with pytest.raises(UserError, match="3 examples for 4 processes"):
+        StepBatches(PlainOrder(3, seed=0), batch_size=2, processes=4)
+
+
+def test_epochs_differ_and_come_back_the_same() -> None:
+    order = PlainOrder(50, seed=3)
+    epochs = [tuple(order.of_epoch(epoch)) for epoch in range(5)]
+    assert len(set(epochs)) == 5
+    assert epochs == [tuple(PlainOrder(50, seed=3).of_epoch(epoch)) for epoch in range(5)]
+    assert tuple(PlainOrder(50, seed=4).of_epoch(0)) != epochs[0]
+
+
+def test_the_order_depends_on_no_generator_of_the_process() -> None:
+    torch.manual_seed(0)
+    before, state = PlainOrder(50, seed=3).of_epoch(1), torch.get_rng_state()
+    torch.manual_seed(9)
+    assert PlainOrder(50, seed=3).of_epoch(1) == before
+    torch.manual_seed(0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_epoch_is_the_same_whichever_was_iterated_before_it() -> None:
+    moved, fresh = (StepBatches(PlainOrder(11, seed=0), 2) for _ in range(2))
+    for epoch in range(3):
+        moved.set_epoch(epoch)
+        list(moved)
+    fresh.set_epoch(2)
+    assert list(fresh) == list(moved)
+
+
+def test_sequential_rows_stand_as_they_are_in_every_epoch() -> None:
+    order = PlainOrder(7, seed=0, strategy="sequential")
+    assert [list(order.of_epoch(epoch)) for epoch in (0, 5)] == [list(range(7))] * 2
+
+
+def test_each_epoch_draws_one_view_of_each_row() -> None:
+    order = PlainOrder(30, seed=0, views=4)
+    drawn = [order.of_epoch(epoch) for epoch in range(12)]
+    assert all(sorted(row % 30 for row in epoch) == list(range(30)) for epoch in drawn)
+    assert {row // 30 for epoch in drawn for row in epoch} == {0, 1, 2, 3}
+    of_the_first = {row // 30 for epoch in drawn for row in epoch if row % 30 == 0}
+    assert len(of_the_first) > 1
+
+
+def test_rows_of_like_length_come_together_and_each_of_them_once() -> None:
+    lengths = [
+        int(value)
+        for value in torch.randint(1, 500, (400,), generator=torch.Generator().manual_seed(0))
+    ]
+    rows = Dataset.from_dict({"length": lengths})
+
+    def spread(strategy: str) -> float:
+        order = list(plain_order(rows, strategy, seed=0, together=8).of_epoch(0))
+        assert sorted(order) == list(range(400))
+        steps = [[lengths[row] for row in order[begin : begin + 8]] for begin in range(0, 400, 8)]
+        return sum(max(step) - min(step) for step in steps) / len(steps)
+
+    assert spread("group_by_length") < spread("random") / 5
+
+
+def test_rows_without_lengths_are_drawn_at_random() -> None:
+    rows = Dataset.from_dict({"text": list("abcdefgh")})
+    assert list(plain_order(rows, "group_by_length", 0, 4).of_epoch(0)) == list(
+        PlainOrder(8, 0).of_epoch(0)
+    )
+
+
+def test_views_of_rows_of_like_length_are_drawn_among_their_own() -> None:
+    rows = Dataset.from_dict({"length": [*range(1, 21), *range(1, 21)]})
+    order = plain_order(rows, "group_by_length", 0, 4, views=2)
+    assert len(order) == 20
+    assert sorted(row % 20 for row in order.of_epoch(0)) == list(range(20))
+
+
+def test_a_loader_hands_the_epoch_on_to_its_batches() -> None:
+    batches = StepBatches(PlainOrder(20, seed=0), 4)
+    loader = StepLoader(
+        list(range(20)), batch_sampler=batches, collate_fn=list, fetched=lambda: None
+    )
+    loader.set_epoch(3)
+    assert batches.epoch == 3
+    assert list(loader) == list(batches)
+
+
+def test_seeds_of_different_words_differ() -> None:
+    words = [(seed, step, batch) for seed in (0, 1, 42) for step in range(40) for batch in range(4)]
+    assert len({mix(*each) for each in words}) == len(words)
+    assert mix(1, 2) != mix(2, 1)
+    assert all(0 <= mix(*each) < 2**32 for each in words)
