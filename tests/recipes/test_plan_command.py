@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_transfer.cli.main import main as cli
+from hf_transfer.cli import main as cli
 from hf_transfer.record import read_record
 from tests.conftest import ROOT, Outcome
 

@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict, Image
 from PIL import Image as PILImage
 from transformers import pipeline
 
-from hf_transfer.cli.main import main as cli
+from hf_transfer.cli import main as cli
 from hf_transfer.record import read_record
 from tests.conftest import WORDS, Outcome
 

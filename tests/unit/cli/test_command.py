@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from hf_transfer.cli.main import command
+from hf_transfer.cli import command
 from hf_transfer.errors import UserError
 
 

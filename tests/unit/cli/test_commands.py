@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_transfer.cli.main import main as cli
+from hf_transfer.cli import main as cli
 from tests.conftest import ROOT
 
 
