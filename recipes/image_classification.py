@@ -1,45 +1,45 @@
-"""Fine-tune an image checkpoint on labelled pictures.
+"""Fine-tune an image checkpoint (ViT, DINOv2, ResNet, ConvNeXt, Swin, ...) on labelled images.
 
-accelerate launch recipes/image_classification.py --config recipes/configs/digits.yaml
+    accelerate launch recipes/image_classification.py --config recipes/configs/digits.yaml
+    accelerate launch recipes/image_classification.py --dataset_name pets --output_dir out/pets \
+        --model_name_or_path google/vit-base-patch16-224-in21k
+
+`pets` is a folder with one folder of images per class, or with train/ and test/ above these; or a
+dataset with a column of images and one of labels. Labels that are numbers to estimate (a price, an
+age) need --problem_type regression, lists of tags give a multi-label classifier.
 """
 
-from hf_transfer import (
-    announce,
-    choose_plan,
-    evaluate,
-    find_task,
-    load_checkpoint,
-    load_data,
-    parse_config,
-    preflight,
-    publish,
-    require_metrics,
-    run_command,
-    run_plan,
-    save,
-)
+from hf_transfer import parse_config, run_command
 
 
 def main() -> None:
-    config = parse_config()
-    task, seed = find_task("image-classification"), config.training.seed
-    config = preflight(config, task)
+    config = parse_config("image-classification")
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    data = load_data(config.data, task, seed)
-    require_metrics(config.evaluation.metrics, data.problem_type)
+    from hf_transfer import choose_plan, evaluate, load_checkpoint, load_data, run_plan, save
+
+    # Every image is decoded here: those that cannot be read are left out and listed in the record.
+    data = load_data(config.data, config.task, config.training.seed)
+
+    # The processor brings images to the size and the normalisation of pretraining. The head is new,
+    # whatever the checkpoint knew: 21,000 classes of ImageNet do not fit 37 breeds.
     checkpoint = load_checkpoint(
-        **config.model.source,
-        task=task,
-        labels=data.labels,
-        seed=seed,
-        problem_type=data.problem_type,
+        config.model,
+        data,
+        config.training.seed,
+        AutoModelForImageClassification,
+        AutoImageProcessor,
     )
-    plan = choose_plan(config.transfer, checkpoint, data, config.training, config.data.max_length)
-    trained = run_plan(plan, checkpoint, data, config.training)
-    record = evaluate(trained, data, config.evaluation)
-    record = save(trained, record, config)
-    announce(record, config)
-    publish(config)
+
+    # Few images per class: the head alone, then everything. --augmentation photo or light changes
+    # images at random in the phases that run the whole network; frozen layers run once.
+    choice = choose_plan(config.transfer, checkpoint, data, config.training, config.cache)
+    trained = run_plan(choice.plan, checkpoint, data, config.training, config.cache)
+
+    # Once, on test images that nothing was chosen by; --baselines raw_inputs adds a logistic
+    # regression on grey levels.
+    record = evaluate(trained, data, config.evaluation, choice)
+    save(trained, record, config)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,35 @@
-"""Supervised pre-training: train a source model from its config, to start other tasks from.
+"""Supervised pre-training: a source model from random weights, for other tasks to start from.
 
-python recipes/pretrain.py --config recipes/configs/letters_resnet.yaml
+    make letters-resnet    # draws letters of five alphabets, then runs letters_resnet.yaml
+
+The textbooks' first step: a large labelled source dataset of the same kind of input as the target
+task. The result is an ordinary checkpoint; fine-tune it with the recipe of its task.
 """
 
-from hf_transfer import (
-    PRETRAINING,
-    TransferConfig,
-    announce,
-    build_checkpoint,
-    choose_plan,
-    evaluate,
-    find_task,
-    load_data,
-    parse_config,
-    preflight,
-    publish,
-    run_command,
-    run_plan,
-    save,
-)
+from hf_transfer import PRETRAINING, parse_config, run_command
 
 
 def main() -> None:
-    config = parse_config(PRETRAINING)
-    task, seed = find_task(config.task.task), config.training.seed
-    config = preflight(config, task)
+    config = parse_config(groups=PRETRAINING)
 
-    data = load_data(config.data, task, seed)
-    checkpoint = build_checkpoint(config.source_model, task, data.labels, seed)
-    plan = choose_plan(TransferConfig(strategy="scratch"), checkpoint, data, config.training)
-    trained = run_plan(plan, checkpoint, data, config.training, config.data.max_length)
-    record = evaluate(trained, data, config.evaluation)
-    record = save(trained, record, config)
-    announce(record, config)
-    publish(config)
+    from hf_transfer import (
+        TransferConfig,
+        build_checkpoint,
+        choose_plan,
+        evaluate,
+        load_data,
+        run_plan,
+        save,
+    )
+
+    seed = config.training.seed
+    data = load_data(config.data, config.task, seed)
+    # Architecture and size by --model_type and --config_overrides; no weight is loaded.
+    checkpoint = build_checkpoint(config.source_model, data, seed)
+    choice = choose_plan(TransferConfig(strategy="scratch"), checkpoint, data, config.training)
+    trained = run_plan(choice.plan, checkpoint, data, config.training)
+    record = evaluate(trained, data, config.evaluation, choice)
+    save(trained, record, config)
 
 
 if __name__ == "__main__":

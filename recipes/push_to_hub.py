@@ -1,15 +1,18 @@
-"""Publish the folder of a run: model, record and card in one commit, then download it again and prove it equal.
+"""Publish the folder of a run: model, record and card in one commit, then downloaded and compared.
 
-python recipes/push_to_hub.py --output_dir out/digits --hub_model_id you/digits --hub_private_repo true
+python recipes/push_to_hub.py --output_dir out/digits --hub_model_id you/digits
 """
 
 from pathlib import Path
 
-from hf_transfer import PushConfig, parse_flags, push, run_command, verify
+from hf_transfer import PushConfig, read_flags, run_command
 
 
 def main() -> None:
-    (config,) = parse_flags([PushConfig])
+    (config,) = read_flags([PushConfig])
+
+    from hf_transfer import push, verify
+
     folder = Path(config.output_dir)
     published = push(folder, config)
     verify(published, folder, config.hub_token)

@@ -1,4 +1,4 @@
-"""How a program of ours starts, speaks and ends."""
+"""How a program starts, logs and ends."""
 
 import importlib.metadata
 import itertools
@@ -15,106 +15,109 @@ from pathlib import Path
 from hf_transfer.errors import Finished, Stopped, UserError
 
 EXIT_USER_ERROR = 2
-EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command again goes on
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command resumes
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a program's `main`; what the user can mend ends in two lines and exit code 2; `--debug` shows the rest.
+    """Run a program's `main`, and end the process as a command should.
 
-    SIGTERM and Ctrl-C end it with exit code 75 and the command that goes on.
+    A UserError ends in two lines, `error:` and `hint:`, and exit code 2; `--debug` shows the
+    traceback. SIGTERM and Ctrl-C end in exit code 75 and the command that resumes.
     """
     debug = _take_debug_flag(sys.argv)
-    _show_log()
+    _set_up_logging()
     try:
-        with _terminating_as_interrupted():
+        with _sigterm_as_interrupt():
             _refuse_namesake()
             main()
     except UserError as error:
         if debug:
             raise
-        _say(f"error: {error.message}\nhint: {error.hint}\n")
+        _write_to_stderr(f"error: {error.message}\nhint: {error.hint}\n")
         sys.exit(EXIT_USER_ERROR)
     except Finished as end:
-        _say(f"{end}\n")
+        _write_to_stderr(f"{end}\n")
     except (Stopped, KeyboardInterrupt) as end:
         if debug:
             raise
-        where = str(end) or "stopped"
-        _say(f"\n{where}; to go on, run the same command again:\n  {_own_command()}\n")
+        _write_to_stderr(
+            f"\n{str(end) or 'stopped'}; to resume, run the same command again:\n"
+            f"  {_resuming_command()}\n"
+        )
         sys.exit(EXIT_STOPPED)
 
 
 @contextmanager
-def _terminating_as_interrupted() -> Iterator[None]:
-    """Within the context SIGTERM does what Ctrl-C does."""
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # only there Python lets signals be handled
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Within the context SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # Python handles signals there
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        if (
-            signal.getsignal(signal.SIGTERM) is signal.default_int_handler
-        ):  # once stopped, it is ignored to the end
+        # A run that was stopped ignores SIGTERM until it has ended: that stays.
+        if signal.getsignal(signal.SIGTERM) is signal.default_int_handler:
             signal.signal(signal.SIGTERM, before)
 
 
-def _own_command() -> str:
-    """What was typed, less what would start the run over."""
-    words, typed = (
-        [Path(sys.orig_argv[0]).name],
-        iter(itertools.zip_longest(sys.orig_argv[1:], sys.orig_argv[2:])),
-    )
-    for word, after in typed:
+def _resuming_command() -> str:
+    """The command line of this process, without what would start the run over."""
+    words = [Path(sys.orig_argv[0]).name]
+    pairs = iter(itertools.zip_longest(sys.orig_argv[1:], sys.orig_argv[2:]))
+    for word, after in pairs:
         if word == "--overwrite_output_dir" and after in ("true", "false", "True", "False"):
-            next(typed)
+            next(pairs)
         elif not word.startswith("--overwrite_output_dir"):
             words.append(word)
-    if "--config" in words:  # it may stand there, too
+    if "--config" in words:  # the file may hold the flag, too
         words += ["--overwrite_output_dir", "false"]
-    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return shlex.join(words) + ("   (by the launcher, as before)" if several else "")
+    has_launcher = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return shlex.join(words) + ("   (by the launcher, as before)" if has_launcher else "")
 
 
-def _is_first() -> bool:
+def _is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _say(text: str) -> None:
-    """One process speaks for all of them."""
-    if _is_first():
+def _write_to_stderr(text: str) -> None:
+    """Write from the main process only."""
+    if _is_main_process():
         sys.stderr.write(text)
 
 
-def _show_log() -> None:
+def _set_up_logging() -> None:
     log = logging.getLogger("hf_transfer")
     if not log.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
-    log.setLevel(logging.INFO if _is_first() else logging.ERROR)
+    log.setLevel(logging.INFO if _is_main_process() else logging.ERROR)
 
 
 def _take_debug_flag(argv: list[str]) -> bool:
-    """Whether a bare `--debug` stands in `argv`, which loses it; with a value it is TrainingArguments' own flag."""
+    """Whether `argv` holds a bare `--debug`, which is removed.
+
+    With a value it is TrainingArguments' own flag.
+    """
     for position, word in enumerate(argv):
-        bare = position + 1 == len(argv) or argv[position + 1].startswith("--")
-        if word == "--debug" and bare:
+        is_bare = position + 1 == len(argv) or argv[position + 1].startswith("--")
+        if word == "--debug" and is_bare:
             del argv[position]
             return True
     return False
 
 
 def _refuse_namesake() -> None:
-    """Raise if PyPI's discontinued downloader `hf_transfer`, which owns the same import name, is installed too."""
+    """Raise UserError if PyPI's `hf_transfer`, which has the same import name, is installed."""
     try:
         version = importlib.metadata.version("hf_transfer")
     except importlib.metadata.PackageNotFoundError:
         return
     raise UserError(
-        f"the package hf_transfer {version} (a discontinued downloader) is installed and owns our import name",
-        "pip uninstall -y hf_transfer && pip install --force-reinstall --no-deps hf-transfer-learning",
+        f"the package hf_transfer {version} (a discontinued downloader) is installed and has our "
+        "import name",
+        "pip uninstall -y hf_transfer && "
+        "pip install --force-reinstall --no-deps hf-transfer-learning",
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, List, Value
 
-from hf_transfer.config import ProblemType
+from hf_transfer.config.data import ProblemType
 from hf_transfer.data.multi_label import (
     encode_sets,
     find_set_names,

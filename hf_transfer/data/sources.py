@@ -13,7 +13,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from hf_transfer.config import DataConfig, ProblemType
+from hf_transfer.config.data import DataConfig, ProblemType
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.data.checks import find_bad, fingerprint, first_of
 from hf_transfer.data.labels import TARGETS, Target, find_problem_type

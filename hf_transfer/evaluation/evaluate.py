@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_transfer.config import EvaluationConfig, TrainingConfig
+from hf_transfer.config.evaluation import EvaluationConfig
+from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.sources import Data
 from hf_transfer.evaluation.baselines import BASELINES
 from hf_transfer.evaluation.intervals import bootstrap_interval, share_interval

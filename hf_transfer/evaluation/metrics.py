@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import expit, softmax
 from scipy.stats import rankdata
 
-from hf_transfer.config import ProblemType
+from hf_transfer.config.data import ProblemType
 from hf_transfer.errors import UserError, unknown
 
 # (labels (n,), probabilities (n, classes)) -> value; several labels: both (n, labels); regression: numbers, both (n,)

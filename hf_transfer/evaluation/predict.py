@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from transformers import ProgressCallback
 
-from hf_transfer.config import ProblemType
+from hf_transfer.config.data import ProblemType
 from hf_transfer.evaluation.metrics import READINGS
 from hf_transfer.training.engine import Trained
 from hf_transfer.training.trainer import OneModelTrainer, phase_arguments

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from hf_transfer.config import ProblemType
+from hf_transfer.config.data import ProblemType
 from hf_transfer.data.splits import assign_folds, strata_of_numbers, strata_of_sets
 from hf_transfer.linear_probe.lbfgs import Vectors, minimise
 

@@ -26,7 +26,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from hf_transfer.config import TransferConfig
+from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.errors import UserError, one_line, unknown
 
 log = logging.getLogger(__name__)

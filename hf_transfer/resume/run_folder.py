@@ -14,7 +14,8 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from hf_transfer.config import CHECKPOINTS, TrainingConfig
+from hf_transfer.config.run import CHECKPOINTS
+from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.errors import Finished, UserError
 from hf_transfer.resume.run_spec import say_differences
 from hf_transfer.resume.states import NotSavedError, State, States

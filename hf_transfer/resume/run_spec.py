@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import xxhash
 
-from hf_transfer.config import TrainingConfig
+from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.sources import Data
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.strategies.plan import Plan, with_epochs

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hf_transfer.package_files import shipped_folder
+from hf_transfer.package_files import package_folder
 from hf_transfer.record import RunRecord
 from hf_transfer.tasks import find_task
 
@@ -123,7 +123,7 @@ def require_complete(text: str) -> None:
         raise ValueError(f"the card lacks {', '.join(gaps)}")
     here = [
         str(path)
-        for path in (Path.cwd(), Path.home(), shipped_folder("model_cards"))
+        for path in (Path.cwd(), Path.home(), package_folder("model_cards"))
         if len(str(path)) > 5
     ]
     found = re.search(
@@ -134,7 +134,7 @@ def require_complete(text: str) -> None:
 
 
 def _environment(autoescape: bool) -> Environment:
-    folder = FileSystemLoader(shipped_folder("model_cards"))
+    folder = FileSystemLoader(package_folder("model_cards"))
     return Environment(
         loader=folder, autoescape=autoescape, undefined=StrictUndefined, keep_trailing_newline=True
     )

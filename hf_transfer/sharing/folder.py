@@ -8,7 +8,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from hf_transfer.config import CHECKPOINTS, RunConfig
+from hf_transfer.config.run import CHECKPOINTS, RunConfig
 from hf_transfer.models.adapters import save_adapter
 from hf_transfer.record import RunRecord
 from hf_transfer.resume.run_folder import finish, note

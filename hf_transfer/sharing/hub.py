@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from hf_transfer.config import HubTarget
+from hf_transfer.config.hub import HubTarget
 from hf_transfer.errors import UserError, one_line
 from hf_transfer.record import read_record
 from hf_transfer.sharing.render import write_documents

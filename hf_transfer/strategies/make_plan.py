@@ -1,59 +1,62 @@
 """The plan of a strategy by its name: pure, runs nothing."""
 
 import logging
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from hf_transfer.config import TrainingConfig, TransferConfig
-from hf_transfer.data.sources import Data
+from hf_transfer.config.training_arguments import TrainingConfig
+from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.errors import UserError
+from hf_transfer.job import Job
 from hf_transfer.models.adapters import require_loadable
-from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head, parameter_count
 from hf_transfer.strategies import defaults
 from hf_transfer.strategies.phases import STRATEGIES
-from hf_transfer.strategies.plan import HEAD_SCALE, CacheSettings, Plan, Schedule, Solver
+from hf_transfer.strategies.plan import HEAD_SCALE, FrozenDtype, Plan, Pooling, Schedule
 
 T = TypeVar("T", int, float)
 log = logging.getLogger(__name__)
 
+# Flags of training that a head in closed form does not use, and their defaults.
+STEP_FLAGS = {
+    "learning_rate": None,
+    "num_train_epochs": None,
+    "max_steps": -1,
+    "weight_decay": None,
+    "per_device_train_batch_size": None,
+    "early_stopping_patience": None,
+}
 
-def make_plan(
-    config: TransferConfig, checkpoint: Checkpoint, data: Data, training: TrainingConfig
-) -> Plan:
-    """The plan of a strategy by its name; what no flag says comes from strategies/defaults.py.
+
+def make_plan(transfer: TransferConfig, job: Job, pooling: Pooling = "own") -> Plan:
+    """The plan of `transfer.strategy`; what no flag gives comes from strategies/defaults.py.
 
     Runs nothing. `--strategy auto` and `--pooling auto` need evidence: see studies/choose.py.
+    Raises UserError where the strategy cannot be run on this network or these labels.
     """
-    name, examples = config.strategy, len(data.train)
+    name = transfer.strategy
+    training = job.training
     if name == "contrastive":
-        _require_contrastive(checkpoint, data)
-    if config.keep_adapter:
-        require_loadable(checkpoint.model)
-    depth = _count_layers(checkpoint)
-    layers = _given(config.trainable_layers, defaults.default_trainable_layers(depth))
-    if layers > depth:
-        raise UserError(
-            f"--trainable_layers {layers}: the model has {depth}",
-            f"give 1 to {depth}, or --strategy full",
-        )
+        _require_contrastive(job)
+    if transfer.keep_adapter:
+        require_loadable(job.model)
+    examples = len(job.data.train)
     batch_size = _given(training.per_device_train_batch_size, defaults.default_batch_size(examples))
-    examples_a_step = batch_size * training.world_size * training.gradient_accumulation_steps
-    epochs = _given(
-        training.num_train_epochs, defaults.default_epochs(name, examples, examples_a_step)
-    )
-    default_rate = defaults.default_learning_rate(name, parameter_count(checkpoint.model))
-    in_steps = _why_not_solved(checkpoint, training)
-    solver: Solver = "trainer" if in_steps else "convex"
-    head_scale = HEAD_SCALE if checkpoint.new_parameters else 1.0
+    step_examples = batch_size * training.world_size * training.gradient_accumulation_steps
     schedule = Schedule(
-        epochs, solver, depth, layers, config.peft_method, config.lora_rank, head_scale
+        epochs=_given(
+            training.num_train_epochs, defaults.default_epochs(name, examples, step_examples)
+        ),
+        head_solver="trainer" if why_in_steps(job) else "convex",
+        layers=job.checkpoint.layers.num_layers,
+        trainable_layers=_trainable_layers(transfer, job),
+        peft_method=transfer.peft_method,
+        lora_rank=transfer.lora_rank,
+        head_scale=HEAD_SCALE if job.checkpoint.new_parameters else 1.0,
     )
     phases = STRATEGIES[name](schedule)
-    reasons = []
     if all(phase.solver == "convex" for phase in phases):
-        _say_what_plays_no_part(training)
-    if in_steps and any(phase.trainable == ("head",) for phase in phases):
-        reasons.append(f"the head is trained in steps, not solved: {in_steps}")
+        _log_unused_flags(training)
+    default_rate = defaults.default_learning_rate(name, parameter_count(job.model))
     return Plan(
         strategy=name,
         phases=phases,
@@ -61,62 +64,66 @@ def make_plan(
         batch_size=batch_size,
         weight_decay=_given(training.weight_decay, defaults.default_weight_decay()),
         init="random" if name == "scratch" else "pretrained",
-        reasons=tuple(reasons),
-        cache=_cache_settings(config, training),
-        layer_decay=config.layer_decay,
+        layer_decay=transfer.layer_decay,
+        pooling=pooling,
+        frozen_dtype=frozen_dtype(transfer, training),
+        cached_views=transfer.cached_views,
     )
 
 
-def _require_contrastive(checkpoint: Checkpoint, data: Data) -> None:
-    """Raise UserError where there are no classes to pull together, or no one place where they could be compared."""
-    if data.problem_type != "single_label_classification":
-        raise UserError(
-            f"--strategy contrastive needs one class a row, the labels are for {data.problem_type}",
-            "give another --strategy",
-        )
-    if find_linear_head(checkpoint.model) is None:
-        raise UserError(
-            f"--strategy contrastive needs one linear output layer, {type(checkpoint.model).__name__} has none",
-            "give another --strategy",
-        )
+def frozen_dtype(transfer: TransferConfig, training: TrainingConfig) -> FrozenDtype:
+    """The data type of the frozen layers' pass."""
+    if transfer.frozen_dtype == "auto":
+        return "bfloat16" if training.bf16 else "float32"
+    return transfer.frozen_dtype
 
 
-def _say_what_plays_no_part(training: TrainingConfig) -> None:
-    usual = {
-        "learning_rate": None,
-        "num_train_epochs": None,
-        "max_steps": -1,
-        "weight_decay": None,
-        "per_device_train_batch_size": None,
-        "early_stopping_patience": None,
-    }
-    given = [f"--{name}" for name, default in usual.items() if getattr(training, name) != default]
-    if given:
-        log.info("the head is solved, not trained in steps: %s plays no part", ", ".join(given))
-
-
-def _cache_settings(config: TransferConfig, training: TrainingConfig) -> CacheSettings:
-    auto: Literal["float32", "bfloat16"] = "bfloat16" if training.bf16 else "float32"
-    dtype = auto if config.frozen_dtype == "auto" else config.frozen_dtype
-    return CacheSettings(
-        config.cache_frozen, config.cache_dir, config.cache_limit_gb, dtype, config.cached_views
-    )
-
-
-def _why_not_solved(checkpoint: Checkpoint, training: TrainingConfig) -> str | None:
-    """Why a solver would not do all that is asked of the head; None if it does."""
+def why_in_steps(job: Job) -> str | None:
+    """Why the head is trained in steps and not in closed form; None if it is not."""
+    checkpoint = job.checkpoint
     layer = find_linear_head(checkpoint.model)
     if layer is None or any(not name.startswith(f"{layer}.") for name in checkpoint.head):
         return "it is more than one linear layer"
     if not checkpoint.new_parameters:
         return "it was kept"
-    return (
-        "--label_smoothing_factor asks for steps" if training.label_smoothing_factor > 0 else None
-    )
+    if job.training.label_smoothing_factor > 0:
+        return "--label_smoothing_factor needs steps"
+    return None
 
 
-def _count_layers(checkpoint: Checkpoint) -> int:
-    return len(checkpoint.layers.stages) - 2
+def _require_contrastive(job: Job) -> None:
+    """Raise UserError without classes to pull together, or one place to compare features at."""
+    if job.data.problem_type != "single_label_classification":
+        raise UserError(
+            "--strategy contrastive needs one class per row, the labels are for "
+            f"{job.data.problem_type}",
+            "give another --strategy",
+        )
+    if find_linear_head(job.model) is None:
+        raise UserError(
+            "--strategy contrastive needs one linear output layer, "
+            f"{type(job.model).__name__} has none",
+            "give another --strategy",
+        )
+
+
+def _trainable_layers(transfer: TransferConfig, job: Job) -> int:
+    depth = job.checkpoint.layers.num_layers
+    layers = _given(transfer.trainable_layers, defaults.default_trainable_layers(depth))
+    if layers > depth:
+        raise UserError(
+            f"--trainable_layers {layers}: the model has {depth}",
+            f"give 1 to {depth}, or --strategy full",
+        )
+    return layers
+
+
+def _log_unused_flags(training: TrainingConfig) -> None:
+    given = [
+        f"--{name}" for name, default in STEP_FLAGS.items() if getattr(training, name) != default
+    ]
+    if given:
+        log.info("the head is solved, not trained in steps: %s not used", ", ".join(given))
 
 
 def _given(flag: T | None, default: T) -> T:

@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from hf_transfer.models.layers import LayerMap
+from hf_transfer.record import Trial
 
 # A new layer bears, and needs, a rate far above that of what was pretrained: ten times it is in Caffe's fine-tuning
 # (Jia et al. 2014, arXiv 1408.5093) and in "Dive into Deep Learning", section 14.2.
@@ -14,6 +15,7 @@ Stage = Literal["head", "body"]
 Solver = Literal["trainer", "convex"]
 Loss = Literal["task", "contrastive"]
 Pooling = Literal["own", "mean"]
+FrozenDtype = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -39,25 +41,13 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class CacheSettings:
-    """Whether what is frozen is computed once and kept, in which folder (None: the usual one), up to which size.
-
-    It is computed as `dtype`, on the rows as they are or on so many augmented `views` of them.
-    """
-
-    on: bool = True
-    folder: str | None = None
-    limit_gb: float = 20.0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    views: int = 0
-
-
-@dataclass(frozen=True)
 class Plan:
-    """Phases, where the weights come from, the hyperparameters that they share, and why.
+    """Phases and the hyperparameters that they share: what decides the weights, and nothing else.
 
-    `learning_rate` is that of the transferred parameters, times `layer_decay` for each layer that lies between them and
-    the head; `batch_size` counts examples a device and step. `pooling` says what the head reads.
+    `learning_rate` is that of the transferred parameters, times `layer_decay` for each layer
+    between them and the head; `batch_size` counts examples per device and step. `pooling` says what
+    the head reads. The activations of frozen layers are computed as `frozen_dtype`, on the rows as
+    they are or on `cached_views` augmented views of each.
     """
 
     strategy: str
@@ -66,13 +56,21 @@ class Plan:
     batch_size: int
     weight_decay: float
     init: Literal["pretrained", "random"] = "pretrained"
-    reasons: tuple[str, ...] = ()
-    cache: CacheSettings = CacheSettings()
     layer_decay: float = 1.0
     pooling: Pooling = "own"
-    requested: str = ""  # what the user asked for, if it is not the strategy itself
-    evidence: tuple[Mapping[str, Any], ...] = ()  # how the strategies did that were tried before
-    seconds: float = 0.0  # that choosing took
+    frozen_dtype: FrozenDtype = "float32"
+    cached_views: int = 0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan and how it was chosen: what was requested, the reasons, the trials, their seconds."""
+
+    plan: Plan
+    requested: str
+    reasons: tuple[str, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

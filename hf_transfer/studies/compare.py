@@ -1,6 +1,5 @@
-"""Strategies x label budgets x draws: a run each."""
+"""Compare strategies: strategies x labels per class x draws, a run each."""
 
-import copy
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -9,7 +8,8 @@ from pathlib import Path
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from hf_transfer.config import RunConfig, TransferConfig
+from hf_transfer.config.run import RunConfig
+from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.evaluate import evaluate
@@ -19,17 +19,27 @@ from hf_transfer.resume.run_spec import say_differences
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.studies.compare_tables import Cell, write_whole
 from hf_transfer.studies.quiet import only_warnings
-from hf_transfer.tasks import Task
 from hf_transfer.training.engine import run_plan
 
+# Flags that decide no result of a study.
+IRRELEVANT = {
+    "output_dir",
+    "logging_dir",
+    "disable_tqdm",
+    "overwrite_output_dir",
+    "hub_token",
+    "strategy",
+}
 
-def compare(config: RunConfig, task: Task) -> dict[Cell, RunRecord]:
-    """The records of all cells; those that an earlier call left in the output folder are read, not run again.
 
-    The draws are paired: within a draw all strategies learn from the same labels, nested over the budgets. Raises
-    UserError if the folder holds a study of something else.
+def compare(config: RunConfig) -> dict[Cell, RunRecord]:
+    """The records of all cells; those that an earlier call left in the output folder are read.
+
+    The draws are paired: within a draw all strategies learn from the same labels, nested over the
+    budgets. Raises UserError if the folder holds another study.
     """
-    state, folder = PartialState(), config.output_dir / "runs"
+    state = PartialState()
+    folder = config.output_dir / "runs"
     if state.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         _require_same_study(config, config.output_dir / "study.json")
@@ -39,7 +49,7 @@ def compare(config: RunConfig, task: Task) -> dict[Cell, RunRecord]:
         path = folder / f"{cell.name}.json"
         if not path.exists():
             with only_warnings():
-                record = _run(cell, config, task)
+                record = _run(cell, config)
             if state.is_main_process:
                 write_whole(path, record.to_json())
             state.wait_for_everyone()
@@ -91,21 +101,17 @@ def _cells(config: RunConfig) -> Iterator[Cell]:
                 yield Cell(strategy, budget, config.training.seed + draw)
 
 
-def _run(cell: Cell, config: RunConfig, task: Task) -> RunRecord:
-    asked = replace(
-        config.data, examples_per_class=cell.budget, problem_type="single_label_classification"
+def _run(cell: Cell, config: RunConfig) -> RunRecord:
+    data_config = replace(
+        config.data,
+        examples_per_class=cell.budget,
+        problem_type="single_label_classification",
     )
-    data = load_data(asked, task, cell.seed)
-    checkpoint = load_checkpoint(
-        **config.model.source, task=task, labels=data.labels, seed=cell.seed
-    )
-    training = copy.copy(config.training)
-    training.seed, training.output_dir = (
-        cell.seed,
-        None,
-    )  # the study goes on cell by cell; no state within one
+    data = load_data(data_config, config.task, cell.seed)
+    checkpoint = load_checkpoint(config.model, data, cell.seed)
+    # The study resumes cell by cell: no training state within one.
+    training = config.training.changed(seed=cell.seed, output_dir=None)
     transfer = TransferConfig(**{**asdict(config.transfer), "strategy": cell.strategy})
-    plan = choose_plan(transfer, checkpoint, data, training, config.data.max_length)
-    return evaluate(
-        run_plan(plan, checkpoint, data, training, config.data.max_length), data, config.evaluation
-    )
+    choice = choose_plan(transfer, checkpoint, data, training, config.cache)
+    trained = run_plan(choice.plan, checkpoint, data, training, config.cache)
+    return evaluate(trained, data, config.evaluation, choice)

@@ -4,111 +4,115 @@ import copy
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
 from datasets import Dataset
 
-from hf_transfer.config import RunConfig, Strategy, TrainingConfig, TransferConfig
-from hf_transfer.data.augmentation import fit_augmentation, require_augmentation
-from hf_transfer.data.encode import Encoder, make_encoder
-from hf_transfer.data.sources import Data, load_data
+from hf_transfer.config.cache import CacheConfig
+from hf_transfer.config.run import RunConfig
+from hf_transfer.config.transfer import Strategy, TransferConfig
+from hf_transfer.data.augmentation import fit_augmentation
+from hf_transfer.data.encode import Encoder
+from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import require_metrics
 from hf_transfer.frozen.features import SAMPLE, FrozenPart, estimate
 from hf_transfer.frozen.split import UnsplittableError, split_model
-from hf_transfer.models.adapters import (
-    adapter_rates,
-    require_loadable_method,
-    require_method,
-    wrap_with_adapter,
-)
+from hf_transfer.job import Job, make_job
+from hf_transfer.models.adapters import adapter_rates, wrap_with_adapter
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.flops import stage_flops
 from hf_transfer.models.head import parameter_count
 from hf_transfer.models.layers import LayerMap
-from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
 from hf_transfer.store.activations import cache_folder, room_for, show_bytes
 from hf_transfer.strategies.auto import CANDIDATES, FIRST
-from hf_transfer.strategies.cost import computed_below, phase_costs
+from hf_transfer.strategies.cost import Network, computed_below, phase_costs
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.strategies.phases import STRATEGIES
 from hf_transfer.strategies.plan import Phase, Plan, in_steps, learning_rates
-from hf_transfer.studies.choose import pool_as_asked
-from hf_transfer.tasks import Task
+from hf_transfer.studies.choose import explain_plan, explain_strategy
+from hf_transfer.studies.choose_pooling import PoolingChoice, pooling_without_evidence
 from hf_transfer.training.engine import require_runnable
 from hf_transfer.training.epochs import Pace, in_passes, pace
 
-MOST_TOKENIZED = 1000  # texts of a split whose lengths stand for those of all
+MAX_TOKENIZED = 1000  # texts of a split whose lengths represent those of all
 
-COLUMNS = {"phase": "<", "how": "<", "epochs": ">", "steps": ">", "batch": ">", "learns": ">"}
-COLUMNS |= {"computed once": "<", "cache": ">", "x full": ">"}
+COLUMNS = {
+    "phase": "<",
+    "how": "<",
+    "epochs": ">",
+    "steps": ">",
+    "batch": ">",
+    "learns": ">",
+    "computed once": "<",
+    "cache": ">",
+    "x full": ">",
+}
 LEGEND = (
-    "computed once: what is frozen, all below the stage that is named; the cache keeps what it gives",
-    "x full: operations of training beside those of --strategy full; evaluations are not counted",
+    "computed once: frozen layers, all below the stage that is named; their activations are cached",
+    "x full: operations of training relative to --strategy full; evaluations are not counted",
 )
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What plans are made for: a checkpoint, data, some encoded rows of each split, and the operations by stage.
+class Preview:
+    """A job, its network measured, some encoded rows of each split, and the flags."""
 
-    `pooling` says in words what the head reads.
-    """
-
-    checkpoint: Checkpoint
-    pooling: str
-    layers: LayerMap
-    data: Data
-    training: TrainingConfig
-    encoder: Encoder
+    transfer: TransferConfig
+    cache: CacheConfig
+    job: Job
+    pooling: PoolingChoice
+    network: Network
     samples: Mapping[str, Dataset]
-    flops: tuple[float, ...]
-    measured: dict[tuple[Any, ...], dict[str, int] | str] = field(default_factory=dict)
+    sizes: dict[tuple[Any, ...], dict[str, int] | str] = field(default_factory=dict)
 
-    @cached_property
-    def labels(self) -> list[Any]:
-        """Those of the training rows."""
-        return list(self.data.train["label"][:])
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the network's stages."""
+        return self.network.layers.stages
 
-    def plan(self, config: TransferConfig, strategy: str) -> Plan:
-        """The plan of a strategy; raises UserError where a run of it would before anything is learned."""
-        config = replace(config, strategy=cast(Strategy, strategy))
-        plan = make_plan(config, self.checkpoint, self.data, self.training)
-        require_runnable(plan, self.checkpoint, self.data, self.training)
+    def plan(self, strategy: str) -> Plan:
+        """The plan of a strategy; raises UserError where its run would, before it learns."""
+        named = replace(self.transfer, strategy=cast(Strategy, strategy))
+        plan = make_plan(named, self.job)
+        require_runnable(self.job, plan)
         return plan
 
-    def bytes_of(self, boundary: int, plan: Plan, solved: bool) -> dict[str, int] | str:
+    def cached_bytes(self, boundary: int, plan: Plan, is_probe: bool) -> dict[str, int] | str:
         """Bytes of a view of each split at a boundary, or why the network cannot be split there."""
-        key = (boundary, solved, plan.cache.dtype)
-        if key not in self.measured:
+        key = (boundary, is_probe, plan.frozen_dtype)
+        if key not in self.sizes:
             try:
-                self.measured[key] = self._estimate(boundary, plan, solved)
+                self.sizes[key] = self._estimate(boundary, plan, is_probe)
             except UnsplittableError as reason:
-                self.measured[key] = str(reason)
-        return self.measured[key]
+                self.sizes[key] = str(reason)
+        return self.sizes[key]
 
-    def _estimate(self, boundary: int, plan: Plan, solved: bool) -> dict[str, int]:
+    def _estimate(self, boundary: int, plan: Plan, is_probe: bool) -> dict[str, int]:
+        model = self.job.model
         part = FrozenPart(
-            split_model(self.checkpoint.model, "head" if solved else boundary),
-            self.checkpoint.model,
+            split_model(model, "head" if is_probe else boundary),
+            model,
             str(boundary),
             frozenset(),
-            self.encoder,
+            self.job.encoder,
             batch_size=SAMPLE,
             quiet=True,
-            bfloat16=plan.cache.dtype == "bfloat16",
+            bfloat16=plan.frozen_dtype == "bfloat16",
         )
+        splits = self.job.data.splits
         return {
-            name: estimate(part, rows, len(self.data.splits[name]))
-            for name, rows in self.samples.items()
+            name: estimate(part, rows, len(splits[name])) for name, rows in self.samples.items()
         }
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """What a phase would do; `rates` by position of a stage, `notes` on what goes another way than one would think."""
+class PhasePreview:
+    """What a phase would do; `rates` by position of a stage, `notes` on what differs from its plan.
+
+    `boundary` is the number of stages that are computed once.
+    """
 
     phase: Phase
     pace: Pace | None
@@ -119,293 +123,264 @@ class Forecast:
     notes: tuple[str, ...] = ()
 
 
-def preview(config: RunConfig, task: Task) -> str:
-    """The plan of a run and what it costs; for `--strategy auto` every strategy and its cost.
+def dry_run(config: RunConfig) -> str:
+    """The plan of a run and its cost; for `--strategy auto` every strategy and its cost.
 
-    Loads checkpoint and data, runs the network forward on a few rows, and writes nothing. Raises UserError as a run
-    does.
+    Loads checkpoint and data, runs the network forward on a few rows, and writes nothing. Raises
+    UserError as a run does.
     """
-    setting = _set_up(config, task)
-    lines = _describe(config, setting)
+    preview = _prepare(config)
+    lines = _describe(preview)
     if config.transfer.strategy == "auto":
-        lines += _strategies(config.transfer, setting)
+        lines += _strategies(preview)
     else:
-        lines += _phases(config.transfer, setting)
+        lines += _phases(preview)
     return "\n".join(lines)
 
 
-def _set_up(config: RunConfig, task: Task) -> Setting:
+def _prepare(config: RunConfig) -> Preview:
     training = config.training
-    _require_known_names(config, task)
-    data = load_data(config.data, task, training.seed)
+    data = load_data(config.data, config.task, training.seed)
     require_metrics(config.evaluation.metrics, data.problem_type)
-    checkpoint = load_checkpoint(
-        **config.model.source,
-        task=task,
-        labels=data.labels,
-        seed=training.seed,
-        problem_type=data.problem_type,
-    )
-    checkpoint, pooling = _pool(config.transfer, checkpoint)
-    model = checkpoint.model.eval().to(training.device)
-    encoder = make_encoder(task, checkpoint.processor, model.config, config.data.max_length)
-    learned = ("train", "validation")
+    checkpoint = load_checkpoint(config.model, data, training.seed)
+    pooling = pooling_without_evidence(config.transfer, checkpoint)
+    job = make_job(pooling.checkpoint, data, training)
+    model = job.model.eval().to(training.device)
     samples = {
-        name: _some_rows(rows, encoder) for name, rows in data.splits.items() if name in learned
+        name: _sample(rows, job.encoder)
+        for name, rows in data.splits.items()
+        if name in ("train", "validation")
     }
-    fit_augmentation(training.augmentation, encoder, samples["train"])
-    some = samples["train"].select(_spread(SAMPLE, len(samples["train"])))
-    inputs = {
-        name: tensor.to(training.device) for name, tensor in encoder.collate(list(some)).items()
-    }
-    inputs.pop("labels")
-    flops = stage_flops(model, inputs, checkpoint.layers)
-    return Setting(checkpoint, pooling, checkpoint.layers, data, training, encoder, samples, flops)
+    fit_augmentation(training.augmentation, job.encoder, samples["train"])
+    some = samples["train"].select(_evenly_spaced(SAMPLE, len(samples["train"])))
+    batch = job.encoder.collate(list(some))
+    batch.pop("labels")
+    inputs = {name: tensor.to(training.device) for name, tensor in batch.items()}
+    layers = job.checkpoint.layers
+    network = Network(layers, stage_flops(model, inputs, layers), job.checkpoint.fixed)
+    return Preview(config.transfer, config.cache, job, pooling, network, samples)
 
 
-def _require_known_names(config: RunConfig, task: Task) -> None:
-    """Raise UserError for an augmentation, a PEFT method or a metric that a run would not take, before all loading."""
-    require_augmentation(config.training.augmentation, task)
-    require_method(config.transfer.peft_method, config.transfer.lora_rank)
-    if config.transfer.keep_adapter:
-        require_loadable_method(config.transfer.peft_method, config.transfer.lora_rank)
-    require_metrics(config.evaluation.metrics, config.data.problem_type)
-
-
-def _pool(config: TransferConfig, checkpoint: Checkpoint) -> tuple[Checkpoint, str]:
-    """The checkpoint with the pooling that was asked for, and what its head reads, in words."""
-    if config.pooling != "auto" or checkpoint.reads_mean:
-        checkpoint, pooling, _ = pool_as_asked(config, checkpoint)
-        return checkpoint, "the mean over all tokens" if pooling == "mean" else "its own"
-    if checkpoint.task.has_pictures:
-        return checkpoint, "its own"
-    reason = _why_not_pooled(config, checkpoint)
-    return checkpoint, f"its own ({reason or '--pooling auto decides by evidence when it is run'})"
-
-
-def _why_not_pooled(config: TransferConfig, checkpoint: Checkpoint) -> str | None:
-    """Why `--pooling auto` tries no mean; None if it does."""
-    if config.strategy == "scratch":
-        return "from scratch the class is taken as it is"
-    if config.keep_adapter:
-        return "the base model of an adapter has no layer for the mean"
-    try:
-        with_mean_pooling(checkpoint)
-    except UnpoolableError as reason:
-        return str(reason)
-    return None
-
-
-def _some_rows(rows: Dataset, encoder: Encoder) -> Dataset:
-    """Some rows of a split, encoded; in memory, so that the store of `datasets` gets no copy of them."""
-    chosen = rows.select(_spread(MOST_TOKENIZED if encoder.by_length else SAMPLE, len(rows)))
+def _sample(rows: Dataset, encoder: Encoder) -> Dataset:
+    """Some rows of a split, encoded; in memory, so that the cache of `datasets` gets no copy."""
+    count = MAX_TOKENIZED if encoder.by_length else SAMPLE
+    chosen = rows.select(_evenly_spaced(count, len(rows)))
     return encoder.rows(chosen.flatten_indices(keep_in_memory=True))
 
 
-def _spread(count: int, rows: int) -> np.ndarray:
-    """So many row numbers, or all, at even distances."""
+def _evenly_spaced(count: int, rows: int) -> np.ndarray:
+    """`count` row numbers, or all, at even distances."""
     count = min(count, rows)
     return ((np.arange(count) + 0.5) / count * rows).astype(int)
 
 
-def _describe(config: RunConfig, setting: Setting) -> list[str]:
-    data, asked = setting.data, config.transfer
+def _describe(preview: Preview) -> list[str]:
+    data = preview.job.data
+    checkpoint = preview.job.checkpoint
+    strategy = preview.transfer.strategy
     rows = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
-    start = "random weights, shaped as" if asked.strategy == "scratch" else "pretrained"
-    stages = f"{len(setting.layers.stages) - 2} layers, {parameter_count(setting.checkpoint.model):,} parameters"
+    start = "random weights, shaped as" if strategy == "scratch" else "pretrained"
+    size = (
+        f"{preview.network.layers.num_layers} layers, "
+        f"{parameter_count(checkpoint.model):,} parameters"
+    )
     return [
-        f"strategy  {asked.strategy}",
-        f"start     {start} {setting.checkpoint.provenance.id} ({stages})",
-        f"pooling   {setting.pooling}",
+        f"strategy  {strategy}",
+        f"start     {start} {checkpoint.provenance.id} ({size})",
+        f"pooling   {_describe_pooling(preview)}",
         f"data      {data.origin.id} (rows: {rows})",
     ]
 
 
-def _phases(config: TransferConfig, setting: Setting) -> list[str]:
-    plan, forecasts = _forecast(setting.plan(config, config.strategy), setting)
-    costs, full = _costs(plan, setting, _whole(forecasts)), _full_cost(config, setting)
-    stages = setting.layers.stages
-    cells = [
-        _cells(each, cost / full, setting) for each, cost in zip(forecasts, costs, strict=True)
-    ]
+def _describe_pooling(preview: Preview) -> str:
+    pooling = preview.pooling
+    if pooling.pooling == "mean":
+        return "the mean over all tokens"
+    if pooling.is_open:
+        return "its own (--pooling auto decides by evidence when it is run)"
+    return f"its own ({'; '.join(pooling.reasons)})" if pooling.reasons else "its own"
+
+
+def _phases(preview: Preview) -> list[str]:
+    requested = preview.plan(preview.transfer.strategy)
+    plan, phases = _preview_phases(requested, preview)
+    costs = _costs(plan, preview, _uncached(phases))
+    full = _full_cost(preview)
+    cells = [_cells(each, cost / full, preview) for each, cost in zip(phases, costs, strict=True)]
     rates = [
-        (each.phase.name, _show_rates(each.rates, stages) or "solved, at no rate")
-        for each in forecasts
+        (each.phase.name, _show_rates(each.rates, preview.stages) or "solved, without a rate")
+        for each in phases
     ]
-    notes = [f"{each.phase.name}: {note}" for each in forecasts for note in each.notes]
-    return [
-        *(f"because   {reason}" for reason in plan.reasons),
-        "",
-        *_table([tuple(COLUMNS), *cells], "".join(COLUMNS.values())),
-        "",
-        *_table([("phase", "peak rates, from the head down"), *rates], "<<"),
-        "",
-        *notes,
-        *LEGEND,
-        f"cost      {_show_cost(sum(costs) / full)} x full",
-    ]
+    reasons = (explain_strategy(preview.transfer), *explain_plan(requested, preview.job))
+    lines = [f"because   {reason}" for reason in reasons]
+    lines += ["", *_table([tuple(COLUMNS), *cells], "".join(COLUMNS.values())), ""]
+    lines += [*_table([("phase", "peak rates, from the head down"), *rates], "<<"), ""]
+    for each in phases:
+        lines += [f"{each.phase.name}: {note}" for note in each.notes]
+    return [*lines, *LEGEND, f"cost      {_show_cost(sum(costs) / full)} x full"]
 
 
-def _strategies(config: TransferConfig, setting: Setting) -> list[str]:
-    full, rows = _full_cost(config, setting), [("strategy", "learns at most", "x full", "")]
-    everything = parameter_count(setting.checkpoint.model)
+def _strategies(preview: Preview) -> list[str]:
+    full = _full_cost(preview)
+    rows = [("strategy", "learns at most", "x full", "")]
+    parameters = parameter_count(preview.job.model)
     for name in STRATEGIES:
         try:
-            plan, forecasts = _forecast(setting.plan(config, name), setting)
+            plan, phases = _preview_phases(preview.plan(name), preview)
         except UserError as reason:
             rows.append((name, "-", "-", f"not possible: {reason.message}"))
             continue
-        cost = sum(_costs(plan, setting, _whole(forecasts))) / full
-        most = max(each.trainable for each in forecasts)
-        rows.append(
-            (
-                name,
-                f"{most / everything:.2%}",
-                _show_cost(cost),
-                " -> ".join(p.name for p in plan.phases),
-            )
-        )
+        cost = _show_cost(sum(_costs(plan, preview, _uncached(phases))) / full)
+        share = max(each.trainable for each in phases) / parameters
+        rows.append((name, f"{share:.2%}", cost, " -> ".join(p.name for p in plan.phases)))
+    budget = preview.transfer.auto_budget
     return [
         "",
         *_table(rows, "<>><"),
         "",
         *LEGEND,
-        f"auto uses {FIRST} unless {', '.join(CANDIDATES[:-1])} or {CANDIDATES[-1]} is possible and better beyond "
-        f"noise in trials, which are made when it is run and cost at most {config.auto_budget:g} x full.",
+        f"auto uses {FIRST} unless {', '.join(CANDIDATES[:-1])} or {CANDIDATES[-1]} is possible and "
+        "better beyond noise in trials, which are made when it is run and cost at most "
+        f"{budget:g} x full.",
     ]
 
 
-def _forecast(plan: Plan, setting: Setting) -> tuple[Plan, list[Forecast]]:
+def _preview_phases(plan: Plan, preview: Preview) -> tuple[Plan, list[PhasePreview]]:
     """The plan as the engine would run it on this network, and what each of its phases would do."""
     notes: dict[str, str] = {}
     solved = [phase.name for phase in plan.phases if phase.solver == "convex"]
     if solved:
-        reason = setting.bytes_of(len(setting.layers.stages) - 1, plan, solved=True)
+        reason = preview.cached_bytes(preview.network.layers.head, plan, is_probe=True)
         if isinstance(reason, str):
             notes = dict.fromkeys(solved, f"the head is trained in steps, not solved: {reason}")
             plan = in_steps(plan)
-    return plan, [
-        _forecast_phase(phase, plan, setting, notes.get(phase.name)) for phase in plan.phases
-    ]
+    phases = [_preview_phase(phase, plan, preview, notes.get(phase.name)) for phase in plan.phases]
+    return plan, phases
 
 
-def _forecast_phase(phase: Phase, plan: Plan, setting: Setting, note: str | None) -> Forecast:
-    layers, fixed = setting.layers, setting.checkpoint.fixed
-    learns = learning_rates(phase, plan, layers, fixed)
+def _preview_phase(phase: Phase, plan: Plan, preview: Preview, note: str | None) -> PhasePreview:
+    job = preview.job
+    network = preview.network
+    layers = network.layers
+    learns = learning_rates(phase, plan, layers, network.fixed)
     rates = {layers.depth_of(name): rate for name, rate in learns.items()}
-    parameters = {name: p.numel() for name, p in setting.checkpoint.model.named_parameters()}
-    trainable = sum(parameters[name] for name in learns)
+    sizes = {name: p.numel() for name, p in job.model.named_parameters()}
+    trainable = sum(sizes[name] for name in learns)
     if phase.adapter:
-        trainable, adapted = _count_adapter(phase, setting.checkpoint, layers)
+        trainable, adapted = _count_adapter(phase, job.checkpoint, layers)
         rates = {depth: rate for depth, rate in rates.items() if depth in adapted}
-    boundary = computed_below(phase, plan, layers, fixed)
-    cached, reason = _size_of_cache(phase, plan, setting, boundary) if boundary else ("-", None)
-    notes = (note, reason and f"what is frozen runs in every epoch: {reason}")
-    boundary = 0 if reason else boundary
-    rates = {} if phase.solver == "convex" else rates
-    trains = pace(phase, plan, setting.labels, setting.training)
-    return Forecast(phase, trains, trainable, rates, boundary, cached, tuple(filter(None, notes)))
+    boundary = computed_below(phase, plan, network, preview.cache.cache_frozen)
+    cached, reason = "-", None
+    if boundary:
+        cached, reason = _size_of_cache(phase, plan, preview, boundary)
+    notes = [] if note is None else [note]
+    if reason:
+        notes.append(f"frozen layers run in every epoch: {reason}")
+        boundary = 0
+    if phase.solver == "convex":
+        rates = {}
+    length = pace(phase, plan, job.labels, job.training)
+    return PhasePreview(phase, length, trainable, rates, boundary, cached, tuple(notes))
 
 
 def _count_adapter(
     phase: Phase, checkpoint: Checkpoint, layers: LayerMap
 ) -> tuple[int, set[float]]:
-    """How many parameters learn with an adapter, and the positions of their stages."""
+    """The number of parameters that learn with an adapter, and the positions of their stages."""
     shared = {id(tensor): tensor for tensor in checkpoint.model.parameters()}
-    model = copy.deepcopy(
-        checkpoint.model, shared
-    )  # its modules are wrapped, its weights only looked at
+    # Its modules are wrapped, its weights only read.
+    model = copy.deepcopy(checkpoint.model, shared)
     wrapped = wrap_with_adapter(
         model, checkpoint.head, str(phase.adapter), phase.adapter_rank, checkpoint.fixed
     )
-    trainable = sum(
-        parameter.numel() for parameter in wrapped.parameters() if parameter.requires_grad
-    )
+    trainable = sum(p.numel() for p in wrapped.parameters() if p.requires_grad)
     return trainable, set(adapter_rates(wrapped, layers.depths).values())
 
 
 def _size_of_cache(
-    phase: Phase, plan: Plan, setting: Setting, boundary: int
+    phase: Phase, plan: Plan, preview: Preview, boundary: int
 ) -> tuple[str, str | None]:
-    """How much a phase would keep, and why it would not keep it."""
-    solved = phase.solver == "convex"
-    found = setting.bytes_of(boundary, plan, solved)
-    if isinstance(found, str):
-        return "-", found
-    views = max(1, plan.cache.views)
-    needed = found["train"] * views + (0 if solved else found.get("validation", 0))
-    if solved and (not plan.cache.on or phase is not plan.phases[0]):
-        return "in memory", None
-    if not solved and setting.training.n_gpu > 1:
-        return "-", "start one process a GPU with accelerate launch"
-    full_store = room_for(cache_folder(plan.cache.folder), needed, plan.cache.limit_gb)
-    if full_store:
-        return ("in memory", None) if solved else ("-", full_store)
+    """The size of what a phase would cache, and why it would not cache it."""
+    cache = preview.cache
+    is_probe = phase.solver == "convex"
+    sizes = preview.cached_bytes(boundary, plan, is_probe)
+    if isinstance(sizes, str):
+        return "-", sizes
+    needed = sizes["train"] * max(1, plan.cached_views)
+    if is_probe:
+        if not cache.cache_frozen or phase is not plan.phases[0]:
+            return "in memory", None
+    else:
+        needed += sizes.get("validation", 0)
+        if preview.job.training.n_gpu > 1:
+            return "-", "start one process per GPU with accelerate launch"
+    no_room = room_for(cache_folder(cache.cache_dir), needed, cache.cache_limit_gb)
+    if no_room:
+        return ("in memory", None) if is_probe else ("-", no_room)
     return show_bytes(needed), None
 
 
-def _costs(plan: Plan, setting: Setting, whole: Collection[str] = ()) -> tuple[float, ...]:
-    counted = in_passes(plan, setting.labels, setting.training)
-    return phase_costs(counted, setting.layers, setting.flops, setting.checkpoint.fixed, whole)
+def _costs(plan: Plan, preview: Preview, uncached: Collection[str] = ()) -> tuple[float, ...]:
+    counted = in_passes(plan, preview.job.labels, preview.job.training)
+    return phase_costs(counted, preview.network, preview.cache.cache_frozen, uncached)
 
 
-def _whole(forecasts: Sequence[Forecast]) -> set[str]:
-    return {each.phase.name for each in forecasts if not each.boundary}
+def _uncached(phases: Sequence[PhasePreview]) -> set[str]:
+    """The names of the phases that compute nothing once."""
+    return {each.phase.name for each in phases if not each.boundary}
 
 
-def _full_cost(config: TransferConfig, setting: Setting) -> float:
-    return sum(_costs(setting.plan(config, "full"), setting))
+def _full_cost(preview: Preview) -> float:
+    return sum(_costs(preview.plan("full"), preview))
 
 
-def _cells(forecast: Forecast, cost: float, setting: Setting) -> tuple[str, ...]:
+def _cells(each: PhasePreview, cost: float, preview: Preview) -> tuple[str, ...]:
     """A phase's row of the table."""
-    phase, share = forecast.phase, forecast.trainable / parameter_count(setting.checkpoint.model)
-    how, trains = "solved", ("-", "-", "-")
-    if forecast.pace:
+    phase = each.phase
+    share = each.trainable / parameter_count(preview.job.model)
+    how, length = "solved", ("-", "-", "-")
+    if each.pace:
         how = f"steps, {phase.adapter} adapters" if phase.adapter else f"steps, {phase.loss} loss"
-        trains = (
-            f"{forecast.pace.epochs:.4g}",
-            f"{forecast.pace.steps:,}",
-            str(forecast.pace.batch_size),
-        )
-    learns = f"{forecast.trainable:,} ({share:.2%})"
-    where = _show_boundary(forecast.boundary, setting.layers.stages)
-    return phase.name, how, *trains, learns, where, forecast.cached, _show_cost(cost)
+        length = (f"{each.pace.epochs:.4g}", f"{each.pace.steps:,}", str(each.pace.batch_size))
+    learns = f"{each.trainable:,} ({share:.2%})"
+    boundary = _show_boundary(each.boundary, preview.network.layers)
+    return phase.name, how, *length, learns, boundary, each.cached, _show_cost(cost)
 
 
-def _show_boundary(boundary: int, stages: Sequence[str]) -> str:
+def _show_boundary(boundary: int, layers: LayerMap) -> str:
     if not boundary:
         return "nothing"
-    return f"below {'the ' if boundary == len(stages) - 1 else ''}{stages[boundary]}"
+    article = "the " if boundary == layers.head else ""
+    return f"below {article}{layers.stages[boundary]}"
 
 
 def _show_rates(rates: Mapping[int, float], stages: Sequence[str]) -> str:
-    """`head 1.1e-03, layers 6-5 1.1e-04`: rates by position, from the head down, layers of one rate together."""
-    top, shown = len(stages) - 1, []
+    """`head 1.1e-03, layers 6-5 1.1e-04`: from the head down, layers of one rate together."""
+    top = len(stages) - 1
     depths = sorted(rates, reverse=True)
+    shown = []
     # Layers that follow one another have the same sum of position and place in the list.
     for _, run in itertools.groupby(
         enumerate(depths), lambda item: (item[0] + item[1], 0 < item[1] < top)
     ):
-        for rate, same in itertools.groupby((depth for _, depth in run), rates.__getitem__):
-            several = list(same)
-            name = stages[several[0]] if len(several) == 1 else f"layers {several[0]}-{several[-1]}"
+        neighbours = [depth for _, depth in run]
+        for rate, same in itertools.groupby(neighbours, rates.__getitem__):
+            group = list(same)
+            name = stages[group[0]] if len(group) == 1 else f"layers {group[0]}-{group[-1]}"
             shown.append(f"{name} {rate:.1e}")
     return ", ".join(shown)
 
 
 def _show_cost(cost: float) -> str:
-    """With two digits after the point, or two that say something."""
+    """With two digits after the point, or two significant ones."""
     return f"{cost:.2f}" if cost >= 0.1 or cost == 0 else f"{cost:.2g}"
 
 
 def _table(rows: Sequence[tuple[str, ...]], alignment: str) -> list[str]:
     """Lines with columns of one width each."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:{side}{width}}"
-            for cell, side, width in zip(row, alignment, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = zip(row, alignment, widths, strict=True)
+        lines.append("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
+    return lines

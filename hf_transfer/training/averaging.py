@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import TrainerCallback, set_seed
 
-from hf_transfer.config import TrainingConfig
+from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.strategies.plan import Phase, Plan
 from hf_transfer.training.trainer import BestStep, PhaseTrainer
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from hf_transfer.config import TrainingConfig
+from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.models.head import read_logits
 
 TEMPERATURE = 0.1  # of the paper

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hf_transfer.config import TrainingConfig
+from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.strategies.plan import Phase, Plan, with_epochs
 from hf_transfer.training.batches import PlainOrder, StepBatches
 from hf_transfer.training.contrastive import balanced_order

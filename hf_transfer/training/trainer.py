@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, set_seed
 
-from hf_transfer.config import TrainingConfig
+from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.augmentation import Augment
 from hf_transfer.errors import UserError
 from hf_transfer.resume.callback import Agreed, Keeper, StopRequest, agree

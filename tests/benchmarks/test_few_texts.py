@@ -17,7 +17,9 @@ from transformers import (
     set_seed,
 )
 
-from hf_transfer.config import DataConfig, TrainingConfig, TransferConfig
+from hf_transfer.config.data import DataConfig
+from hf_transfer.config.training_arguments import TrainingConfig
+from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.evaluation.predict import predict
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint

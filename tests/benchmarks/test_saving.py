@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hf_transfer.cli.flags import parse_config
-from hf_transfer.config import DataConfig
+from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.resume.callback import Keeper

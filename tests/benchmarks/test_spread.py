@@ -8,7 +8,9 @@ import statistics
 
 import pytest
 
-from hf_transfer.config import DataConfig, TrainingConfig, TransferConfig
+from hf_transfer.config.data import DataConfig
+from hf_transfer.config.training_arguments import TrainingConfig
+from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.evaluation.predict import predict
 from hf_transfer.models.checkpoint import load_checkpoint

@@ -10,7 +10,7 @@ import pytest
 from transformers import Trainer
 
 from hf_transfer.cli.flags import parse_config
-from hf_transfer.config import DataConfig
+from hf_transfer.config.data import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import load_data
 from hf_transfer.models.checkpoint import load_checkpoint

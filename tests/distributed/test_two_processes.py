@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from hf_transfer.config import DataConfig
+from hf_transfer.config.data import DataConfig
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.data.sources import load_data
 from hf_transfer.record import RunRecord, read_record

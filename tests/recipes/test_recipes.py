@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from hf_transfer.cli.flags import parse_config
-from hf_transfer.config import COMPARING, FINE_TUNING, PRETRAINING
+from hf_transfer.config.run import COMPARING, FINE_TUNING, PRETRAINING
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.record import read_record
 from hf_transfer.resume.states import States

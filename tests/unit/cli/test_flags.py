@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from hf_transfer.cli.flags import NOT_OFFERED, parse_config
-from hf_transfer.config import COMPARING, PRETRAINING
+from hf_transfer.config.run import COMPARING, PRETRAINING
 from hf_transfer.errors import UserError
 
 GIVEN = ["--model_name_or_path", "x", "--dataset_name", "y", "--use_cpu", "--output_dir"]

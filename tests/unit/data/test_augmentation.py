@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hf_transfer.cli.flags import parse_config
-from hf_transfer.config import Augmentation, DataConfig
+from hf_transfer.config.data import DataConfig
+from hf_transfer.config.training import Augmentation
 from hf_transfer.data.augmentation import AUGMENTATIONS, make_augmentation
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoConfig, AutoTokenizer
 
-from hf_transfer.config import DataConfig
+from hf_transfer.config.data import DataConfig
 from hf_transfer.data.encode import as_plain_features, make_encoder
 from hf_transfer.data.sources import load_data
 from hf_transfer.tasks import find_task

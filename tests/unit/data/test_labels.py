@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from hf_transfer.config import DataConfig
+from hf_transfer.config.data import DataConfig
 from hf_transfer.data.labels import TARGETS, find_problem_type
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError

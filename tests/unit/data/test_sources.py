@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hf_transfer.config import DataConfig
+from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
 from hf_transfer.tasks import find_task

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from hf_transfer.config import ProblemType
+from hf_transfer.config.data import ProblemType
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import READINGS, exact_match, load_metric, require_metrics
 from hf_transfer.evaluation.predict import Predictions

@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from hf_transfer.cli.flags import parse_config
-from hf_transfer.config import DataConfig, RunConfig
+from hf_transfer.config.data import DataConfig
+from hf_transfer.config.run import RunConfig
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint

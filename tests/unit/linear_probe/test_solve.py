@@ -10,7 +10,7 @@ from scipy.special import expit, log_softmax, softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 
-from hf_transfer.config import ProblemType
+from hf_transfer.config.data import ProblemType
 from hf_transfer.linear_probe import solve as solver
 from hf_transfer.linear_probe.lbfgs import minimise
 from hf_transfer.linear_probe.solve import FIXED_STRENGTH, STRENGTHS, SolvedHead, solve_head

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
-from hf_transfer.config import SourceModelConfig
+from hf_transfer.config.source_model import SourceModelConfig
 from hf_transfer.errors import UserError
 from hf_transfer.models.checkpoint import build_checkpoint, load_checkpoint, randomized
 from hf_transfer.tasks import Task, find_task

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hf_transfer.cli.flags import parse_config
-from hf_transfer.config import DataConfig
+from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import Stopped
 from hf_transfer.models.checkpoint import load_checkpoint

@@ -17,7 +17,9 @@ from transformers import (
     set_seed,
 )
 
-from hf_transfer.config import ProblemType, Strategy, TrainingConfig, TransferConfig
+from hf_transfer.config.data import ProblemType
+from hf_transfer.config.training_arguments import TrainingConfig
+from hf_transfer.config.transfer import Strategy, TransferConfig
 from hf_transfer.data.sources import Data, Origin
 from hf_transfer.errors import UserError
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint

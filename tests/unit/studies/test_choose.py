@@ -9,7 +9,9 @@ import pytest
 import torch
 from datasets import Dataset, Value
 
-from hf_transfer.config import DataConfig, ProblemType, TrainingConfig, TransferConfig
+from hf_transfer.config.data import DataConfig, ProblemType
+from hf_transfer.config.training_arguments import TrainingConfig
+from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, Origin, load_data
 from hf_transfer.errors import UserError

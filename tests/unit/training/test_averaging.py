@@ -10,7 +10,8 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hf_transfer.cli.flags import parse_config
-from hf_transfer.config import PRETRAINING, DataConfig
+from hf_transfer.config.data import DataConfig
+from hf_transfer.config.run import PRETRAINING
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError

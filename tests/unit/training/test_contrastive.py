@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hf_transfer.cli.flags import parse_config
-from hf_transfer.config import DataConfig
+from hf_transfer.config.data import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from hf_transfer.config import TrainingConfig
+from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.strategies.plan import Phase, Plan
 from hf_transfer.training.epochs import in_passes, pace, share_of_steps
 

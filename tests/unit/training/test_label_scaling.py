@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
 
-from hf_transfer.config import DataConfig
+from hf_transfer.config.data import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.models.checkpoint import load_checkpoint

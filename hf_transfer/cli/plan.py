@@ -1,0 +1,47 @@
+"""`hf-transfer plan RECIPE`: print what a run would do, and its cost, without training."""
+
+import argparse
+from typing import Any
+
+from hf_transfer.cli.run import find_config, recipe_names, require_recipe
+from hf_transfer.errors import UserError
+from hf_transfer.tasks import TASKS
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command `plan`."""
+    parser = subparsers.add_parser(
+        "plan", help="print what a recipe would do, and its cost, without training"
+    )
+    parser.add_argument("recipe", help=", ".join(_plannable_recipes()))
+    parser.add_argument(
+        "flags",
+        nargs=argparse.REMAINDER,
+        help="the recipe's flags; --output_dir is not needed",
+    )
+    parser.set_defaults(action=print_plan)
+
+
+def print_plan(arguments: argparse.Namespace) -> None:
+    """Print the plan of a recipe with these flags; nothing is learned, nothing is written."""
+    require_recipe(arguments.recipe)
+    if arguments.recipe not in _plannable_recipes():
+        raise UserError(
+            f"the recipe {arguments.recipe!r} has no plan to show",
+            f"those that have one: {', '.join(_plannable_recipes())}",
+        )
+    from hf_transfer.cli.flags import read_config
+    from hf_transfer.preflight import require_known_names
+    from hf_transfer.studies.dry_run import dry_run
+
+    # The flag is required, and nothing is written there.
+    unused_output = ["--output_dir", ".", "--overwrite_output_dir", "true"]
+    task = arguments.recipe.replace("_", "-")
+    config = read_config(task, argv=[*map(find_config, arguments.flags), *unused_output])
+    require_known_names(config, TASKS[task])
+    print(dry_run(config))
+
+
+def _plannable_recipes() -> list[str]:
+    """The recipes that have the name of a task."""
+    return [name for name in recipe_names() if name.replace("_", "-") in TASKS]

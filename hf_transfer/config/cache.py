@@ -1,0 +1,23 @@
+"""Flags: where cached activations are stored. They do not change what is learned."""
+
+from dataclasses import dataclass
+
+from hf_transfer.config.flag import flag
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """The store of what is computed once."""
+
+    _argument_group_name = "cache"
+
+    cache_frozen: bool = flag(
+        True, help="Compute frozen layers once and cache their activations for later runs."
+    )
+    cache_dir: str | None = flag(
+        None,
+        help="Folder of the cached activations. Default: hf_transfer/frozen below HF_HOME.",
+    )
+    cache_limit_gb: float = flag(
+        20.0, help="Maximum size of the folder of cached activations, in GB.", above=0
+    )

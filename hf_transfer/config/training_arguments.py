@@ -1,0 +1,36 @@
+"""TrainingConfig: transformers' TrainingArguments with our flags on top."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainingArguments
+
+from hf_transfer.config.training import TrainingFlags
+
+
+@dataclass
+class TrainingConfig(TrainingFlags, TrainingArguments):
+    """All flags of training; those of TrainingFlags come before TrainingArguments' own."""
+
+    def __post_init__(self) -> None:
+        # Trainer restores the best step with strict=False and loses weights (transformers issue
+        # 43701), and its check requires a checkpoint at every evaluation. The best step is
+        # restored by training/callbacks.py.
+        restore_best = self.load_best_model_at_end
+        self.load_best_model_at_end = False
+        super().__post_init__()
+        self.load_best_model_at_end = restore_best
+        if self.device.type == "cpu":
+            # There is no device to pin memory for, and torch warns at every loader.
+            self.dataloader_pin_memory = False
+
+    def changed(self, **changes: Any) -> "TrainingConfig":
+        """A copy with other values.
+
+        dataclasses.replace would run TrainingArguments' own set-up again, which changes values.
+        """
+        other = copy.copy(self)
+        for name, value in changes.items():
+            setattr(other, name, value)
+        return other

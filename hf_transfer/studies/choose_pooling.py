@@ -1,0 +1,133 @@
+"""What the head of a text encoder reads: its own pooling or the mean, as requested or by evidence."""
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from hf_transfer.config.cache import CacheConfig
+from hf_transfer.config.transfer import TransferConfig
+from hf_transfer.data.labels import TARGETS
+from hf_transfer.data.splits import stratified_sample
+from hf_transfer.evaluation.metrics import READINGS
+from hf_transfer.frozen.phase import features_of_head
+from hf_transfer.frozen.split import UnsplittableError
+from hf_transfer.job import Job
+from hf_transfer.linear_probe.judge import held_out_loss
+from hf_transfer.models.checkpoint import Checkpoint
+from hf_transfer.models.pooling import UnpoolableError, mean_pooled
+from hf_transfer.strategies.make_plan import frozen_dtype
+from hf_transfer.strategies.plan import Pooling
+
+log = logging.getLogger(__name__)
+
+# Rows that a pooling is judged by, the more of both: more would cost as much as training.
+ROWS = 500
+ROWS_PER_CLASS = 4
+
+
+@dataclass(frozen=True)
+class PoolingChoice:
+    """A pooling, the checkpoint that has it, and the reasons.
+
+    `is_open` means that both poolings are possible and evidence decides.
+    """
+
+    pooling: Pooling
+    checkpoint: Checkpoint
+    reasons: tuple[str, ...] = ()
+    is_open: bool = False
+
+
+def pooling_without_evidence(transfer: TransferConfig, checkpoint: Checkpoint) -> PoolingChoice:
+    """The pooling that flags, checkpoint and architecture decide; `is_open` where they do not."""
+    if checkpoint.reads_mean:
+        return PoolingChoice(
+            "mean",
+            checkpoint,
+            ("the head reads the mean over all tokens, as it did in the checkpoint",),
+        )
+    if transfer.pooling == "own":
+        return PoolingChoice("own", checkpoint)
+    if transfer.pooling == "auto" and _is_fixed(transfer, checkpoint):
+        return PoolingChoice("own", checkpoint)
+    try:
+        pooled = mean_pooled(checkpoint)
+    except UnpoolableError as reason:
+        return _own_pooling(transfer, checkpoint, reason)
+    if transfer.pooling == "mean":
+        reasons = ("the head reads the mean over all tokens, as requested",)
+        return PoolingChoice("mean", pooled, reasons)
+    return PoolingChoice("own", checkpoint, is_open=True)
+
+
+def choose_pooling(transfer: TransferConfig, job: Job, cache: CacheConfig) -> PoolingChoice:
+    """The pooling of a run; where it is open, the one with the smaller held-out probe loss."""
+    choice = pooling_without_evidence(transfer, job.checkpoint)
+    if not choice.is_open:
+        return choice
+    pooled = replace(job, checkpoint=mean_pooled(job.checkpoint))
+    try:
+        own = _probe_loss(job, transfer, cache)
+        mean = _probe_loss(pooled, transfer, cache)
+    except UnsplittableError as reason:
+        why = f"the mean could not be tried, {reason}"
+        return PoolingChoice("own", job.checkpoint, (_reads_own(why),))
+    figures = (
+        f"the held-out loss of a linear probe is {mean:.3g} with the mean, {own:.3g} with the "
+        "class's own pooling"
+    )
+    if own == mean:
+        figures = (
+            "nothing could be held out to judge it by; Reimers and Gurevych 2019 "
+            "(arXiv 1908.10084) found it better"
+        )
+    if own < mean:
+        return PoolingChoice("own", job.checkpoint, (_reads_own(figures),))
+    reasons = (f"the head reads the mean over all tokens: {figures}",)
+    return PoolingChoice("mean", pooled.checkpoint, reasons)
+
+
+def _is_fixed(transfer: TransferConfig, checkpoint: Checkpoint) -> bool:
+    """Whether `--pooling auto` does not try the mean.
+
+    From scratch the class is taken as it is, the base model of an adapter has no layer for the
+    mean, and a kept head reads what it was trained on.
+    """
+    return transfer.strategy == "scratch" or transfer.keep_adapter or not checkpoint.new_parameters
+
+
+def _own_pooling(
+    transfer: TransferConfig, checkpoint: Checkpoint, reason: UnpoolableError
+) -> PoolingChoice:
+    if transfer.pooling == "mean":
+        log.warning("--pooling mean: %s; its own pooling stays", reason)
+    elif checkpoint.model.main_input_name != "input_ids":
+        return PoolingChoice("own", checkpoint)  # images have no tokens: no reason is needed
+    return PoolingChoice("own", checkpoint, (_reads_own(str(reason)),))
+
+
+def _reads_own(reason: str) -> str:
+    return f"the head reads what the class pools: {reason}"
+
+
+def _probe_loss(job: Job, transfer: TransferConfig, cache: CacheConfig) -> float:
+    """The mean held-out loss of a linear probe on what the head reads, by cross-validation."""
+    problem_type = job.data.problem_type
+    rows = job.data.train
+    outputs = len(job.data.labels)
+    limit = max(ROWS, ROWS_PER_CLASS * outputs)
+    if len(rows) > limit:
+        strata = TARGETS[problem_type].strata(rows["label"][:])
+        rows = rows.select(stratified_sample(strata, limit, job.training.seed))
+    dtype = frozen_dtype(transfer, job.training)
+    (computed,) = features_of_head(job, job.encoder.rows(rows), cache, dtype)
+    loss = [0.0]
+    if PartialState().is_main_process:
+        labels = np.asarray(rows["label"][:])
+        features = computed.matrix("features")
+        loss = [held_out_loss(features, labels, problem_type, outputs, READINGS[problem_type].loss)]
+    broadcast_object_list(loss)
+    return loss[0]

@@ -1,0 +1,223 @@
+"""Trials for `--strategy auto`: plans on held-out rows of the training split, within a budget."""
+
+import copy
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import cast
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from tqdm.auto import tqdm
+
+from hf_transfer.config.cache import CacheConfig
+from hf_transfer.config.transfer import Strategy, TransferConfig
+from hf_transfer.data.labels import TARGETS
+from hf_transfer.data.splits import assign_folds
+from hf_transfer.errors import UserError
+from hf_transfer.evaluation.metrics import READINGS
+from hf_transfer.evaluation.predict import predict
+from hf_transfer.job import Job
+from hf_transfer.models.flops import stage_flops
+from hf_transfer.models.head import find_linear_head
+from hf_transfer.strategies.auto import (
+    CANDIDATES,
+    FEWEST_A_CLASS,
+    FIRST,
+    FOLDS,
+    LEAST_CHANCE,
+    Trial,
+    as_facts,
+    explain,
+    find_best,
+    find_gain,
+)
+from hf_transfer.strategies.cost import Network, plan_cost
+from hf_transfer.strategies.make_plan import make_plan
+from hf_transfer.strategies.plan import Plan
+from hf_transfer.store.activations import cache_folder, temporary_folder
+from hf_transfer.studies.quiet import only_warnings
+from hf_transfer.training.engine import require_steps, train
+from hf_transfer.training.epochs import in_passes
+
+SAMPLE = 8  # rows by which the cost of a plan is measured
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A strategy, why it is used, the trials as facts, and the seconds that they took."""
+
+    strategy: str
+    reasons: tuple[str, ...]
+    trials: tuple = ()
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Study:
+    """What the trials share: a job, its flags, and the fold of each training row."""
+
+    transfer: TransferConfig
+    job: Job
+    cache: CacheConfig
+    fold: np.ndarray
+
+    def plan(self, strategy: str, job: Job) -> Plan:
+        return make_plan(replace(self.transfer, strategy=cast(Strategy, strategy)), job)
+
+
+def select_strategy(transfer: TransferConfig, job: Job, cache: CacheConfig) -> Selection:
+    """The strategy that the evidence of trials names; validation and test rows are never read."""
+    labels = job.labels
+    strata = np.asarray(TARGETS[job.data.problem_type].strata(labels))
+    if job.data.problem_type == "regression" and len(labels) < FEWEST_A_CLASS * 10:
+        strata = np.zeros(len(labels))  # numbers, unlike classes, can be held out all the same
+    _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    if 2 * (counts[which] >= FEWEST_A_CLASS).sum() < len(strata):
+        reason = (
+            f"{FIRST}, since most examples are of labels with fewer than {FEWEST_A_CLASS}, too few "
+            "for trials"
+        )
+        return Selection(FIRST, (reason,))
+    fold = assign_folds(strata, FOLDS, job.training.seed)
+    trials, left_out = _try_all(_Study(transfer, job, cache, fold))
+    if not trials:
+        return Selection(FIRST, left_out)
+    reasons = (*explain(trials), *left_out)
+    return Selection(find_best(trials).strategy, reasons, tuple(as_facts(trials)))
+
+
+def _try_all(study: _Study) -> tuple[list[Trial], tuple[str, ...]]:
+    """The trials, and why some were left out; none without budget for one of the first plan.
+
+    Fold after fold, until it is all but settled whether a plan is better than the best before it.
+    Raises UserError if every trial fails.
+    """
+    budget = study.transfer.auto_budget
+    costs = _costs(study)
+    if costs[FIRST] > budget:
+        return [], (f"{FIRST}, since --auto_budget {budget:g} leaves no time for trials",)
+    is_quiet = bool(study.job.training.disable_tqdm) or not PartialState().is_main_process
+    trials: list[Trial] = []
+    left_out: list[str] = []
+    failures: list[UserError] = []
+    left = budget
+    with (
+        tqdm(total=FOLDS * len(costs), desc="trials", disable=is_quiet) as bar,
+        _cache_of_trials(study.cache) as cache,
+    ):
+        study = replace(study, cache=cache)
+        for place, (name, cost) in enumerate(costs.items(), start=1):
+            trial: Trial | None = None
+            for number in range(FOLDS):
+                if trial and trials and _is_settled(trial, find_best(trials)):
+                    break
+                if cost > left:
+                    more = "more " if trial else ""
+                    left_out.append(
+                        f"--auto_budget {budget:g} left no time for {more}trials of {name}"
+                    )
+                    break
+                left -= cost
+                try:
+                    scores = _try_plan(name, study, number)
+                except UserError as error:
+                    trial = None
+                    failures.append(error)
+                    left_out.append(f"the trial of {name} failed: {error.message}")
+                    break
+                trial = trial + scores if trial else scores
+                bar.update()
+            bar.update(FOLDS * place - bar.n)  # folds that need not be tried are done, too
+            trials += [trial] if trial else []
+    if not trials:
+        raise failures[0]
+    return trials, tuple(left_out)
+
+
+def _is_settled(trial: Trial, best: Trial) -> bool:
+    """Whether nothing is left to compare, or hardly a chance to be better than the best."""
+    gain = find_gain(trial, best)
+    share = gain.n / len(best.rows)
+    return share == 1 or gain.chance(share) < LEAST_CHANCE
+
+
+def _try_plan(strategy: str, study: _Study, number: int) -> Trial:
+    """The scores of a strategy on the rows of a fold when it learns from all others.
+
+    Raises UserError where it cannot be run.
+    """
+    began = time.perf_counter()
+    job = study.job
+    held_out = np.flatnonzero(study.fold == number)
+    checkpoint = replace(job.checkpoint, model=copy.deepcopy(job.checkpoint.model))
+    with only_warnings():
+        trial_job = replace(_without_fold(study, number), checkpoint=checkpoint)
+        plan = study.plan(strategy, trial_job)
+        require_steps(plan, job.training)
+        trained = train(plan, trial_job, study.cache, is_trial=True)
+        predictions = predict(trained, trial_job.data.test)
+    if not np.isfinite(predictions.logits).all():
+        raise UserError(
+            f"{strategy} gives logits that are not finite", "try a smaller --learning_rate"
+        )
+    scores = READINGS[job.data.problem_type].right(
+        predictions.labels, predictions.outputs, np.asarray(job.labels)
+    )
+    return Trial(strategy, held_out, scores, time.perf_counter() - began)
+
+
+def _without_fold(study: _Study, number: int) -> Job:
+    """The job with the rows of a fold as test split and all others to learn from."""
+    rows = study.job.data.train
+    splits = {
+        "train": rows.select(np.flatnonzero(study.fold != number)),
+        "test": rows.select(np.flatnonzero(study.fold == number)),
+    }
+    return replace(study.job, data=replace(study.job.data, splits=splits))
+
+
+def _costs(study: _Study) -> dict[str, float]:
+    """Strategy, in the order of trials -> cost of a trial, in full fine-tunings on all rows."""
+    job = study.job
+    network = measure_network(job, SAMPLE)
+
+    def cost(strategy: str, job: Job) -> float:
+        labels = job.labels
+        plan = in_passes(study.plan(strategy, job), labels, job.training)
+        return len(labels) * plan_cost(plan, network, study.cache.cache_frozen)
+
+    single_label = job.data.problem_type == "single_label_classification"
+    can_contrast = single_label and find_linear_head(job.model)
+    names = [name for name in (FIRST, *CANDIDATES) if name != "contrastive" or can_contrast]
+    trial_job = _without_fold(study, 0)
+    with only_warnings():
+        full = cost("full", job)
+        return {name: cost(name, trial_job) / full for name in names}
+
+
+def measure_network(job: Job, rows: int) -> Network:
+    """The stages of the job's network and the operations of each in a forward pass of some rows."""
+    checkpoint = job.checkpoint
+    model = checkpoint.model.eval().to(job.training.device)
+    some = job.data.train.select(range(min(rows, len(job.data.train))))
+    inputs = job.encoder.collate(list(job.encoder.rows(some)))
+    inputs.pop("labels")
+    on_device = {name: tensor.to(job.training.device) for name, tensor in inputs.items()}
+    flops = stage_flops(model, on_device, checkpoint.layers)
+    return Network(checkpoint.layers, flops, checkpoint.fixed)
+
+
+@contextmanager
+def _cache_of_trials(cache: CacheConfig) -> Iterator[CacheConfig]:
+    """A store within the store, the same in all processes: no other run has use for its rows."""
+    folders = [str(temporary_folder(cache_folder(cache.cache_dir) / "trials"))]
+    broadcast_object_list(folders)
+    try:
+        yield replace(cache, cache_dir=folders[0])
+        PartialState().wait_for_everyone()
+    finally:
+        shutil.rmtree(folders[0], ignore_errors=True)

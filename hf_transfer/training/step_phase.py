@@ -1,0 +1,289 @@
+"""A phase that is trained in steps, by Trainer."""
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from hf_transfer.config.run import CHECKPOINTS
+from hf_transfer.config.training_arguments import TrainingConfig
+from hf_transfer.data.augmentation import Augment, fit_augmentation
+from hf_transfer.errors import UserError
+from hf_transfer.frozen.phase import Frozen, cache_facts, freeze_below
+from hf_transfer.models.adapters import adapter_rates, merge, read_adapter, wrap_with_adapter
+from hf_transfer.models.checkpoint import Checkpoint
+from hf_transfer.models.freeze import training_only
+from hf_transfer.models.head import headless
+from hf_transfer.models.weights import put_weights
+from hf_transfer.record import PhaseFacts
+from hf_transfer.resume.callback import Keeper, StopRequest, stop_at_a_step
+from hf_transfer.resume.states import State
+from hf_transfer.strategies.plan import Phase, learning_rates
+from hf_transfer.training.averaging import gather_candidates, keep_best
+from hf_transfer.training.batches import Order, StepBatches, plain_order
+from hf_transfer.training.callbacks import watch_steps
+from hf_transfer.training.contrastive import balanced_order, contrastive_loss
+from hf_transfer.training.epochs import share_of_steps
+from hf_transfer.training.losses import LossFunction, choose_loss
+from hf_transfer.training.plan_run import PlanRun
+from hf_transfer.training.trainer import (
+    PhaseTrainer,
+    phase_arguments,
+    read_history,
+    validation_metrics,
+)
+
+CACHE_HINT = (
+    "give --cache_frozen, --cache_dir and --cache_limit_gb as they were, and room in the store"
+)
+
+
+@dataclass(frozen=True)
+class PhaseInputs:
+    """What a phase trains with: model, learning rates by parameter, rows, and this process's part.
+
+    `frozen` is None where no activations are cached; `step_examples` are those of all processes.
+    """
+
+    model: Any
+    rates: Mapping[str, float]
+    frozen: Frozen | None
+    train: Dataset
+    validation: Dataset | None
+    augment: Augment | None
+    batches: StepBatches
+    step_examples: int
+
+
+def run_step_phase(
+    number: int, run: PlanRun, done: Sequence[PhaseFacts]
+) -> tuple[Checkpoint, PhaseFacts]:
+    """The checkpoint after a phase, and the phase's facts; `done` are those of the ones before."""
+    phase = run.plan.phases[number]
+    checkpoint = run.job.checkpoint
+    is_resumed = run.folder is not None and run.folder.phases_done == len(done)
+    resumed = run.folder.resumed if run.folder and is_resumed else None
+    inputs = _prepare(phase, run, resumed)
+    frozen = inputs.frozen
+    began = time.perf_counter()
+    with ExitStack() as contexts:
+        contexts.enter_context(training_only(inputs.model, inputs.rates))
+        folder = contexts.enter_context(_training_folder(run, phase))
+        stop = contexts.enter_context(stop_at_a_step()) if run.folder else StopRequest()
+        if frozen:
+            contexts.enter_context(frozen.replaying())
+        if phase.loss == "contrastive":
+            contexts.enter_context(headless(inputs.model))
+        trainer = _make_trainer(phase, run, inputs, folder, stop, resumed is not None)
+        learned = _train(trainer, phase, run, resumed, done, frozen is not None)
+    if phase.adapter:
+        adapter = read_adapter(inputs.model)
+        checkpoint = replace(checkpoint, model=merge(inputs.model), adapter=adapter)
+    seconds_before = resumed.facts["seconds"] if resumed else 0.0
+    is_augmented = inputs.augment or (frozen and run.plan.cached_views)
+    facts = PhaseFacts(
+        name=phase.name,
+        loss=phase.loss,
+        batch_size=inputs.step_examples,
+        seconds=seconds_before + time.perf_counter() - began,
+        augmentation=run.job.training.augmentation if is_augmented else None,
+        **learned,
+        **cache_facts(frozen.computed if frozen else ()),
+    )
+    return checkpoint, facts
+
+
+def _prepare(phase: Phase, run: PlanRun, resumed: State | None) -> PhaseInputs:
+    """What the phase trains with; frozen layers are computed. Raises UserError if it cannot resume.
+
+    A phase resumes only with batches and cached activations as it began.
+    """
+    job = run.job
+    checkpoint = job.checkpoint
+    model = checkpoint.model
+    rates = learning_rates(phase, run.plan, checkpoint.layers, checkpoint.fixed)
+    frozen = None
+    if phase.adapter:
+        model = wrap_with_adapter(
+            model, checkpoint.head, phase.adapter, phase.adapter_rank, checkpoint.fixed
+        )
+        rates = adapter_rates(model, rates)
+    else:
+        if resumed and phase.loss != "contrastive":
+            put_weights(model, resumed.load("weights"))  # also those below the boundary
+        frozen = freeze_below(rates, run.plan, job, run.cache, (run.train, run.validation))
+    train = frozen.train if frozen else run.train
+    validation = frozen.validation if frozen else run.validation
+    batches, step_examples = _batches(phase, run, train)
+    if resumed:
+        _require_same_steps(resumed, batches, frozen)
+    if phase.loss == "contrastive":
+        validation = None  # the loss of other batches would say nothing of the head
+    augment = None
+    if not frozen:
+        augment = fit_augmentation(job.training.augmentation, job.encoder, train)
+    return PhaseInputs(model, rates, frozen, train, validation, augment, batches, step_examples)
+
+
+def _require_same_steps(resumed: State, batches: StepBatches, frozen: Frozen | None) -> None:
+    if resumed.facts["steps_an_epoch"] != batches.steps:
+        raise UserError(
+            f"{batches.processes} processes cannot divide the last examples of an epoch as it "
+            "began",
+            "start as many as before, or fewer",
+        )
+    if resumed.facts["replays"] != (frozen is not None):
+        raise UserError(
+            "the activations of frozen layers were cached before, and cannot be now, or the other "
+            "way round",
+            CACHE_HINT,
+        )
+
+
+def _batches(phase: Phase, run: PlanRun, rows: Dataset) -> tuple[StepBatches, int]:
+    """The batches of this process in a phase, and the examples per step of all processes."""
+    training = run.job.training
+    order: Order
+    if phase.loss == "contrastive":
+        order = balanced_order(rows["label"][:], training)
+        batch_size = order.batch_size
+    else:
+        batch_size = run.plan.batch_size * max(1, training.n_gpu)
+        by_length = "group_by_length" if run.job.encoder.by_length else "random"
+        strategy = training.train_sampling_strategy or by_length
+        views = len(rows) // len(run.train)
+        seed = training.seed if training.data_seed is None else training.data_seed
+        order = plain_order(rows, strategy, seed, batch_size * run.shards, views)
+    processes = training.world_size
+    step_examples = batch_size * run.shards
+    own, left = divmod(step_examples, run.accumulation * processes)
+    # All examples of a contrastive batch are compared with each other.
+    is_torn = phase.loss == "contrastive" and own < batch_size
+    if left or is_torn:
+        raise UserError(
+            f"{step_examples} examples per step cannot be divided among {processes} processes",
+            f"start as many as before, or one: a step had {run.shards} batches of {batch_size}",
+        )
+    batches = StepBatches(order, own, run.accumulation, processes, training.process_index)
+    return batches, step_examples
+
+
+def _make_trainer(
+    phase: Phase,
+    run: PlanRun,
+    inputs: PhaseInputs,
+    folder: Path,
+    stop: StopRequest,
+    is_resumed: bool,
+) -> PhaseTrainer:
+    problem_type = run.job.data.problem_type
+    loss = _loss(phase, run)
+    return PhaseTrainer(
+        model=inputs.model,
+        args=_arguments(phase, run, inputs, folder, is_resumed),
+        rates=inputs.rates,
+        batches=inputs.batches,
+        augment=inputs.augment,
+        stop=stop,
+        train_dataset=inputs.train,
+        eval_dataset=inputs.validation,
+        data_collator=inputs.frozen.collate if inputs.frozen else run.job.encoder.collate,
+        compute_metrics=validation_metrics(loss, problem_type == "single_label_classification"),
+        compute_loss_func=loss,
+    )
+
+
+def _arguments(
+    phase: Phase, run: PlanRun, inputs: PhaseInputs, folder: Path, is_resumed: bool
+) -> TrainingConfig:
+    plan = run.plan
+    training = run.job.training
+    evaluates = inputs.validation is not None and training.eval_strategy != "no"
+    # A head in closed form may be the best step already.
+    may_start_best = training.eval_on_start or plan.phases[0].solver == "convex"
+    max_steps = -1
+    if training.max_steps > 0:
+        max_steps = share_of_steps(phase, plan, training.max_steps)
+    quiet = {"disable_tqdm": True, "report_to": []} if run.is_trial else {}
+    return phase_arguments(
+        training,
+        folder,
+        num_train_epochs=phase.epochs,
+        max_steps=max_steps,
+        learning_rate=plan.learning_rate,
+        per_device_train_batch_size=inputs.batches.batch_size // max(1, training.n_gpu),
+        gradient_accumulation_steps=run.accumulation,
+        weight_decay=plan.weight_decay,
+        eval_strategy=training.eval_strategy if evaluates else "no",
+        eval_on_start=evaluates and not is_resumed and may_start_best,
+        train_sampling_strategy="random",  # the order of rows is in batches.py
+        **quiet,
+    )
+
+
+def _loss(phase: Phase, run: PlanRun) -> LossFunction:
+    if phase.loss == "contrastive":
+        return contrastive_loss
+    labels = run.train["label"][:]
+    outputs = len(run.job.checkpoint.labels)
+    return choose_loss(run.job.data.problem_type, run.job.training, labels, outputs)
+
+
+def _train(
+    trainer: PhaseTrainer,
+    phase: Phase,
+    run: PlanRun,
+    resumed: State | None,
+    done: Sequence[PhaseFacts],
+    is_frozen: bool,
+) -> dict[str, Any]:
+    """Train, and return what PhaseFacts says of it."""
+    model = trainer.model
+    best = watch_steps(trainer, run.job.training)
+    candidates = gather_candidates(trainer, phase, run.plan, run.job.training)
+    resumed_at = [*resumed.facts["resumed_at"], resumed.facts["step"]] if resumed else []
+    if run.folder:
+        about = {
+            "resumed_at": resumed_at,
+            "name": phase.name,
+            "done": [facts.to_json() for facts in done],
+            "epochs": [each.epochs for each in run.plan.phases],
+            "shards": run.shards,
+            "steps_an_epoch": trainer.batches.steps,
+            "replays": is_frozen,
+        }
+        stateful = [each for each in (best, candidates, trainer.guard) if each]
+        minutes = run.job.training.save_minutes
+        trainer.keep_states(Keeper(run.folder, about, trainer.stop, minutes, stateful, resumed))
+    trainer.learn()
+    trainer.share_buffers()
+    steps = trainer.state.global_step
+    best_step = best.best_step if best else None
+    history = read_history(trainer)  # before candidates are evaluated: these are no steps
+    ended_with = "last step" if best_step in (None, steps) else "best step"
+    return {
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "epochs": round(float(trainer.state.epoch), 4),
+        "steps": steps,
+        "best_step": best_step,
+        **(keep_best(trainer, candidates, ended_with) if candidates else {}),
+        "history": history,
+        "skipped_steps": trainer.guard.skipped,
+        "resumed_at": resumed_at,
+    }
+
+
+@contextmanager
+def _training_folder(run: PlanRun, phase: Phase) -> Iterator[Path]:
+    """Where Trainer writes: below the output folder for reports, else a temporary folder."""
+    training = run.job.training
+    if training.report_to and training.output_dir and not run.is_trial:
+        yield Path(str(training.output_dir)) / CHECKPOINTS / "reports" / phase.name
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
