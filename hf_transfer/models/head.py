@@ -1,7 +1,7 @@
 """The head: what the load report says is new, and nothing else."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -26,9 +26,13 @@ def find_output_layer(model: Any) -> set[str]:
     return {name for name, parameter in model.named_parameters() if shapes[name] != parameter.shape}
 
 
-def find_linear_head(model: Any) -> str | None:
-    """The path of the output layer if it is one linear layer, else None."""
-    owners = {name.rpartition(".")[0] for name in find_output_layer(model)}
+def find_linear_head(model: Any, output_layer: Collection[str] | None = None) -> str | None:
+    """The path of the output layer if it is one linear layer, else None.
+
+    `output_layer` is what find_output_layer returns, where that is known already.
+    """
+    names = find_output_layer(model) if output_layer is None else output_layer
+    owners = {name.rpartition(".")[0] for name in names}
     layer = owners.pop() if len(owners) == 1 else None
     return layer if layer is not None and type(model.get_submodule(layer)) is nn.Linear else None
 

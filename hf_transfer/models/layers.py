@@ -26,8 +26,18 @@ class LayerMap:
     stages: tuple[str, ...]
     depths: dict[str, int]  # name of a parameter -> position of its stage
 
+    @property
+    def head(self) -> int:
+        """Position of the head's stage, which is the last."""
+        return len(self.stages) - 1
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers between the embeddings and the head; also the position of the last."""
+        return len(self.stages) - 2
+
     def depth_of(self, parameter: str) -> int:
-        """Position of a parameter's stage: 0 for the embeddings, len(stages) - 1 for the head."""
+        """Position of a parameter's stage: 0 for the embeddings, `head` for the head."""
         return self.depths[parameter]
 
 

@@ -8,7 +8,7 @@ from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError
 from hf_transfer.models.adapters import require_loadable
 from hf_transfer.models.checkpoint import Checkpoint
-from hf_transfer.models.head import find_linear_head, parameter_count
+from hf_transfer.models.head import parameter_count
 from hf_transfer.strategies import defaults
 from hf_transfer.strategies.phases import STRATEGIES
 from hf_transfer.strategies.plan import HEAD_SCALE, CacheSettings, Plan, Schedule, Solver
@@ -74,7 +74,7 @@ def _require_contrastive(checkpoint: Checkpoint, data: Data) -> None:
             f"--strategy contrastive needs one class a row, the labels are for {data.problem_type}",
             "give another --strategy",
         )
-    if find_linear_head(checkpoint.model) is None:
+    if checkpoint.linear_head is None:
         raise UserError(
             f"--strategy contrastive needs one linear output layer, {type(checkpoint.model).__name__} has none",
             "give another --strategy",
@@ -105,7 +105,7 @@ def _cache_settings(config: TransferConfig, training: TrainingConfig) -> CacheSe
 
 def _why_not_solved(checkpoint: Checkpoint, training: TrainingConfig) -> str | None:
     """Why a solver would not do all that is asked of the head; None if it does."""
-    layer = find_linear_head(checkpoint.model)
+    layer = checkpoint.linear_head
     if layer is None or any(not name.startswith(f"{layer}.") for name in checkpoint.head):
         return "it is more than one linear layer"
     if not checkpoint.new_parameters:
@@ -116,7 +116,7 @@ def _why_not_solved(checkpoint: Checkpoint, training: TrainingConfig) -> str | N
 
 
 def _count_layers(checkpoint: Checkpoint) -> int:
-    return len(checkpoint.layers.stages) - 2
+    return checkpoint.layers.num_layers
 
 
 def _given(flag: T | None, default: T) -> T:

@@ -26,7 +26,6 @@ from hf_transfer.frozen.split import UnsplittableError
 from hf_transfer.linear_probe.solve import solve_head
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.flops import stage_flops
-from hf_transfer.models.head import find_linear_head
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
 from hf_transfer.resume.run_folder import keep_choice, kept_choice, release
 from hf_transfer.resume.run_spec import describe_start
@@ -367,7 +366,7 @@ def _costs(asked: Asked, fold: np.ndarray) -> dict[str, float]:
             in_passes(asked.plan(strategy), labels, asked.training), layers, flops, fixed
         )
 
-    one_class = asked.data.problem_type == "single_label_classification" and find_linear_head(model)
+    one_class = asked.data.problem_type == "single_label_classification" and checkpoint.linear_head
     names = [name for name in (FIRST, *CANDIDATES) if name != "contrastive" or one_class]
     trial = _without(asked, fold, 0)
     with only_warnings():  # as above

@@ -212,7 +212,7 @@ def _describe(config: RunConfig, setting: Setting) -> list[str]:
     data, asked = setting.data, config.transfer
     rows = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     start = "random weights, shaped as" if asked.strategy == "scratch" else "pretrained"
-    stages = f"{len(setting.layers.stages) - 2} layers, {parameter_count(setting.checkpoint.model):,} parameters"
+    stages = f"{setting.layers.num_layers} layers, {parameter_count(setting.checkpoint.model):,} parameters"
     return [
         f"strategy  {asked.strategy}",
         f"start     {start} {setting.checkpoint.provenance.id} ({stages})",
@@ -224,12 +224,11 @@ def _describe(config: RunConfig, setting: Setting) -> list[str]:
 def _phases(config: TransferConfig, setting: Setting) -> list[str]:
     plan, forecasts = _forecast(setting.plan(config, config.strategy), setting)
     costs, full = _costs(plan, setting, _whole(forecasts)), _full_cost(config, setting)
-    stages = setting.layers.stages
     cells = [
         _cells(each, cost / full, setting) for each, cost in zip(forecasts, costs, strict=True)
     ]
     rates = [
-        (each.phase.name, _show_rates(each.rates, stages) or "solved, at no rate")
+        (each.phase.name, _show_rates(each.rates, setting.layers) or "solved, at no rate")
         for each in forecasts
     ]
     notes = [f"{each.phase.name}: {note}" for each in forecasts for note in each.notes]
@@ -280,7 +279,7 @@ def _forecast(plan: Plan, setting: Setting) -> tuple[Plan, list[Forecast]]:
     notes: dict[str, str] = {}
     solved = [phase.name for phase in plan.phases if phase.solver == "convex"]
     if solved:
-        reason = setting.bytes_of(len(setting.layers.stages) - 1, plan, solved=True)
+        reason = setting.bytes_of(setting.layers.head, plan, solved=True)
         if isinstance(reason, str):
             notes = dict.fromkeys(solved, f"the head is trained in steps, not solved: {reason}")
             plan = in_steps(plan)
@@ -369,19 +368,19 @@ def _cells(forecast: Forecast, cost: float, setting: Setting) -> tuple[str, ...]
             str(forecast.pace.batch_size),
         )
     learns = f"{forecast.trainable:,} ({share:.2%})"
-    where = _show_boundary(forecast.boundary, setting.layers.stages)
+    where = _show_boundary(forecast.boundary, setting.layers)
     return phase.name, how, *trains, learns, where, forecast.cached, _show_cost(cost)
 
 
-def _show_boundary(boundary: int, stages: Sequence[str]) -> str:
+def _show_boundary(boundary: int, layers: LayerMap) -> str:
     if not boundary:
         return "nothing"
-    return f"below {'the ' if boundary == len(stages) - 1 else ''}{stages[boundary]}"
+    return f"below {'the ' if boundary == layers.head else ''}{layers.stages[boundary]}"
 
 
-def _show_rates(rates: Mapping[int, float], stages: Sequence[str]) -> str:
+def _show_rates(rates: Mapping[int, float], layers: LayerMap) -> str:
     """`head 1.1e-03, layers 6-5 1.1e-04`: rates by position, from the head down, layers of one rate together."""
-    top, shown = len(stages) - 1, []
+    top, shown = layers.head, []
     depths = sorted(rates, reverse=True)
     # Layers that follow one another have the same sum of position and place in the list.
     for _, run in itertools.groupby(
@@ -389,7 +388,11 @@ def _show_rates(rates: Mapping[int, float], stages: Sequence[str]) -> str:
     ):
         for rate, same in itertools.groupby((depth for _, depth in run), rates.__getitem__):
             several = list(same)
-            name = stages[several[0]] if len(several) == 1 else f"layers {several[0]}-{several[-1]}"
+            name = (
+                layers.stages[several[0]]
+                if len(several) == 1
+                else f"layers {several[0]}-{several[-1]}"
+            )
             shown.append(f"{name} {rate:.1e}")
     return ", ".join(shown)
 

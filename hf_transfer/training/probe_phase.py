@@ -20,7 +20,6 @@ from hf_transfer.frozen.features import Computed, FrozenPart, compute, light_row
 from hf_transfer.frozen.split import Boundary, CheckedSplit, UnsplittableError, split_model
 from hf_transfer.linear_probe.solve import SolvedHead, solve_head
 from hf_transfer.models.checkpoint import Checkpoint
-from hf_transfer.models.head import find_linear_head
 from hf_transfer.strategies.plan import CacheSettings, Phase, Plan
 from hf_transfer.training.label_scaling import Scale
 from hf_transfer.training.losses import balanced_weights
@@ -113,7 +112,7 @@ def solve_phase(
         log.warning("the head is trained in steps, not solved: %s", reason)
         return None
     began = time.perf_counter()
-    layer = model.get_submodule(find_linear_head(model))
+    layer = model.get_submodule(checkpoint.linear_head)
     solved: list[Any] = [None]
     if PartialState().is_main_process:
         solved[0] = _solve(computed, checkpoint, phase, training, splits)
@@ -162,7 +161,7 @@ def _solve(
     training: TrainingConfig,
     splits: Splits,
 ) -> SolvedHead:
-    layer = checkpoint.model.get_submodule(find_linear_head(checkpoint.model))
+    layer = checkpoint.model.get_submodule(checkpoint.linear_head)
     labels, outputs = np.asarray(splits.train["label"][:]), len(checkpoint.labels)
     if splits.scale != Scale():
         labels = (labels - splits.scale.offset) / splits.scale.factor
@@ -222,7 +221,7 @@ def _part(
     cache: CacheSettings,
 ) -> FrozenPart:
     model, stages = checkpoint.model.eval(), checkpoint.layers
-    first = len(stages.stages) - 1 if boundary == "head" else boundary
+    first = stages.head if boundary == "head" else boundary
     above = frozenset(
         name
         for name, depth in stages.depths.items()
