@@ -23,12 +23,13 @@ from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.freeze import training_only
 from hf_transfer.models.head import headless
 from hf_transfer.models.pooling import with_mean_pooling
+from hf_transfer.models.weights import restore_weights
 from hf_transfer.resume.callback import Keeper, StopRequest, stop_at_a_step
 from hf_transfer.resume.run_folder import SavedRun, open_run, release
 from hf_transfer.resume.run_spec import describe_run
 from hf_transfer.resume.states import State
 from hf_transfer.strategies.plan import Phase, Plan, in_steps, learning_rates, with_epochs
-from hf_transfer.training.averaging import gather_candidates, keep_best, put_weights
+from hf_transfer.training.averaging import gather_candidates, keep_best
 from hf_transfer.training.batches import Order, StepBatches, plain_order
 from hf_transfer.training.contrastive import balanced_order, contrastive_loss
 from hf_transfer.training.epochs import share_of_steps
@@ -248,7 +249,9 @@ def _gather(phase: Phase, checkpoint: Checkpoint, work: Work, resumed: State | N
         rates = adapter_rates(model, rates)
     else:
         if resumed and phase.loss != "contrastive":
-            put_weights(model, resumed.load("weights"))  # also those that lie below the boundary
+            restore_weights(
+                model, resumed.load("weights")
+            )  # also those that lie below the boundary
         frozen = freeze_below(rates, plan, checkpoint, work.encoder, training, splits)
     train, validation = (
         (frozen.train, frozen.validation) if frozen else (splits.train, splits.validation)
