@@ -30,6 +30,7 @@ from hf_transfer.data.checks import content_digest
 from hf_transfer.data.encode import Collate, Encoder
 from hf_transfer.frozen.precision import in_bfloat16, in_dtype_of
 from hf_transfer.frozen.split import RECORDED, CheckedSplit, UnsplittableError
+from hf_transfer.models.weights import partial_weights_digest
 from hf_transfer.store.activations import (
     Activations,
     NotWritten,
@@ -386,7 +387,7 @@ def _facts(part: FrozenPart, rows: Dataset) -> dict[str, Any]:
         "config": {name: value for name, value in config.items() if name not in above},
         "boundary": part.boundary,
         "positions": part.split.positions,
-        "weights": _weights_digest(part),
+        "weights": partial_weights_digest(part.model, part.above),
         "encoder": part.encoder.facts,
         "rows": content_digest(rows, inputs),
         "view": view,
@@ -402,18 +403,4 @@ def _code_digest(model: nn.Module) -> str:
     for name in sorted({type(module).__module__ for module in model.modules()}):
         if name.partition(".")[0] not in ("torch", "transformers"):
             found.update(Path(inspect.getfile(sys.modules[name])).read_bytes())
-    return found.hexdigest()
-
-
-def _weights_digest(part: FrozenPart) -> str:
-    """Of all parameters and buffers but those above the boundary; buffers go with the parameters beside them."""
-    found, beside = xxhash.xxh3_128(), {name.rpartition(".")[0] for name in part.above}
-    parameters = dict(part.model.named_parameters(remove_duplicate=False))
-    mixed = {name.rpartition(".")[0] for name in parameters if name not in part.above}
-    for name, tensor in part.model.state_dict().items():
-        owner = name.rpartition(".")[0]
-        if name in part.above or (name not in parameters and owner in beside - mixed):
-            continue
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).data)
     return found.hexdigest()

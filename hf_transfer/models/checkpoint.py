@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.hub_repository import card_license, find_repository
 from hf_transfer.models.adapters import Adapter
 from hf_transfer.models.head import (
+    find_linear_head,
     find_output_layer,
     renew,
     require_labels,
@@ -72,10 +73,23 @@ class Checkpoint:
     adapter: Adapter | None = None  # that the model has learned with, and has been merged into it
     fixed: tuple[str, ...] = ()
 
-    @property
+    # Computed once for a Checkpoint: they read the source code of the model, or build another model
+    # to compare it with. `dataclasses.replace` gives a Checkpoint that computes its own.
+
+    @cached_property
     def layers(self) -> LayerMap:
-        """The stages of the network as it was pretrained; what is fixed stands with the head."""
+        """The stages of the network as it was pretrained; what is fixed counts as head."""
         return layer_map(self.model, self.head, self.fixed)
+
+    @cached_property
+    def output_layer(self) -> frozenset[str]:
+        """The names of the parameters whose shape depends on the number of labels."""
+        return frozenset(find_output_layer(self.model))
+
+    @cached_property
+    def linear_head(self) -> str | None:
+        """The path of the output layer if it is one linear layer, else None."""
+        return find_linear_head(self.model, self.output_layer)
 
     @property
     def reads_mean(self) -> bool:

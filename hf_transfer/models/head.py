@@ -1,7 +1,7 @@
 """The head: what the load report says is new, and nothing else."""
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -26,9 +26,13 @@ def find_output_layer(model: Any) -> set[str]:
     return {name for name, parameter in model.named_parameters() if shapes[name] != parameter.shape}
 
 
-def find_linear_head(model: Any) -> str | None:
-    """The path of the output layer if it is one linear layer, else None."""
-    owners = {name.rpartition(".")[0] for name in find_output_layer(model)}
+def find_linear_head(model: Any, output_layer: Collection[str] | None = None) -> str | None:
+    """The path of the output layer if it is one linear layer, else None.
+
+    `output_layer` is what find_output_layer returns, where that is known already.
+    """
+    names = find_output_layer(model) if output_layer is None else output_layer
+    owners = {owner(name) for name in names}
     layer = owners.pop() if len(owners) == 1 else None
     return layer if layer is not None and type(model.get_submodule(layer)) is nn.Linear else None
 
@@ -58,15 +62,15 @@ def set_labels(config: Any, labels: Sequence[str]) -> None:
 
 def renew(model: Any, names: Iterable[str]) -> None:
     """Give the parameters called `names` the values that a model of their class starts from (transformers' own)."""
-    for owner in {_owner(name) for name in names}:
-        module = model.get_submodule(owner)
+    for path in {owner(name) for name in names}:
+        module = model.get_submodule(path)
         for parameter in module.parameters(recurse=False):
             parameter._is_hf_initialized = False
         with torch.no_grad():
             model._init_weights(module)
 
 
-def _owner(name: str) -> str:
+def owner(name: str) -> str:
     """The path of the module that a parameter or buffer belongs to."""
     return name.rpartition(".")[0]
 
@@ -78,8 +82,8 @@ def require_only_head_new(model: Any, new: set[str], head: set[str], source: str
     is missing is damage, or the checkpoint of another architecture.
     """
     pooler = f"{model.base_model_prefix}.pooler."
-    of_head = {_owner(name) for name in head}
-    body = [name for name in model.state_dict() if name not in head and _owner(name) not in of_head]
+    of_head = {owner(name) for name in head}
+    body = [name for name in model.state_dict() if name not in head and owner(name) not in of_head]
     damaged = [name for name in body if name in new and not name.startswith(pooler)]
     if damaged:
         shown = ", ".join(damaged[:5]) + (

@@ -1,26 +1,22 @@
-"""The anatomy of a network: every parameter -> embeddings, layer k of n, or head."""
+"""The stages of a network: every parameter belongs to the embeddings, layer k of n, or the head."""
 
-import ast
-import inspect
 import re
-import textwrap
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple, TypeGuard
 
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_transfer.models.execution_order import execution_order
 from hf_transfer.models.head import find_output_layer
 
-# What turns raw input into vectors is the embedding, whatever is inside: its list of convolutions is no list of layers.
-FRONT = re.compile("embed|feature_extractor")
+# Modules that turn raw input into vectors are embeddings, whatever is inside: the convolutions of
+# a feature extractor are a list of modules, and no list of layers.
+EMBEDDING_MODULES = re.compile("embed|feature_extractor")
 
-# What transformers calls the raw input of a kind; inner modules have names of their own for what they take.
+# transformers' names of raw inputs. Inner modules have other names for what they take.
 RAW_INPUTS = {"input_ids", "pixel_values", "pixel_values_videos", "input_values", "input_features"}
-
-LOOKS = {"len", "isinstance", "hasattr", "getattr"}
 
 
 @dataclass(frozen=True)
@@ -30,31 +26,46 @@ class LayerMap:
     stages: tuple[str, ...]
     depths: dict[str, int]  # name of a parameter -> position of its stage
 
+    @property
+    def head(self) -> int:
+        """Position of the head's stage, which is the last."""
+        return len(self.stages) - 1
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers between the embeddings and the head; also the position of the last."""
+        return len(self.stages) - 2
+
     def depth_of(self, parameter: str) -> int:
-        """The position of a parameter's stage: 0 for the embeddings, len(stages) - 1 for the head."""
+        """Position of a parameter's stage: 0 for the embeddings, `head` for the head."""
         return self.depths[parameter]
 
 
 def layer_map(
     model: Any, head: Collection[str] | None = None, fixed: Collection[str] = ()
 ) -> LayerMap:
-    """The stages of a model, read from its module tree and its forward methods; there is no table of architectures.
+    """The stages of a model, read from its module tree and its forward methods.
 
-    A layer is an element of an outermost list of blocks, with what runs between it and the next one; what runs before
-    the first is the embeddings. Lists side by side with as many elements (patch embeddings, blocks and norms of a
-    pyramid) are one. `head` names the parameters of the head (Checkpoint.head); without it they are all those that
-    find_head gives. `fixed` names parameters that stand with the head, a layer of them is none of the n
-    (Checkpoint.fixed). A parameter that several layers share belongs to the first of them.
+    There is no table of architectures. A layer is an element of an outermost list of blocks, with
+    what runs between it and the next one; what runs before the first layer is the embeddings. Lists
+    of the same length side by side are one list (patch embeddings, blocks and norms of a pyramid).
+    A parameter that several layers share belongs to the first of them.
+
+    `head` names the parameters of the head (Checkpoint.head), by default those of find_head.
+    `fixed` names parameters that count as head (Checkpoint.fixed): a layer of them is not counted.
     """
-    depths = _depths_of_body(model)
-    ends = {*(find_head(model) if head is None else head), *fixed}
-    layers = max(depth for name, depth in depths.items() if not (fixed and name in ends))
-    depths |= dict.fromkeys(ends, layers + 1)
+    depths = _body_depths(model)
+    top = {*(find_head(model) if head is None else head), *fixed}
+    layers = max(depth for name, depth in depths.items() if not (fixed and name in top))
+    depths |= dict.fromkeys(top, layers + 1)
     return LayerMap(("embeddings", *(f"layer {n}" for n in range(1, layers + 1)), "head"), depths)
 
 
 def layer_blocks(model: Any) -> list[tuple[int, list[tuple[str, ...]]]]:
-    """The towers of a model in order: the depth of the first layer of each, and the modules of each of its layers."""
+    """The towers of a model in order, as an encoder and a decoder.
+
+    Of each tower the depth of its first layer, and the paths of the modules of each of its layers.
+    """
     towers: dict[str, tuple[int, list[tuple[str, ...]]]] = {}
     depth = 0
     for part in _parts(model, model, ""):
@@ -67,11 +78,12 @@ def layer_blocks(model: Any) -> list[tuple[int, list[tuple[str, ...]]]]:
 
 
 def find_head(model: Any) -> set[str]:
-    """The names of the parameters outside the base model; of a model without one, of what runs behind its layers.
+    """The names of the parameters outside the base model.
 
-    Perceiver has its output layer inside the base model: there it is the output layer alone.
+    A model without a base model has for its head what runs behind its layers. Perceiver has its
+    output layer inside the base model: its head is the output layer alone.
     """
-    depths = _depths_of_body(model)
+    depths = _body_depths(model)
     prefix = f"{model.base_model_prefix}."
     if any(name.startswith(prefix) for name in depths):
         outside = {name for name in depths if not name.startswith(prefix)}
@@ -82,20 +94,25 @@ def find_head(model: Any) -> set[str]:
     return outside or find_output_layer(model)
 
 
-def _depths_of_body(model: Any) -> dict[str, int]:
-    """Name of a parameter -> 0 or the number of the layer that it is in or runs behind."""
-    depth, depth_of_part = 0, {}
+def _body_depths(model: Any) -> dict[str, int]:
+    """Name of a parameter -> the number of the layer that it is in or runs behind, 0 before all."""
+    depth = 0
+    depth_of_part: dict[str, int] = {}
     for part in _parts(model, model, ""):
         depth += part.begins_layer
         depth_of_part[part.path] = depth
     return {
-        name: next(depth_of_part[path] for path in _paths(name) if path in depth_of_part)
+        name: next(depth_of_part[path] for path in _enclosing_paths(name) if path in depth_of_part)
         for name, _ in model.named_parameters()
     }
 
 
 class _Part(NamedTuple):
-    """A module or parameter by its path; of a block also the path of its list, and whether it is the block's first."""
+    """A module or parameter that belongs to one stage as a whole.
+
+    `tower` is the path of the list that a block is in, empty for what is no block. `begins_layer`
+    marks the first block of a layer.
+    """
 
     path: str
     tower: str = ""
@@ -105,140 +122,61 @@ class _Part(NamedTuple):
 def _parts(model: Any, module: nn.Module, path: str) -> Iterator[_Part]:
     """Blocks, and what is outside of blocks, in the order in which they run."""
     lists = {name: child for name, child in module.named_children() if _is_list(child)}
-    lengths = {len(child) for name, child in lists.items() if _is_blocks(name, child)}
+    block_counts = {len(child) for name, child in lists.items() if _is_block_list(name, child)}
     done: set[int] = set()
-    for name in _in_order(module):
+    for name in execution_order(module):
         child = module._modules.get(name)
-        length = len(lists[name]) if name in lists else None
-        if length in lengths:
-            together = [other for other, child in lists.items() if len(child) == length]
-            if length not in done:
-                tower = f"{path}{together[0]}"
-                yield from (
-                    _Part(f"{path}{o}.{n}", tower, o == together[0])
-                    for n in range(length)
-                    for o in together
-                )
-            done.add(length)
-        elif child is None or name in lists or FRONT.search(name) or _is_foreign(model, child):
+        count = len(lists[name]) if name in lists else None
+        if count in block_counts:
+            # Lists of one length run layer by layer together, from where the first of them is used.
+            if count not in done:
+                together = [other for other, blocks in lists.items() if len(blocks) == count]
+                yield from _blocks(path, together, count)
+            done.add(count)
+        elif (
+            child is None
+            or name in lists
+            or EMBEDDING_MODULES.search(name)
+            or _is_other_tower(model, child)
+        ):
             yield _Part(f"{path}{name}")
         else:
             yield from _parts(model, child, f"{path}{name}.")
+
+
+def _blocks(path: str, lists: Sequence[str], count: int) -> Iterator[_Part]:
+    """The blocks of some lists of `count` blocks each: the first of every list, the second, ..."""
+    tower = f"{path}{lists[0]}"
+    for number in range(count):
+        for name in lists:
+            yield _Part(f"{path}{name}.{number}", tower, begins_layer=name == lists[0])
 
 
 def _is_list(module: nn.Module) -> TypeGuard[nn.ModuleList]:
     return isinstance(module, nn.ModuleList) and any(True for _ in module.parameters())
 
 
-def _is_blocks(name: str, modules: nn.ModuleList) -> bool:
-    return not FRONT.search(name) and any(True for module in modules for _ in module.children())
+def _is_block_list(name: str, modules: nn.ModuleList) -> bool:
+    """Whether a list is one of layers: some element has children of its own, as a block has."""
+    has_blocks = any(True for module in modules for _ in module.children())
+    return has_blocks and not EMBEDDING_MODULES.search(name)
 
 
-def _is_foreign(model: Any, part: nn.Module) -> bool:
-    """Whether a part is a tower for another kind of input than the model's: what it sees goes into the embeddings."""
-    if not isinstance(part, PreTrainedModel):
+def _is_other_tower(model: Any, module: nn.Module) -> bool:
+    """Whether a module is a tower for another kind of input than the model's.
+
+    What it makes of its input goes into the embeddings of the model.
+    """
+    if not isinstance(module, PreTrainedModel):
         return False
     others = [getattr(model.config, f"{kind}_config", None) for kind in ("vision", "audio")]
-    if model.main_input_name == "input_ids" and any(part.config is other for other in others):
+    if model.main_input_name == "input_ids" and any(module.config is other for other in others):
         return True
-    takes = {part.main_input_name, model.main_input_name}
-    return len(takes) == 2 and takes <= RAW_INPUTS
+    inputs = {module.main_input_name, model.main_input_name}
+    return len(inputs) == 2 and inputs <= RAW_INPUTS
 
 
-def _paths(name: str) -> Iterator[str]:
-    """The path of a parameter and of the modules that it lies in, the innermost first."""
+def _enclosing_paths(name: str) -> Iterator[str]:
+    """The path of a parameter and of the modules that contain it, the innermost first."""
     parts = name.split(".")
-    return (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-
-
-def _in_order(module: nn.Module) -> list[str]:
-    """A module's children and own parameters in the order in which its forward method uses them.
-
-    Modules are often registered in another order than they run: a classifier before its encoder, a norm of the
-    embeddings after all layers. What forward does not mention stays behind what is registered before it.
-    """
-    kind: Any = type(module)
-    uses = _uses(kind)
-    called = [use.name for use in uses if use.is_call]
-    order = {
-        use.name: rank
-        for rank, use in reversed(list(enumerate(uses)))
-        if use.is_call or use.name not in called
-    }
-    rank, ranks = -1, {}
-    for name in (*module._parameters, *module._modules):
-        rank = ranks[name] = order.get(name, rank)
-    return sorted(ranks, key=ranks.__getitem__)
-
-
-class _Use(NamedTuple):
-    """A place where a method reads an attribute of `self`; a module that is called elsewhere is only looked at here."""
-
-    name: str
-    is_call: bool
-
-
-@cache
-def _uses(
-    kind: Any, method: str = "forward", callers: frozenset[str] = frozenset()
-) -> tuple[_Use, ...]:
-    """The uses of attributes of `self` in the order of evaluation, methods that are called followed.
-
-    Nothing if there is no source to read: torch's own containers run in the order in which they are registered.
-    """
-    function = inspect.unwrap(inspect.getattr_static(kind, method))
-    if kind.__module__.startswith("torch.nn"):
-        return ()
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, TypeError, SyntaxError):
-        return ()
-    reader = _SelfReader()
-    reader.visit(tree)
-    callers = callers | {method}
-    uses: list[_Use] = []
-    for use in reader.uses:
-        is_method = inspect.isfunction(inspect.getattr_static(kind, use.name, None))
-        uses += _uses(kind, use.name, callers) if is_method and use.name not in callers else [use]
-    return tuple(uses)
-
-
-class _SelfReader(ast.NodeVisitor):
-    """Collects the uses of attributes of `self`: arguments before the call, values before what they are assigned to.
-
-    `is None` and `len(...)` only look at what they name.
-    """
-
-    def __init__(self) -> None:
-        self.uses: list[_Use] = []
-
-    def visit_Compare(self, node: ast.Compare) -> None:
-        if not any(isinstance(operator, (ast.Is, ast.IsNot)) for operator in node.ops):
-            self.generic_visit(node)
-
-    def visit_Call(self, node: ast.Call) -> None:
-        if isinstance(node.func, ast.Name) and node.func.id in LOOKS:
-            return
-        for part in (*node.args, *node.keywords):
-            self.visit(part)
-        if _is_of_self(node.func):
-            self.uses.append(_Use(node.func.attr, is_call=True))
-        else:
-            self.visit(node.func)
-
-    def visit_Assign(self, node: ast.Assign) -> None:
-        for part in (node.value, *node.targets):
-            self.visit(part)
-
-    def visit_Attribute(self, node: ast.Attribute) -> None:
-        if _is_of_self(node):
-            self.uses.append(_Use(node.attr, is_call=False))
-        self.generic_visit(node)
-
-
-def _is_of_self(node: ast.AST) -> TypeGuard[ast.Attribute]:
-    return (
-        isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "self"
-    )
+    return (".".join(parts[:length]) for length in range(len(parts), 0, -1))

@@ -69,9 +69,7 @@ def find_mean_layer(model: Any, head: Collection[str]) -> tuple[str, ...]:
         return ()
     stages = layer_map(model, head)
     last = [
-        name
-        for name, _ in model.named_parameters()
-        if stages.depth_of(name) == len(stages.stages) - 2
+        name for name, _ in model.named_parameters() if stages.depth_of(name) == stages.num_layers
     ]
     return tuple(last) if _is_straight(model, set(last) - set(layer)) else ()
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from hf_transfer.errors import one_line
 from hf_transfer.models.checkpoint import Checkpoint
-from hf_transfer.models.head import find_linear_head, read_logits
+from hf_transfer.models.head import read_logits
 from hf_transfer.models.mean_pooling_layer import BENDS, OPTIONS, fill_layer, write
 
 Tensors = dict[str, torch.Tensor]
@@ -81,7 +81,7 @@ def _require_encoder_with_new_head(checkpoint: Checkpoint) -> str:
         raise UnpoolableError("its head reads the mean already")
     if not checkpoint.new_parameters:
         raise UnpoolableError("the head was kept: it reads what it was trained on")
-    output = find_linear_head(model)
+    output = checkpoint.linear_head
     if output is None:
         raise UnpoolableError(f"the output layer of {name} is not one linear layer")
     return output

@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
-import xxhash
-
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.sources import Data
 from hf_transfer.models.checkpoint import Checkpoint
+from hf_transfer.models.weights import weights_digest
 from hf_transfer.strategies.plan import Plan, with_epochs
 
 # Flags of training that change nothing of what is learned; all others must be as they were.
@@ -76,15 +74,6 @@ def describe_start(
         "the weights at the start (digest)": weights_digest(checkpoint.model),
     }
     return dict(json.loads(json.dumps(described, default=str)))
-
-
-def weights_digest(model: Any) -> str:
-    """A digest of every parameter and buffer of a model, by name."""
-    digest = xxhash.xxh3_128()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def say_differences(

@@ -75,7 +75,7 @@ def computed_below(phase: Phase, plan: Plan, layers: LayerMap, fixed: Collection
     than the embeddings, which cost less than reading it.
     """
     if phase.solver == "convex":
-        return len(layers.stages) - 1
+        return layers.head
     lowest = lowest_stage(phase, plan, layers, fixed)
     return lowest if plan.cache.on and lowest > 1 and not phase.adapter else 0
 

@@ -8,7 +8,7 @@ from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.errors import UserError
 from hf_transfer.job import Job
 from hf_transfer.models.adapters import require_loadable
-from hf_transfer.models.head import find_linear_head, parameter_count
+from hf_transfer.models.head import parameter_count
 from hf_transfer.strategies import defaults
 from hf_transfer.strategies.phases import STRATEGIES
 from hf_transfer.strategies.plan import HEAD_SCALE, FrozenDtype, Plan, Pooling, Schedule
@@ -81,7 +81,7 @@ def frozen_dtype(transfer: TransferConfig, training: TrainingConfig) -> FrozenDt
 def why_in_steps(job: Job) -> str | None:
     """Why the head is trained in steps and not in closed form; None if it is not."""
     checkpoint = job.checkpoint
-    layer = find_linear_head(checkpoint.model)
+    layer = checkpoint.linear_head
     if layer is None or any(not name.startswith(f"{layer}.") for name in checkpoint.head):
         return "it is more than one linear layer"
     if not checkpoint.new_parameters:
@@ -99,7 +99,7 @@ def _require_contrastive(job: Job) -> None:
             f"{job.data.problem_type}",
             "give another --strategy",
         )
-    if find_linear_head(job.model) is None:
+    if job.checkpoint.linear_head is None:
         raise UserError(
             "--strategy contrastive needs one linear output layer, "
             f"{type(job.model).__name__} has none",

@@ -114,7 +114,7 @@ def learning_rates(
     Layer k of n learns at the body's rate times layer_decay ** (n + 1 - k), the embeddings as layer 0 (Howard and Ruder
     2018, arXiv 1801.06146; counted as by Clark et al. 2020, arXiv 2003.10555).
     """
-    top = len(layers.stages) - 1
+    top = layers.head
     lowest = 0 if phase.layers is None else max(0, top - phase.layers)
     rates = {}
     for name, depth in layers.depths.items():

@@ -22,7 +22,7 @@ from hf_transfer.evaluation.metrics import READINGS
 from hf_transfer.evaluation.predict import predict
 from hf_transfer.job import Job
 from hf_transfer.models.flops import stage_flops
-from hf_transfer.models.head import find_linear_head
+from hf_transfer.store.activations import cache_folder, temporary_folder
 from hf_transfer.strategies.auto import (
     CANDIDATES,
     FEWEST_A_CLASS,
@@ -38,7 +38,6 @@ from hf_transfer.strategies.auto import (
 from hf_transfer.strategies.cost import Network, plan_cost
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.strategies.plan import Plan
-from hf_transfer.store.activations import cache_folder, temporary_folder
 from hf_transfer.studies.quiet import only_warnings
 from hf_transfer.training.engine import require_steps, train
 from hf_transfer.training.epochs import in_passes
@@ -191,7 +190,7 @@ def _costs(study: _Study) -> dict[str, float]:
         return len(labels) * plan_cost(plan, network, study.cache.cache_frozen)
 
     single_label = job.data.problem_type == "single_label_classification"
-    can_contrast = single_label and find_linear_head(job.model)
+    can_contrast = single_label and job.checkpoint.linear_head
     names = [name for name in (FIRST, *CANDIDATES) if name != "contrastive" or can_contrast]
     trial_job = _without_fold(study, 0)
     with only_warnings():

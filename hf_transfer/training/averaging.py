@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers import TrainerCallback, set_seed
 
 from hf_transfer.config.training_arguments import TrainingConfig
+from hf_transfer.models.weights import copy_weights, restore_weights
 from hf_transfer.strategies.plan import Phase, Plan
 from hf_transfer.training.trainer import BestStep, PhaseTrainer
 
@@ -133,13 +134,13 @@ def keep_best(trainer: PhaseTrainer, candidates: Candidates, ended_with: str) ->
     values, kept = {ended_with: judge()}, ended_with
     ended = best = copy_weights(trainer.model)
     for candidate in candidates.behind(ended):
-        put_weights(trainer.model, candidate.weights)
+        restore_weights(trainer.model, candidate.weights)
         if not candidate.has_statistics:
             renew_statistics(trainer)
         values[candidate.name] = judge()
         if sign * values[candidate.name] > sign * values[kept]:
             kept, best = candidate.name, copy_weights(trainer.model)
-    put_weights(trainer.model, best)
+    restore_weights(trainer.model, best)
     log.info(
         "kept: %s, %s %.4g on validation (%s: %.4g)",
         kept,
@@ -152,19 +153,6 @@ def keep_best(trainer: PhaseTrainer, candidates: Candidates, ended_with: str) ->
         "kept": kept,
         "candidates": [{"name": name, "value": value} for name, value in values.items()],
     }
-
-
-def copy_weights(model: nn.Module) -> Tensors:
-    """Copies in main memory of the parameters that learn and of all buffers that are saved, by their names."""
-    state = model.state_dict()
-    learned = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    buffers = [name for name, _ in model.named_buffers() if name in state]
-    return {name: state[name].detach().to("cpu", copy=True) for name in (*learned, *buffers)}
-
-
-def put_weights(model: nn.Module, weights: Tensors) -> None:
-    """Give the model these weights, strictly; those that are not named stay."""
-    model.load_state_dict({**model.state_dict(), **weights}, strict=True)
 
 
 def renew_statistics(trainer: PhaseTrainer) -> None:

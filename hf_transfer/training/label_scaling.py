@@ -9,7 +9,6 @@ import torch
 from hf_transfer.data.encode import Collate, Encoder
 from hf_transfer.data.sources import Data
 from hf_transfer.models.checkpoint import Checkpoint
-from hf_transfer.models.head import find_output_layer
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ def find_scale(data: Data, checkpoint: Checkpoint) -> Scale:
     if data.problem_type != "regression":
         return Scale()
     numbers = np.asarray(data.train["label"][:], dtype=np.float64)
-    has_bias = any(name.endswith("bias") for name in _output_layer(checkpoint))
+    has_bias = any(name.endswith("bias") for name in checkpoint.output_layer)
     offset = float(numbers.mean()) if has_bias else 0.0
     deviation = float(np.sqrt(np.mean((numbers - offset) ** 2)))
     return Scale(offset, deviation or 1.0)  # numbers that are all the same have none
@@ -63,12 +62,8 @@ def unscale(checkpoint: Checkpoint, scale: Scale) -> None:
 
 def _change(checkpoint: Checkpoint, scale: Scale) -> None:
     with torch.no_grad():
-        for name in _output_layer(checkpoint):
+        for name in checkpoint.output_layer:
             parameter = checkpoint.model.get_parameter(name)
             parameter.mul_(scale.factor)
             if name.endswith("bias"):
                 parameter.add_(scale.offset)
-
-
-def _output_layer(checkpoint: Checkpoint) -> set[str]:
-    return find_output_layer(checkpoint.model)

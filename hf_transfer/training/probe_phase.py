@@ -14,7 +14,6 @@ from hf_transfer.frozen.features import Computed
 from hf_transfer.frozen.phase import cache_facts, features_of_head
 from hf_transfer.frozen.split import UnsplittableError
 from hf_transfer.linear_probe.solve import SolvedHead, solve_head
-from hf_transfer.models.head import find_linear_head
 from hf_transfer.record import PhaseFacts
 from hf_transfer.strategies.plan import Phase
 from hf_transfer.training.label_scaling import Scale
@@ -36,7 +35,7 @@ def run_probe_phase(number: int, run: PlanRun) -> PhaseFacts | None:
         log.warning("the head is trained in steps, not solved: %s", reason)
         return None
     began = time.perf_counter()
-    layer = run.job.model.get_submodule(find_linear_head(run.job.model))
+    layer = run.job.model.get_submodule(run.job.checkpoint.linear_head)
     on_main: list[SolvedHead | None] = [None]
     if PartialState().is_main_process:
         on_main[0] = _solve(computed, phase, run, layer.bias is not None)

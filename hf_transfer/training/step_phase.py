@@ -19,7 +19,7 @@ from hf_transfer.models.adapters import adapter_rates, merge, read_adapter, wrap
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.freeze import training_only
 from hf_transfer.models.head import headless
-from hf_transfer.models.weights import put_weights
+from hf_transfer.models.weights import restore_weights
 from hf_transfer.record import PhaseFacts
 from hf_transfer.resume.callback import Keeper, StopRequest, stop_at_a_step
 from hf_transfer.resume.states import State
@@ -115,7 +115,7 @@ def _prepare(phase: Phase, run: PlanRun, resumed: State | None) -> PhaseInputs:
         rates = adapter_rates(model, rates)
     else:
         if resumed and phase.loss != "contrastive":
-            put_weights(model, resumed.load("weights"))  # also those below the boundary
+            restore_weights(model, resumed.load("weights"))  # also those below the boundary
         frozen = freeze_below(rates, run.plan, job, run.cache, (run.train, run.validation))
     train = frozen.train if frozen else run.train
     validation = frozen.validation if frozen else run.validation

@@ -86,7 +86,7 @@ def test_stages_cover_every_parameter_in_the_order_of_execution(subject: Subject
     stages = layer_map(model, checkpoint.head)
     names = Counter(name for name, _ in model.named_parameters())
     assert set(names) == set(stages.depths)
-    assert {stages.depth_of(name) for name in checkpoint.head} == {len(stages.stages) - 1}
+    assert {stages.depth_of(name) for name in checkpoint.head} == {stages.head}
     assert len(stages.stages) > 2
     twice = {name for name, p in model.named_parameters() if _uses(model, p) > 1}
     with torch.no_grad(), FirstUse(model) as run:

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -263,3 +264,23 @@ def test_a_model_folder_without_a_processor_can_be_studied(tiny_vit: Path, tmp_p
     assert checkpoint.new_parameters
     with pytest.raises(UserError, match="has no processor"):
         _ = checkpoint.processor
+
+
+def test_what_is_read_from_the_model_is_read_once_and_anew_for_another_checkpoint(
+    tiny_vit: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = load_checkpoint(str(tiny_vit), IMAGES, LABELS)
+    built: list[object] = []
+    build = type(checkpoint.model)._from_config
+    monkeypatch.setattr(
+        type(checkpoint.model), "_from_config", lambda config: built.append(config) or build(config)
+    )
+    assert checkpoint.layers is checkpoint.layers
+    assert checkpoint.layers.stages[checkpoint.layers.head] == "head"
+    assert checkpoint.layers.num_layers == len(checkpoint.layers.stages) - 2
+    assert checkpoint.output_layer == {"classifier.weight", "classifier.bias"}
+    assert [checkpoint.linear_head, checkpoint.linear_head] == ["classifier", "classifier"]
+    assert len(built) == 1
+    other = replace(checkpoint, head=("classifier.bias",))
+    assert other.layers.depth_of("classifier.weight") == other.layers.num_layers
+    assert checkpoint.layers.depth_of("classifier.weight") == checkpoint.layers.head

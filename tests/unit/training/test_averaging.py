@@ -17,14 +17,13 @@ from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.freeze import training_only
+from hf_transfer.models.weights import copy_weights, restore_weights
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.averaging import (
     Candidates,
-    copy_weights,
     gather_candidates,
     keep_best,
-    put_weights,
     renew_statistics,
 )
 from hf_transfer.training.batches import PlainOrder, StepBatches
@@ -232,7 +231,7 @@ def test_the_statistics_of_an_average_are_those_of_the_training_rows(
     phase = _phase(tiny_resnet, digits, tmp_path, *flags, "--per_device_train_batch_size", "80")
     model = phase.trainer.model
     phase.trainer.train()
-    put_weights(model, phase.candidates.mean)
+    restore_weights(model, phase.candidates.mean)
     renew_statistics(phase.trainer)
     norm = model.resnet.embedder.embedder.normalization
     seen: list[torch.Tensor] = []
