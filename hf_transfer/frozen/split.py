@@ -52,14 +52,13 @@ def split_model(model: Any, boundary: Boundary) -> "CheckedSplit":
     stages = len(layer_map(model).stages)
     if boundary == "head":
         layer = find_linear_head(model)
-        return CheckedSplit(
-            model, FeatureSplit(model, layer) if layer else ReplaySplit(model, stages - 1)
-        )
+        split = FeatureSplit(model, layer) if layer else ReplaySplit(model, stages - 1)
+        return CheckedSplit(model, boundary, split)
     if not 1 <= boundary < stages:
         raise ValueError(
             f"{boundary} frozen stages: the model has {stages}, give 1 to {stages - 1}"
         )
-    return CheckedSplit(model, ReplaySplit(model, boundary))
+    return CheckedSplit(model, boundary, ReplaySplit(model, boundary))
 
 
 @dataclass(frozen=True)
@@ -310,6 +309,7 @@ class CheckedSplit:
     """A split whose first batch is computed both ways."""
 
     model: Any
+    boundary: Boundary
     split: SplitModel
     proved: bool = False
 

@@ -22,6 +22,7 @@ from hf_transfer.data.splits import assign_folds, stratified_sample
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import READINGS
 from hf_transfer.evaluation.predict import predict
+from hf_transfer.frozen.phase import compute_head_features
 from hf_transfer.frozen.split import UnsplittableError
 from hf_transfer.linear_probe.solve import solve_head
 from hf_transfer.models.checkpoint import Checkpoint
@@ -49,7 +50,6 @@ from hf_transfer.strategies.plan import Plan, Pooling
 from hf_transfer.studies.quiet import only_warnings
 from hf_transfer.training.engine import require_runnable, run_plan
 from hf_transfer.training.epochs import in_passes
-from hf_transfer.training.probe_phase import read_by_head
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def _judge_pooling(asked: Asked) -> float:
         only_warnings()
     ):  # which flags play no part where a head is solved is no news of the run's own plan
         cache = asked.plan("head").cache
-    (computed,) = read_by_head(
+    (computed,) = compute_head_features(
         checkpoint, encoder, asked.training, replace(cache, views=0), encoder.rows(rows)
     )
     loss = [0.0]

@@ -16,7 +16,8 @@ from hf_transfer.data.encode import Encoder, make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import require_metrics
-from hf_transfer.frozen.features import SAMPLE, FrozenPart, estimate
+from hf_transfer.frozen.features import estimate_features
+from hf_transfer.frozen.forward_pass import SAMPLE_ROWS, FrozenLayers
 from hf_transfer.frozen.split import UnsplittableError, split_model
 from hf_transfer.models.adapters import (
     adapter_rates,
@@ -90,18 +91,16 @@ class Setting:
         return self.measured[key]
 
     def _estimate(self, boundary: int, plan: Plan, solved: bool) -> dict[str, int]:
-        part = FrozenPart(
+        frozen_layers = FrozenLayers(
             split_model(self.checkpoint.model, "head" if solved else boundary),
-            self.checkpoint.model,
-            str(boundary),
             frozenset(),
             self.encoder,
-            batch_size=SAMPLE,
+            batch_size=SAMPLE_ROWS,
             quiet=True,
-            bfloat16=plan.cache.dtype == "bfloat16",
+            dtype=plan.cache.dtype,
         )
         return {
-            name: estimate(part, rows, len(self.data.splits[name]))
+            name: estimate_features(frozen_layers, rows, len(self.data.splits[name]))
             for name, rows in self.samples.items()
         }
 
@@ -154,7 +153,7 @@ def _set_up(config: RunConfig, task: Task) -> Setting:
         name: _some_rows(rows, encoder) for name, rows in data.splits.items() if name in learned
     }
     fit_augmentation(training.augmentation, encoder, samples["train"])
-    some = samples["train"].select(_spread(SAMPLE, len(samples["train"])))
+    some = samples["train"].select(_spread(SAMPLE_ROWS, len(samples["train"])))
     inputs = {
         name: tensor.to(training.device) for name, tensor in encoder.collate(list(some)).items()
     }
@@ -198,7 +197,7 @@ def _why_not_pooled(config: TransferConfig, checkpoint: Checkpoint) -> str | Non
 
 def _some_rows(rows: Dataset, encoder: Encoder) -> Dataset:
     """Some rows of a split, encoded; in memory, so that the store of `datasets` gets no copy of them."""
-    chosen = rows.select(_spread(MOST_TOKENIZED if encoder.by_length else SAMPLE, len(rows)))
+    chosen = rows.select(_spread(MOST_TOKENIZED if encoder.by_length else SAMPLE_ROWS, len(rows)))
     return encoder.rows(chosen.flatten_indices(keep_in_memory=True))
 
 

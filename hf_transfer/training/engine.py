@@ -18,6 +18,7 @@ from hf_transfer.data.augmentation import Augment, fit_augmentation
 from hf_transfer.data.encode import Encoder, make_encoder
 from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError
+from hf_transfer.frozen.phase import FrozenPhase, cache_facts, freeze_below
 from hf_transfer.models.adapters import adapter_rates, merge, read_adapter, wrap_with_adapter
 from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.freeze import training_only
@@ -34,7 +35,7 @@ from hf_transfer.training.contrastive import balanced_order, contrastive_loss
 from hf_transfer.training.epochs import share_of_steps
 from hf_transfer.training.label_scaling import find_scale, scale_kept_head, scale_labels, unscale
 from hf_transfer.training.losses import LossFunction, choose_loss, require_fitting_flags
-from hf_transfer.training.probe_phase import Frozen, Splits, cache_facts, freeze_below, solve_phase
+from hf_transfer.training.probe_phase import Splits, solve_phase
 from hf_transfer.training.trainer import (
     PhaseTrainer,
     phase_arguments,
@@ -180,7 +181,7 @@ class Material:
 
     model: Any
     rates: Mapping[str, float]
-    frozen: Frozen | None
+    frozen: FrozenPhase | None
     train: Dataset
     validation: Dataset | None
     augment: Augment | None
@@ -232,7 +233,7 @@ def run_phase(
         "batch_size": material.examples_a_step,
         **learned,
         "seconds": before + time.perf_counter() - began,
-        **cache_facts(frozen.computed if frozen else ()),
+        **cache_facts(frozen.features if frozen else ()),
         **({"augmentation": training.augmentation} if changed else {}),
     }
 
@@ -249,7 +250,15 @@ def _gather(phase: Phase, checkpoint: Checkpoint, work: Work, resumed: State | N
     else:
         if resumed and phase.loss != "contrastive":
             put_weights(model, resumed.load("weights"))  # also those that lie below the boundary
-        frozen = freeze_below(rates, plan, checkpoint, work.encoder, training, splits)
+        frozen = freeze_below(
+            rates,
+            checkpoint,
+            work.encoder,
+            training,
+            plan.cache,
+            splits.train,
+            splits.validation,
+        )
     train, validation = (
         (frozen.train, frozen.validation) if frozen else (splits.train, splits.validation)
     )
