@@ -53,7 +53,7 @@ def cache_key(layers: FrozenLayers, rows: Dataset) -> str:
         "code": _code_digest(model),
         "config": {name: value for name, value in config.items() if name not in NOT_COMPUTED_WITH},
         "boundary": str(layers.split.boundary),
-        "positions": layers.split.positions,
+        "positions": layers.split.positions_read,
         "weights": _weights_digest(model, layers.above),
         "encoder": layers.encoder.facts,
         "rows": content_digest(rows, inputs),

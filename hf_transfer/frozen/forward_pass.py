@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from hf_transfer.data.augmentation import Augment
 from hf_transfer.data.encode import Encoder
 from hf_transfer.frozen.precision import Dtype, in_bfloat16, in_dtype_of, to_float32, to_numpy
-from hf_transfer.frozen.split import RECORDED, CheckedSplit, UnsplittableError
+from hf_transfer.frozen.split import CheckedSplit, UnsplittableError, is_activation
 
 log = logging.getLogger(__name__)
 
@@ -100,9 +100,7 @@ class ForwardPass:
         with in_bfloat16(model) if dtype == "bfloat16" else nullcontext():
             outputs = self.layers.split.prefix(in_dtype_of(model, inputs))
         arrays = {
-            name: to_numpy(tensor, dtype)
-            for name, tensor in outputs.items()
-            if name.startswith(RECORDED) or name == "features"
+            name: to_numpy(tensor, dtype) for name, tensor in outputs.items() if is_activation(name)
         }
         lengths = self.lengths[batch]
         padded = int(lengths.max())
@@ -174,7 +172,7 @@ def first_reason(reason: str | None) -> str | None:
 
 def _require_light_inputs(layers: FrozenLayers, rows: Dataset) -> None:
     """Raise UnsplittableError if the layers above the boundary read inputs that replay lacks."""
-    missing = layers.split.needs - set(layers.encoder.light(list(rows)))
+    missing = layers.split.inputs_read - set(layers.encoder.light(list(rows)))
     if missing:
         names = ", ".join(sorted(missing))
         raise UnsplittableError(
