@@ -1,36 +1,55 @@
-"""A network in half the bits, for a while."""
+"""bfloat16 for a forward pass, and for activations on disk."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+Dtype = Literal["float32", "bfloat16"]
+
 
 @contextmanager
 def in_bfloat16(model: nn.Module) -> Iterator[None]:
-    """Within the context the network computes in bfloat16; afterwards its weights are what they were, to the bit.
+    """Within the context the model computes in bfloat16; its weights are restored to the bit.
 
-    Twice as fast where the processor has AMX or avx512_bf16, or on a GPU; CPU autocast is slower than 32 bits. Buffers
-    but the statistics of BatchNorm stay: frequencies of positions need their 32 bits.
+    Twice as fast where the processor has AMX or avx512_bf16, or on a GPU; CPU autocast is slower
+    than float32. Of the buffers only the statistics of BatchNorm are converted: frequencies of
+    positions need float32.
     """
     statistics = [b for m in model.modules() if isinstance(m, _BatchNorm) for b in m.buffers()]
     halved = {id(t): t for t in (*model.parameters(), *statistics) if t.is_floating_point()}
-    kept = [(tensor, tensor.data) for tensor in halved.values()]
+    originals = [(tensor, tensor.data) for tensor in halved.values()]
     try:
-        for tensor, data in kept:
+        for tensor, data in originals:
             tensor.data = data.bfloat16()
         yield
     finally:
-        for tensor, data in kept:
+        for tensor, data in originals:
             tensor.data = data
 
 
 def in_dtype_of(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The inputs, numbers with a point as the network computes them."""
+    """The inputs, those of floating point in the dtype of the model's parameters."""
     dtype = next(model.parameters()).dtype
     return {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in inputs.items()
     }
+
+
+def to_numpy(tensor: torch.Tensor, dtype: Dtype) -> np.ndarray:
+    """The values as float32, or as the bits of bfloat16 in uint16, since numpy has no bfloat16."""
+    if dtype == "bfloat16":
+        return tensor.to(torch.bfloat16).cpu().contiguous().view(torch.uint16).numpy()
+    return tensor.float().cpu().numpy()
+
+
+def to_float32(array: np.ndarray) -> torch.Tensor:
+    """A copy of the values as float32; uint16 is read as the bits of bfloat16."""
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.copy()).view(torch.bfloat16).float()
+    return torch.from_numpy(np.array(array, dtype=np.float32))

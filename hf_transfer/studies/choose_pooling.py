@@ -12,7 +12,7 @@ from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.labels import TARGETS
 from hf_transfer.data.splits import stratified_sample
 from hf_transfer.evaluation.metrics import READINGS
-from hf_transfer.frozen.phase import features_of_head
+from hf_transfer.frozen.phase import compute_head_features
 from hf_transfer.frozen.split import UnsplittableError
 from hf_transfer.job import Job
 from hf_transfer.linear_probe.judge import held_out_loss
@@ -123,7 +123,7 @@ def _probe_loss(job: Job, transfer: TransferConfig, cache: CacheConfig) -> float
         strata = TARGETS[problem_type].strata(rows["label"][:])
         rows = rows.select(stratified_sample(strata, limit, job.training.seed))
     dtype = frozen_dtype(transfer, job.training)
-    (computed,) = features_of_head(job, job.encoder.rows(rows), cache, dtype)
+    (computed,) = compute_head_features(job, job.encoder.rows(rows), cache, dtype)
     loss = [0.0]
     if PartialState().is_main_process:
         labels = np.asarray(rows["label"][:])

@@ -17,7 +17,8 @@ from hf_transfer.data.encode import Encoder
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import require_metrics
-from hf_transfer.frozen.features import SAMPLE, FrozenPart, estimate
+from hf_transfer.frozen.features import estimate_features
+from hf_transfer.frozen.forward_pass import SAMPLE_ROWS, FrozenLayers
 from hf_transfer.frozen.split import UnsplittableError, split_model
 from hf_transfer.job import Job, make_job
 from hf_transfer.models.adapters import adapter_rates, wrap_with_adapter
@@ -90,21 +91,18 @@ class Preview:
         return self.sizes[key]
 
     def _estimate(self, boundary: int, plan: Plan, is_probe: bool) -> dict[str, int]:
-        model = self.job.model
-        part = FrozenPart(
-            split_model(model, "head" if is_probe else boundary),
-            model,
-            str(boundary),
-            frozenset(),
-            self.job.encoder,
-            batch_size=SAMPLE,
+        layers = FrozenLayers(
+            split_model(self.job.model, "head" if is_probe else boundary),
+            above=frozenset(),
+            encoder=self.job.encoder,
+            batch_size=SAMPLE_ROWS,
             quiet=True,
-            bfloat16=plan.frozen_dtype == "bfloat16",
+            dtype=plan.frozen_dtype,
         )
-        splits = self.job.data.splits
-        return {
-            name: estimate(part, rows, len(splits[name])) for name, rows in self.samples.items()
-        }
+        sizes = {}
+        for name, rows in self.samples.items():
+            sizes[name] = estimate_features(layers, rows, len(self.job.data.splits[name]))
+        return sizes
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def _prepare(config: RunConfig) -> Preview:
         if name in ("train", "validation")
     }
     fit_augmentation(training.augmentation, job.encoder, samples["train"])
-    some = samples["train"].select(_evenly_spaced(SAMPLE, len(samples["train"])))
+    some = samples["train"].select(_evenly_spaced(SAMPLE_ROWS, len(samples["train"])))
     batch = job.encoder.collate(list(some))
     batch.pop("labels")
     inputs = {name: tensor.to(training.device) for name, tensor in batch.items()}
@@ -163,7 +161,7 @@ def _prepare(config: RunConfig) -> Preview:
 
 def _sample(rows: Dataset, encoder: Encoder) -> Dataset:
     """Some rows of a split, encoded; in memory, so that the cache of `datasets` gets no copy."""
-    count = MAX_TOKENIZED if encoder.by_length else SAMPLE
+    count = MAX_TOKENIZED if encoder.by_length else SAMPLE_ROWS
     chosen = rows.select(_evenly_spaced(count, len(rows)))
     return encoder.rows(chosen.flatten_indices(keep_in_memory=True))
 

@@ -10,8 +10,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from hf_transfer.frozen.features import Computed
-from hf_transfer.frozen.phase import cache_facts, features_of_head
+from hf_transfer.frozen.features import Features
+from hf_transfer.frozen.phase import cache_facts, compute_head_features
 from hf_transfer.frozen.split import UnsplittableError
 from hf_transfer.linear_probe.solve import SolvedHead, solve_head
 from hf_transfer.record import PhaseFacts
@@ -30,7 +30,7 @@ def run_probe_phase(number: int, run: PlanRun) -> PhaseFacts | None:
     # Weights that have learned already are this run's alone: their features serve no other run.
     cache = run.cache if number == 0 else replace(run.cache, cache_frozen=False)
     try:
-        computed = features_of_head(run.job, run.train, cache, plan.frozen_dtype, plan.cached_views)
+        features = compute_head_features(run.job, run.train, cache, plan.frozen_dtype, plan.cached_views)
     except UnsplittableError as reason:
         log.warning("the head is trained in steps, not solved: %s", reason)
         return None
@@ -38,7 +38,7 @@ def run_probe_phase(number: int, run: PlanRun) -> PhaseFacts | None:
     layer = run.job.model.get_submodule(run.job.checkpoint.linear_head)
     on_main: list[SolvedHead | None] = [None]
     if PartialState().is_main_process:
-        on_main[0] = _solve(computed, phase, run, layer.bias is not None)
+        on_main[0] = _solve(features, phase, run, layer.bias is not None)
     broadcast_object_list(on_main)
     solved = on_main[0]
     assert solved is not None
@@ -58,11 +58,11 @@ def run_probe_phase(number: int, run: PlanRun) -> PhaseFacts | None:
             "cross_validated": solved.cross_validated,
         },
         augmentation=run.job.training.augmentation if plan.cached_views else None,
-        **cache_facts(computed),
+        **cache_facts(features),
     )
 
 
-def _solve(computed: Sequence[Computed], phase: Phase, run: PlanRun, with_bias: bool) -> SolvedHead:
+def _solve(computed: Sequence[Features], phase: Phase, run: PlanRun, with_bias: bool) -> SolvedHead:
     labels = np.asarray(run.train["label"][:])
     outputs = len(run.job.checkpoint.labels)
     if run.scale != Scale():

@@ -14,7 +14,7 @@ from hf_transfer.config.run import CHECKPOINTS
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.augmentation import Augment, fit_augmentation
 from hf_transfer.errors import UserError
-from hf_transfer.frozen.phase import Frozen, cache_facts, freeze_below
+from hf_transfer.frozen.phase import FrozenPhase, cache_facts, freeze_below
 from hf_transfer.models.adapters import adapter_rates, merge, read_adapter, wrap_with_adapter
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.freeze import training_only
@@ -52,7 +52,7 @@ class PhaseInputs:
 
     model: Any
     rates: Mapping[str, float]
-    frozen: Frozen | None
+    frozen: FrozenPhase | None
     train: Dataset
     validation: Dataset | None
     augment: Augment | None
@@ -93,7 +93,7 @@ def run_step_phase(
         seconds=seconds_before + time.perf_counter() - began,
         augmentation=run.job.training.augmentation if is_augmented else None,
         **learned,
-        **cache_facts(frozen.computed if frozen else ()),
+        **cache_facts(frozen.features if frozen else ()),
     )
     return checkpoint, facts
 
@@ -116,7 +116,9 @@ def _prepare(phase: Phase, run: PlanRun, resumed: State | None) -> PhaseInputs:
     else:
         if resumed and phase.loss != "contrastive":
             restore_weights(model, resumed.load("weights"))  # also those below the boundary
-        frozen = freeze_below(rates, run.plan, job, run.cache, (run.train, run.validation))
+        frozen = freeze_below(
+            rates, run.plan, job, run.cache, run.train, run.validation
+        )
     train = frozen.train if frozen else run.train
     validation = frozen.validation if frozen else run.validation
     batches, step_examples = _batches(phase, run, train)
@@ -130,7 +132,7 @@ def _prepare(phase: Phase, run: PlanRun, resumed: State | None) -> PhaseInputs:
     return PhaseInputs(model, rates, frozen, train, validation, augment, batches, step_examples)
 
 
-def _require_same_steps(resumed: State, batches: StepBatches, frozen: Frozen | None) -> None:
+def _require_same_steps(resumed: State, batches: StepBatches, frozen: FrozenPhase | None) -> None:
     if resumed.facts["steps_an_epoch"] != batches.steps:
         raise UserError(
             f"{batches.processes} processes cannot divide the last examples of an epoch as it "

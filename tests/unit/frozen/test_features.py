@@ -50,9 +50,9 @@ def _config(*flags: str) -> RunConfig:
         "nowhere",
         "--use_cpu",
     )
-    # Judging the poolings computes what the head reads beforehand.
+    # Choosing a pooling would compute the features of the head beforehand.
     config = parse_config(argv=[*given, "--disable_tqdm", "true", "--pooling", "own", *flags])
-    config.training.output_dir = None  # runs that are kept nowhere
+    config.training.output_dir = None  # nothing is saved
     return config
 
 
@@ -239,7 +239,7 @@ def test_the_key_follows_what_determines_the_content_and_nothing_else(
     )
 
 
-def test_pictures_and_their_processor_are_in_the_key(tiny_vit: Path) -> None:
+def test_images_and_their_processor_are_in_the_key(tiny_vit: Path) -> None:
     assert _facts(_train(tiny_vit, "image", "--strategy", "head")) == (1, "miss")
     config, (checkpoint, data) = _config("--strategy", "head"), _load(tiny_vit, "image")
     checkpoint.processor.image_mean = [0.4, 0.5, 0.5]
@@ -319,7 +319,7 @@ def test_without_room_layers_train_without_the_cache(
     assert list_entries(cache_folder(None)) == []
 
 
-def test_a_network_that_cannot_be_split_says_so_and_trains_whole(
+def test_a_model_that_cannot_be_split_trains_without_the_cache(
     tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_bert)
@@ -333,7 +333,7 @@ def test_a_network_that_cannot_be_split_says_so_and_trains_whole(
     assert "run in every epoch" in caplog.text
 
 
-def test_a_network_that_pads_inside_says_so_and_trains_whole(
+def test_a_model_that_pads_inside_trains_without_the_cache(
     tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path)
@@ -352,7 +352,7 @@ def test_a_network_that_pads_inside_says_so_and_trains_whole(
     assert "run in every epoch" in caplog.text
 
 
-def test_a_picture_model_whose_upper_part_reads_its_inputs_again_trains_whole(
+def test_an_image_model_whose_upper_layers_read_its_inputs_trains_without_the_cache(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clusters = [[x / 4 - 1, x / 4 - 1, x / 4 - 1] for x in range(8)]
@@ -363,7 +363,7 @@ def test_a_picture_model_whose_upper_part_reads_its_inputs_again_trains_whole(
     ImageGPTForImageClassification(config).save_pretrained(tmp_path)
     trained = _train(tmp_path, "image", "--strategy", "top_layers", "--max_steps", "2")
     assert (trained.phases[0]["steps"], _facts(trained)) == (2, (0, "off"))
-    assert "its upper part reads input_ids too" in caplog.text
+    assert "the layers above the boundary also read input_ids" in caplog.text
 
 
 def test_code_of_ones_own_is_in_the_key(
@@ -442,7 +442,7 @@ def test_flags_that_would_do_nothing_are_refused(flags: tuple[str, ...]) -> None
         _config(*flags)
 
 
-def test_a_network_that_sees_the_padding_says_so_and_trains_whole(
+def test_a_model_that_sees_the_padding_trains_without_the_cache(
     tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = Path(shutil.copytree(tiny_bert, tmp_path / "bert"))
@@ -451,7 +451,7 @@ def test_a_network_that_sees_the_padding_says_so_and_trains_whole(
     )  # BERT counts from the left
     trained = _train(folder, "text", "--strategy", "top_layers", "--max_steps", "2")
     assert _facts(trained) == (0, "off")
-    assert "depends on the padding beside it" in caplog.text
+    assert "depend on the padding beside it" in caplog.text
 
 
 def test_in_bfloat16_half_is_stored_and_the_weights_stay_to_the_bit(tiny_bert: Path) -> None:

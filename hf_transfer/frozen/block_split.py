@@ -1,0 +1,279 @@
+"""A model split behind frozen blocks, in any architecture, by stand-ins for the blocks.
+
+What connects the blocks of a model (masks, position biases, a loop that collects hidden states) is
+Python code inside `forward`, which no module contains, so a model cannot be cut into modules that
+run alone. Both parts run the model's own `forward` instead, with stand-ins for the frozen blocks:
+
+- the prefix records the output of the last frozen block of each tower (encoder, decoder), then
+  breaks off;
+- in the suffix that block returns what was recorded, and the frozen blocks before it hand on their
+  input without computing anything.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from hf_transfer.models.head import in_place_of, read_logits
+from hf_transfer.models.layers import layer_blocks
+
+Tensors = dict[str, torch.Tensor]
+
+BLOCK_OUTPUT = "frozen_"  # how the names of these activations begin
+MAX_POSITIONS = 4  # that are stored alone: those of class and distillation tokens
+
+
+class UnsplittableError(Exception):
+    """A model whose frozen layers cannot be run apart at this boundary; the message says why."""
+
+
+@dataclass
+class _OutputStructure:
+    """What a block returned: tensors in nested tuples and dataclasses, flattened to `leaves`.
+
+    Those at `tensors` are recorded; among the leaves they are zeros of the same shape.
+    """
+
+    spec: TreeSpec
+    leaves: list[Any]
+    tensors: list[int]
+    keeps_shape: bool  # whether the first tensor has the shape of the block's first input
+
+
+@dataclass
+class BlockSplit:
+    """Split behind `frozen_stages`: the activations are the outputs of the last frozen blocks.
+
+    There is one such block in each tower, at the paths `last_blocks`; `earlier_blocks` are the
+    frozen ones before them. After the first batch `inputs_read` names the inputs that the suffix
+    takes, and `positions_read` how many positions of an activation are stored, where not all are.
+    """
+
+    model: Any
+    frozen_stages: int
+    last_blocks: list[str] = field(init=False, default_factory=list)
+    earlier_blocks: list[str] = field(init=False, default_factory=list)
+    inputs_read: set[str] = field(init=False, default_factory=set)
+    positions_read: dict[str, int] = field(init=False, default_factory=dict)
+    _structures: dict[str, _OutputStructure] = field(init=False, default_factory=dict)
+    _absent_inputs: dict[str, torch.Size] = field(init=False, default_factory=dict)
+    _activations: Tensors = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for first_stage, tower in layer_blocks(self.model):
+            frozen = tower[: max(0, self.frozen_stages - first_stage)]
+            parts = itertools.chain.from_iterable(frozen)
+            blocks = [path for part in parts for path in _called_modules(self.model, part)]
+            self.earlier_blocks += blocks[:-1]
+            self.last_blocks += blocks[-1:]
+        if not self.last_blocks:
+            raise UnsplittableError(
+                "only the embeddings are frozen, which cost less to compute than to read"
+            )
+
+    def prefix(self, inputs: Mapping[str, torch.Tensor]) -> Tensors:
+        """Outputs of the last frozen blocks, and the inputs (ids, masks) but images and audio."""
+        outputs = self._run_to_last_blocks(inputs)
+        # Images and audio are large, and only the embeddings read them, whose output is not used.
+        absent = {
+            name: tensor.shape[1:]
+            for name, tensor in inputs.items()
+            if name == self.model.main_input_name and tensor.is_floating_point()
+        }
+        activations = {name: tensor for name, tensor in inputs.items() if name not in absent}
+        self._absent_inputs = absent
+        self.inputs_read = set(activations)
+        rows = len(next(iter(inputs.values())))
+        for path in self.last_blocks:
+            leaves, _ = tree_flatten(outputs[path])
+            for leaf in self._structures[path].tensors:
+                name = self._name(path, leaf)
+                tensor = leaves[leaf].detach()
+                if len(tensor) != rows:
+                    raise UnsplittableError(
+                        f"{path} returns a tensor of length {len(tensor)} for {rows} rows"
+                    )
+                count = self.positions_read.get(name)
+                activations[name] = tensor if count is None else tensor[:, :count]
+        return activations
+
+    def suffix(self, activations: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The logits (rows, labels) of activations."""
+        with self.replaying():
+            return read_logits(self.model(**activations))
+
+    @contextmanager
+    def replaying(self) -> Iterator[None]:
+        """Within the context the model takes what `prefix` returns in place of its inputs."""
+        with ExitStack() as patches:
+            hook = self.model.register_forward_pre_hook(self._replace_inputs, with_kwargs=True)
+            patches.callback(hook.remove)
+            for path in self.earlier_blocks:
+                self._replace_block(path, partial(self._skip, path), patches)
+            for path in self.last_blocks:
+                self._replace_block(path, partial(self._replay, path), patches)
+            yield
+
+    def trim(self, activations: Mapping[str, torch.Tensor]) -> Tensors:
+        """The activations without positions that the suffix does not read; `prefix` drops them too.
+
+        Many heads read the first position or two alone, so behind the last layer only these are
+        needed; below a layer with attention, and before a mean, all are. The gradient of the logits
+        with respect to an activation is zero at positions that are not read.
+        """
+        sequences = {}
+        for path in self.last_blocks:
+            structure = self._structures[path]
+            name = self._name(path, structure.tensors[0])
+            if structure.keeps_shape and activations[name].ndim == 3:
+                sequences[name] = activations[name].detach().requires_grad_()
+        if not sequences:
+            return dict(activations)
+        with torch.enable_grad():
+            # Clones, since models may change in place what a block returns.
+            logits = self.suffix({**activations, **{n: t.clone() for n, t in sequences.items()}})
+            # Random weights: in a plain sum the labels may cancel, and what is read seem unread.
+            total = (logits * torch.randn_like(logits)).sum()
+            gradients = torch.autograd.grad(total, list(sequences.values()), allow_unused=True)
+        trimmed = dict(activations)
+        for name, gradient in zip(sequences, gradients, strict=True):
+            count = _count_positions(gradient)
+            # With none at all the gradient was cut off; with half of them little is saved.
+            if 0 < count <= MAX_POSITIONS < activations[name].shape[1] / 2:
+                self.positions_read[name] = count
+                trimmed[name] = activations[name][:, :count]
+        return trimmed
+
+    def _run_to_last_blocks(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """Path of each last frozen block -> its output; what runs behind them is not computed."""
+        outputs: dict[str, Any] = {}
+        with torch.no_grad(), ExitStack() as patches:
+            for path in (*self.earlier_blocks, *self.last_blocks):
+                forward = self.model.get_submodule(path).forward
+                self._replace_block(path, partial(self._record, path, forward, outputs), patches)
+            with suppress(_AllRecordedError):
+                self.model(**inputs)
+        missing = set(self.last_blocks) - set(outputs)
+        if missing:
+            raise UnsplittableError(f"{', '.join(missing)} did not run")
+        return outputs
+
+    def _replace_block(self, path: str, forward: Any, patches: ExitStack) -> None:
+        patches.enter_context(in_place_of(self.model.get_submodule(path), forward))
+
+    def _record(
+        self, path: str, forward: Any, outputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Stand-in of a frozen block in the prefix: it runs, and its output is remembered."""
+        output = forward(*args, **kwargs)
+        self._structures[path] = _structure_of(path, output, _tensors(args, kwargs))
+        if path in self.last_blocks:
+            outputs[path] = output
+            if len(outputs) == len(self.last_blocks):
+                raise _AllRecordedError
+        return output
+
+    def _replace_inputs(
+        self, module: nn.Module, args: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Take the activations out of the model's arguments, and add zeros for absent inputs.
+
+        The embeddings still run, since they are no block, and need images of the right shape. What
+        they make of zeros goes no further than the first stand-in.
+        """
+        self._activations = {
+            name: tensor for name, tensor in kwargs.items() if name.startswith(BLOCK_OUTPUT)
+        }
+        inputs = {name: value for name, value in kwargs.items() if name not in self._activations}
+        some = next(iter(self._activations.values()))
+        for name, shape in self._absent_inputs.items():
+            inputs[name] = _zeros(some, (len(some), *shape))
+        return args, inputs
+
+    def _replay(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """Stand-in of the last frozen block in the suffix: it returns what was recorded.
+
+        Trimmed positions are zeros; nothing reads them, but the suffix counts on their number,
+        which is that of the block's input.
+        """
+        structure = self._structures[path]
+        leaves = list(structure.leaves)
+        for leaf in structure.tensors:
+            name = self._name(path, leaf)
+            leaves[leaf] = self._activations[name]
+            if name in self.positions_read:
+                trimmed = _tensors(args, kwargs)[0].shape[1] - self.positions_read[name]
+                leaves[leaf] = F.pad(leaves[leaf], (0, 0, 0, trimmed))
+        return tree_unflatten(leaves, structure.spec)
+
+    def _skip(self, path: str, *args: Any, **kwargs: Any) -> Any:
+        """Stand-in of an earlier frozen block in the suffix: it returns its input, or zeros.
+
+        Its values do not matter, since the last block's stand-in ignores its input; where they
+        reach the logits another way, the check of the first batch refuses the model. But code
+        between the blocks runs on them, and needs the shapes that the block returned.
+        """
+        structure = self._structures[path]
+        leaves = list(structure.leaves)
+        some = next(iter(self._activations.values()))
+        for leaf in structure.tensors:
+            leaves[leaf] = _zeros(some, (len(some), *leaves[leaf].shape[1:]))
+        if structure.keeps_shape:
+            # The batch may be longer or shorter than the recorded one, as its input is.
+            leaves[structure.tensors[0]] = _tensors(args, kwargs)[0]
+        return tree_unflatten(leaves, structure.spec)
+
+    def _name(self, path: str, leaf: int) -> str:
+        return f"{BLOCK_OUTPUT}{self.last_blocks.index(path)}_{leaf}"
+
+
+class _AllRecordedError(Exception):
+    """All activations are recorded: the rest of the model need not run."""
+
+
+def _called_modules(model: nn.Module, path: str) -> list[str]:
+    """The modules of a block that are called: the block, or the members of a plain list."""
+    module = model.get_submodule(path)
+    if not isinstance(module, nn.ModuleList):
+        return [path]
+    return [inner for n in range(len(module)) for inner in _called_modules(model, f"{path}.{n}")]
+
+
+def _structure_of(path: str, output: Any, inputs: list[torch.Tensor]) -> _OutputStructure:
+    """The structure of a block's output; the values themselves need not stay in memory."""
+    leaves, spec = tree_flatten(output)
+    tensors = [n for n, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+    floating = [n for n in tensors if leaves[n].is_floating_point()]
+    if not floating:
+        raise UnsplittableError(f"{path} returns no tensor of floating point")
+    if len(floating) < len(tensors):
+        raise UnsplittableError(f"{path} also returns a tensor of integers")
+    keeps_shape = bool(inputs) and leaves[floating[0]].shape == inputs[0].shape
+    for n in floating:
+        leaves[n] = _zeros(leaves[n], leaves[n].shape)
+    return _OutputStructure(spec, leaves, floating, keeps_shape)
+
+
+def _zeros(like: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Zeros that take the memory of one number."""
+    return like.new_zeros(1).expand(tuple(shape))
+
+
+def _count_positions(gradient: torch.Tensor | None) -> int:
+    """How many positions, from the first, have all of a gradient (rows, positions, width)."""
+    if gradient is None:
+        return 0
+    read = gradient.abs().amax((0, 2)).nonzero()
+    return int(read[-1]) + 1 if len(read) else 0
+
+
+def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    return [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]

@@ -1,0 +1,63 @@
+"""Rows and batches in which activations stand for the inputs of the frozen layers."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset, Image, concatenate_datasets
+
+from hf_transfer.data.encode import Collate, Encoder
+from hf_transfer.frozen.features import Features
+
+# Columns that say where the activations of a row are: the number of the row in its split, that of
+# the split, and that of the view.
+PLACE = ("row", "split", "view")
+
+
+def replay_rows(rows: Dataset, split: int, views: int = 1) -> Dataset:
+    """The rows without images, which the frozen layers alone read, once for each view.
+
+    The columns of PLACE are added; the rows of a view follow one another.
+    """
+    images = [name for name, feature in rows.features.items() if isinstance(feature, Image)]
+    light = rows.remove_columns(images).add_column("row", list(range(len(rows))))
+    light = light.add_column("split", [split] * len(rows))
+    return concatenate_datasets(
+        [light.add_column("view", [view] * len(rows)) for view in range(views)]
+    )
+
+
+def replay_collate(encoder: Encoder, features: Sequence[Sequence[Features]]) -> Collate:
+    """The collator of rows from `replay_rows`: ids, masks and labels, with the activations.
+
+    `features[split][view]` are those of a split in one view. All are padded to the same length.
+    """
+
+    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        batch = encoder.light([_without_place(row) for row in rows])
+        activations = [features[row["split"]][row["view"]].read(row["row"]) for row in rows]
+        length = batch["input_ids"].shape[1] if "input_ids" in batch else 0
+        for name in activations[0]:
+            tensors = [row[name] for row in activations]
+            batch[name] = _stack(tensors, length, encoder.pads_left)
+        for each in itertools.chain(*features):
+            each.release_memory()
+        return batch
+
+    return collate
+
+
+def _without_place(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in PLACE}
+
+
+def _stack(tensors: list[torch.Tensor], length: int, pads_left: bool) -> torch.Tensor:
+    """(rows, ...); where the lengths differ, the first axis of each is zero-padded to `length`."""
+    if len({tensor.shape for tensor in tensors}) == 1:
+        return torch.stack(tensors)
+    stacked = torch.zeros(len(tensors), length, *tensors[0].shape[1:])
+    for number, tensor in enumerate(tensors):
+        start = length - len(tensor) if pads_left else 0
+        stacked[number, start : start + len(tensor)] = tensor
+    return stacked
