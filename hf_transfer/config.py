@@ -100,7 +100,7 @@ class DataConfig:
     dataset_name: str | None = field(
         default=None,
         metadata={
-            "help": "Hub id, folder, CSV/JSON/Parquet file, or builtin:digits|letters|docstrings|languages."
+            "help": "Hub id, folder, CSV/JSON/Parquet file, or builtin:digits|docstrings|languages."
         },
     )
     dataset_config_name: str | None = field(
