@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from hf_transfer.config import Strategy, TrainingConfig, TransferConfig, misplaced
 from hf_transfer.data.encode import make_encoder
-from hf_transfer.data.labels import TARGETS
+from hf_transfer.data.labels import LABEL_KINDS
 from hf_transfer.data.sources import Data
 from hf_transfer.data.splits import assign_folds, stratified_sample
 from hf_transfer.errors import UserError
@@ -181,11 +181,11 @@ def _choose_pooling(asked: Asked) -> tuple[Asked, Pooling, tuple[str, ...]]:
 def _judge_pooling(asked: Asked) -> float:
     """The mean held-out loss of a head that is solved on what it reads, by cross-validation."""
     rows, checkpoint = asked.data.train, asked.checkpoint
-    target = TARGETS[asked.data.problem_type]
+    label_kind = LABEL_KINDS[asked.data.problem_type]
     most = max(ROWS, ROWS_A_CLASS * len(asked.data.labels))
     if len(rows) > most:
         rows = rows.select(
-            stratified_sample(target.strata(rows["label"][:]), most, asked.training.seed)
+            stratified_sample(label_kind.strata(rows["label"][:]), most, asked.training.seed)
         )
     encoder = make_encoder(
         checkpoint.task, checkpoint.processor, checkpoint.model.config, asked.max_length
@@ -250,7 +250,7 @@ def _choose_once(asked: Asked) -> Choice:
 def _choose_strategy(asked: Asked) -> Choice:
     """The strategy that the evidence names."""
     labels = asked.data.train["label"][:]
-    strata = np.asarray(TARGETS[asked.data.problem_type].strata(labels))
+    strata = np.asarray(LABEL_KINDS[asked.data.problem_type].strata(labels))
     if asked.data.problem_type == "regression" and len(labels) < FEWEST_A_CLASS * 10:
         strata = np.zeros(len(labels))  # numbers, unlike classes, can be held out all the same
     _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)
