@@ -41,9 +41,12 @@ bench: install  ## ratios within one run, never timed tests
 wheel-test: install  ## build the wheel, install it in a clean environment elsewhere, run the digits recipe from it
 	$(BIN)/python -m pytest tests/recipes/test_wheel.py -m slow
 
-letters-resnet: install  ## make the checkpoint that we ship again
+letters-resnet: install out/letters  ## make the checkpoint that we ship again, from letters drawn once
 	$(BIN)/python recipes/pretrain.py --config recipes/configs/letters_resnet.yaml \
 		--output_dir hf_transfer/assets/letters-resnet --overwrite_output_dir
+
+out/letters: | install
+	$(BIN)/python recipes/letters/draw_letters.py --output_dir $@
 
 story: install  ## the tables of README: labels a class x strategies, goes on where it stopped
 	$(BIN)/python recipes/compare_strategies.py --config recipes/configs/digits_story.yaml

@@ -1,8 +1,4 @@
-"""Datasets that need no network: handwritten digits, rendered letters, docstrings, messages in many languages.
-
-`letters` is the source task of the checkpoint that we ship, the others are small target tasks.
-No digit is ever drawn in `letters`.
-"""
+"""Datasets that need no network: handwritten digits, docstrings, messages in many languages."""
 
 import ast
 import gettext
@@ -15,10 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
-from hf_transfer.data.letters import render_letters, to_bytes
 from hf_transfer.data.splits import stratified_holdout
 from hf_transfer.errors import UserError, unknown
 
@@ -42,15 +38,20 @@ def load_digits() -> DatasetDict:
     from sklearn.datasets import load_digits as load_scans
 
     scans = load_scans()
-    pictures = [PILImage.fromarray(scan) for scan in to_bytes(scans.images)]
+    images = [PILImage.fromarray(scan) for scan in _grey_levels(scans.images)]
     features = Features(
         {"image": Image(mode="L"), "label": ClassLabel(names=[str(digit) for digit in range(10)])}
     )
     rows: dict[str, list[Any]] = {
-        "image": pictures,
+        "image": images,
         "label": [str(digit) for digit in scans.target],
     }
-    return _split(rows, features, test_share=500 / len(pictures))
+    return _split(rows, features, test_share=500 / len(images))
+
+
+def _grey_levels(ink: np.ndarray) -> np.ndarray:
+    """Grey levels 0..255 of counts of ink 0..16."""
+    return np.round(ink * (255 / 16)).astype(np.uint8)
 
 
 def _split(columns: dict[str, list[Any]], features: Features, test_share: float) -> DatasetDict:
@@ -178,12 +179,6 @@ BUILTIN: dict[str, tuple[Callable[[], DatasetDict], str]] = {
         load_digits,
         "Scans of handwritten digits, 8 x 8 grey levels, from 43 people (Alpaydin and Kaynak, UCI 1998), as "
         "scikit-learn carries them.",
-    ),
-    "letters": (
-        render_letters,
-        "Letters of five alphabets (Latin, Greek, Cyrillic, Armenian, Georgian), drawn by a program from the fonts "
-        "that matplotlib carries, with random thickness, slant, elastic distortion and blur, scanned to 8 x 8 grey "
-        "levels. No digit is among them, though some letters resemble digits (O, Z, S, З).",
     ),
     "docstrings": (
         collect_docstrings,

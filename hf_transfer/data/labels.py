@@ -1,4 +1,4 @@
-"""What a model is to answer: a row a problem type."""
+"""LABEL_KINDS: how the labels of each problem type are read and encoded, a row per problem type."""
 
 import re
 from collections.abc import Callable
@@ -8,21 +8,8 @@ from typing import Any
 from datasets import ClassLabel, Dataset, List, Value
 
 from hf_transfer.config.data import ProblemType
-from hf_transfer.data.multi_label import (
-    encode_sets,
-    find_set_names,
-    is_list,
-    labels_present,
-    require_labels,
-    set_flaw,
-)
-from hf_transfer.data.regression import encode_numbers, number_flaw, require_numbers
-from hf_transfer.data.single_label import (
-    encode_labels,
-    find_label_names,
-    label_flaw,
-    require_classes,
-)
+from hf_transfer.data import multi_label, regression, single_label
+from hf_transfer.data.multi_label import is_list
 from hf_transfer.data.splits import strata_of_numbers, strata_of_sets
 from hf_transfer.errors import UserError
 
@@ -30,98 +17,100 @@ TEXT = r"string|large_string"
 NAMES = rf"{TEXT}|bool|u?int\d+"
 NUMBERS = r"u?int\d+|float\d+"
 
+Names = tuple[str, ...]
+
 
 @dataclass(frozen=True)
-class Target:
-    """How the labels of a problem type are read, and what of them stratifies a split."""
+class LabelKind:
+    """How the labels of a problem type are recognized, checked, encoded and stratified."""
 
-    needs: str  # of a column, in words
-    fits: Callable[[Any], bool]  # a column's feature
-    # A column's feature, the names that the training split fixes, a label as stored -> what is wrong with it, or None
-    flaw: Callable[[Any, tuple[str, ...] | None, Any], str | None]
-    names: Callable[
-        [dict[str, Dataset], str], tuple[str, ...]
-    ]  # splits, column -> names in the order of ids
-    encode: Callable[
-        [Dataset, str, tuple[str, ...]], list[Any]
-    ]  # split without flaws, column, names -> a label a row
-    feature: Callable[[tuple[str, ...]], Any]  # of the encoded labels
-    strata: Callable[[list[Any]], list[int]]
-    present: Callable[[list[Any]], set[int]]  # ids of the names that occur
-    require: Callable[
-        [list[Any], tuple[str, ...]], None
-    ]  # raises UserError if nothing can be learned from them
+    expected: str  # content of a label column, in words
+    accepts: Callable[[object], bool]  # whether a column of this feature can hold such labels
+    # Feature of a column, label names that the training split fixes, stored label -> the reason why
+    # the label cannot be used, or None.
+    check_label: Callable[[object, Names | None, Any], str | None]
+    # Splits, column -> label names in the order of their ids.
+    find_label_names: Callable[[dict[str, Dataset], str], Names]
+    # Split whose labels have all passed check_label, column, label names -> encoded label per row.
+    encode_labels: Callable[[Dataset, str, Names], list[Any]]
+    encoded_feature: Callable[[Names], object]  # of the encoded labels
+    strata: Callable[[list[Any]], list[int]]  # stratum of each encoded label
+    present: Callable[[list[Any]], set[int]]  # ids of the label names that occur
+    # Raises UserError if nothing can be learned from these encoded labels.
+    require_learnable: Callable[[list[Any], Names], None]
 
 
-TARGETS: dict[ProblemType, Target] = {
-    "single_label_classification": Target(
-        needs="one class a row: text or whole numbers, no empty cell",
-        fits=lambda feature: isinstance(feature, ClassLabel) or _holds(feature, NAMES),
-        flaw=label_flaw,
-        names=find_label_names,
-        encode=encode_labels,
-        feature=lambda names: ClassLabel(names=list(names)),
+LABEL_KINDS: dict[ProblemType, LabelKind] = {
+    "single_label_classification": LabelKind(
+        expected="one class per row: text or whole numbers, no empty cell",
+        accepts=lambda feature: isinstance(feature, ClassLabel) or _has_dtype(feature, NAMES),
+        check_label=single_label.check_label,
+        find_label_names=single_label.find_label_names,
+        encode_labels=single_label.encode_labels,
+        encoded_feature=lambda names: ClassLabel(names=list(names)),
         strata=list,
         present=set,
-        require=require_classes,
+        require_learnable=single_label.require_learnable,
     ),
-    "multi_label_classification": Target(
-        needs="lists of names or whole numbers, or text that separates names with commas or |",
-        fits=lambda feature: _lists_labels(feature) or _holds(feature, TEXT),
-        flaw=set_flaw,
-        names=find_set_names,
-        encode=encode_sets,
-        feature=lambda names: List(Value("float32")),
+    "multi_label_classification": LabelKind(
+        expected="lists of names or whole numbers, or text that separates names with commas or |",
+        accepts=lambda feature: _lists_labels(feature) or _has_dtype(feature, TEXT),
+        check_label=multi_label.check_label,
+        find_label_names=multi_label.find_label_names,
+        encode_labels=multi_label.encode_labels,
+        encoded_feature=lambda names: List(Value("float32")),
         strata=strata_of_sets,
-        present=labels_present,
-        require=require_labels,
+        present=multi_label.present_labels,
+        require_learnable=multi_label.require_learnable,
     ),
-    "regression": Target(
-        needs="numbers: no text and no empty cell",
-        fits=lambda feature: _holds(feature, NUMBERS),
-        flaw=number_flaw,
-        names=lambda splits, column: (column,),
-        encode=encode_numbers,
-        feature=lambda names: Value("float32"),
+    "regression": LabelKind(
+        expected="numbers: no text and no empty cell",
+        accepts=lambda feature: _has_dtype(feature, NUMBERS),
+        check_label=regression.check_label,
+        find_label_names=regression.find_label_names,
+        encode_labels=regression.encode_labels,
+        encoded_feature=lambda names: Value("float32"),
         strata=strata_of_numbers,
         present=lambda values: {0},
-        require=require_numbers,
+        require_learnable=regression.require_learnable,
     ),
 }
 
 
-def find_problem_type(feature: Any, column: str, asked: ProblemType | None) -> ProblemType:
-    """The problem type that the user asked for, else the one of a label column's kind: lists are several labels.
+def find_problem_type(feature: object, column: str, requested: ProblemType | None) -> ProblemType:
+    """The requested problem type, or the default for a label column: lists are multi-label.
 
-    Real numbers may be a grade or a measure: they are never guessed to be classes or a regression. Raises UserError
-    if the column does not fit.
+    Real numbers may be a grade or a measure, so neither classes nor a regression is ever guessed
+    from them. Raises UserError if the column does not fit the problem type.
     """
-    found: ProblemType = (
+    default: ProblemType = (
         "multi_label_classification" if is_list(feature) else "single_label_classification"
     )
-    problem_type = asked or found
-    target = TARGETS[problem_type]
-    if target.fits(feature):
+    problem_type = requested or default
+    kind = LABEL_KINDS[problem_type]
+    if kind.accepts(feature):
         return problem_type
-    held = f"the label column {column!r} holds {_kind(feature)} values"
-    if asked is None and TARGETS["regression"].fits(feature):
+    held = f"the label column {column!r} holds {_type_name(feature)} values"
+    if requested is None and LABEL_KINDS["regression"].accepts(feature):
         raise UserError(
-            held, f"to learn numbers give --problem_type regression; classes need {target.needs}"
+            held,
+            f"to learn numbers give --problem_type regression; classes need {kind.expected}",
         )
-    raise UserError(held, f"{problem_type} needs {target.needs}")
+    raise UserError(held, f"{problem_type} needs {kind.expected}")
 
 
-def _holds(feature: Any, kinds: str) -> bool:
-    return type(feature) is Value and re.fullmatch(kinds, feature.dtype) is not None
+def _has_dtype(feature: object, dtypes: str) -> bool:
+    return isinstance(feature, Value) and re.fullmatch(dtypes, feature.dtype) is not None
 
 
-def _lists_labels(feature: Any) -> bool:
-    # A column of empty lists only has values of no kind.
+def _lists_labels(feature: object) -> bool:
+    # The values of a column of empty lists have the type null.
     return is_list(feature) and (
-        isinstance(feature.feature, ClassLabel) or _holds(feature.feature, rf"{NAMES}|null")
+        isinstance(feature.feature, ClassLabel) or _has_dtype(feature.feature, rf"{NAMES}|null")
     )
 
 
-def _kind(feature: Any) -> str:
-    inner = f"list of {_kind(feature.feature)}" if is_list(feature) else None
-    return inner or str(getattr(feature, "dtype", None) or type(feature).__name__)
+def _type_name(feature: object) -> str:
+    if is_list(feature):
+        return f"list of {_type_name(feature.feature)}"
+    return str(getattr(feature, "dtype", None) or type(feature).__name__)

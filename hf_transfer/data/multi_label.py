@@ -1,23 +1,30 @@
-"""Any number of labels a row: lists of names, or a column of text that names them between commas or bars."""
+"""Multi-label classification: any number of labels per row.
+
+A column of lists, or a text column whose cells separate label names by commas or bars.
+"""
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from datasets import Dataset, LargeList, List
 
-from hf_transfer.data.single_label import coded_names, label_flaw, natural_order
+from hf_transfer.data import single_label
+from hf_transfer.data.single_label import class_label_names, natural_sort_key
 from hf_transfer.errors import UserError
 
 
-def is_list(feature: object) -> bool:
+def is_list(feature: object) -> TypeGuard[List | LargeList]:
     """Whether a column holds lists."""
     return isinstance(feature, List | LargeList)
 
 
-def set_flaw(feature: Any, known: tuple[str, ...] | None, labels: Any) -> str | None:
-    """What is wrong with a row's labels as they are stored, or None; an empty cell of text names no label."""
+def check_label(feature: object, known: tuple[str, ...] | None, labels: Any) -> str | None:
+    """Reason why the labels of a row, as stored, cannot be used; None if they can.
+
+    An empty cell of a text column means that no label applies.
+    """
     if not is_list(feature):
         return None
     if labels is None:
@@ -26,69 +33,76 @@ def set_flaw(feature: Any, known: tuple[str, ...] | None, labels: Any) -> str | 
         return (
             "label listed twice: name each that applies once; rows of zeros and ones are not read"
         )
-    return next(filter(None, (label_flaw(feature.feature, known, label) for label in labels)), None)
+    reasons = (single_label.check_label(feature.feature, known, label) for label in labels)
+    return next(filter(None, reasons), None)
 
 
-def find_set_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]:
-    """The names of all labels in the order of their ids: ClassLabel's own, else sorted as people sort."""
-    known = coded_names(next(iter(splits.values())).features[column])
+def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]:
+    """Label names in the order of their ids: those of a ClassLabel, else in natural order."""
+    known = class_label_names(next(iter(splits.values())).features[column])
     if known is not None:
         return known
-    separator = _separator(cell for split in splits.values() for cell in split[column])
-    sets = [names for split in splits.values() for names in _read(split, column, separator)]
-    return tuple(sorted(set(itertools.chain.from_iterable(sets)), key=natural_order))
+    separator = _find_separator(cell for split in splits.values() for cell in split[column])
+    names: set[str] = set()
+    for split in splits.values():
+        names.update(itertools.chain.from_iterable(_read_names(split, column, separator)))
+    return tuple(sorted(names, key=natural_sort_key))
 
 
-def encode_sets(split: Dataset, column: str, names: tuple[str, ...]) -> list[list[float]]:
-    """A row of zeros and ones, a one for each label that applies; an empty list is a row of zeros.
+def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[list[float]]:
+    """Multi-hot rows: a one for each label that applies; an empty list is a row of zeros.
 
-    No list has a flaw. Raises UserError if a cell of text names a label twice.
+    All labels have passed check_label. Raises UserError if a cell of text names a label twice.
     """
-    # No name has a comma where commas separate, so names with one say what the separator of the other splits was.
-    sets = _read(
-        split, column, "|" if any("," in name for name in names) else _separator(split[column])
-    )
+    # Where commas separate, no name holds one: a name with a comma tells that the splits from which
+    # the names were read use bars.
+    bars = any("," in name for name in names)
+    sets = _read_names(split, column, "|" if bars else _find_separator(split[column]))
     ids = {name: number for number, name in enumerate(names)}
     encoded = np.zeros((len(sets), len(names)))
-    for row, given in enumerate(sets):
-        twice = {name for name in given if given.count(name) > 1}
+    for row, present in enumerate(sets):
+        twice = {name for name in present if present.count(name) > 1}
         if twice:
+            listed = ", ".join(present)[:80]
             raise UserError(
-                f"a row of column {column!r} names the label {min(twice)!r} twice: {', '.join(given)[:80]}",
+                f"a row of column {column!r} names the label {min(twice)!r} twice: {listed}",
                 "list the labels that apply, each once; rows of zeros and ones are not read",
             )
-        encoded[row, [ids[name] for name in given]] = 1.0
+        encoded[row, [ids[name] for name in present]] = 1.0
     return encoded.tolist()
 
 
-def labels_present(rows: Sequence[Sequence[float]]) -> set[int]:
-    """The ids of the labels that apply to a row or more."""
+def present_labels(rows: Sequence[Sequence[float]]) -> set[int]:
+    """Ids of the labels that apply to at least one row."""
     return set(np.flatnonzero(np.any(rows, axis=0)).tolist())
 
 
-def require_labels(rows: Sequence[Sequence[float]], names: tuple[str, ...]) -> None:
+def require_learnable(rows: Sequence[Sequence[float]], names: tuple[str, ...]) -> None:
     """Raise UserError unless two labels or more apply to some row."""
-    present = [names[label] for label in sorted(labels_present(rows))]
+    present = [names[label] for label in sorted(present_labels(rows))]
     if len(present) < 2:
         raise UserError(
             f"the training split has one label only: {', '.join(map(repr, present)) or 'none'}",
-            "multi-label classification needs two labels or more; for one, give a column with its yes and no",
+            "multi-label classification needs two labels or more; "
+            "for one, give a column with its yes and no",
         )
 
 
-def _read(split: Dataset, column: str, separator: str) -> list[list[str]]:
-    """The names in each row. An empty cell of a text column names no label."""
+def _read_names(split: Dataset, column: str, separator: str) -> list[list[str]]:
+    """Label names of each row. An empty cell of a text column names no label."""
     feature = split.features[column]
-    if is_list(feature):
-        known = coded_names(feature)
-        return [
-            [str(value) if known is None else known[value] for value in given]
-            for given in split[column]
-        ]
-    cells = (cell or "" for cell in split[column])
-    return [[name.strip() for name in cell.split(separator) if name.strip()] for cell in cells]
+    if not is_list(feature):
+        return [_split_cell(cell, separator) for cell in split[column]]
+    known = class_label_names(feature)
+    if known is None:
+        return [list(map(str, values)) for values in split[column]]
+    return [list(map(known.__getitem__, values)) for values in split[column]]
 
 
-def _separator(cells: Iterable[Any]) -> str:
-    """What stands between the names of a text column: bars where there are any, else commas."""
+def _split_cell(cell: str | None, separator: str) -> list[str]:
+    return [name.strip() for name in (cell or "").split(separator) if name.strip()]
+
+
+def _find_separator(cells: Iterable[object]) -> str:
+    """Separator of the names in a text column: a bar where there is any, else a comma."""
     return "|" if any(isinstance(cell, str) and "|" in cell for cell in cells) else ","

@@ -1,37 +1,41 @@
-"""A number a row: the labels of a regression."""
+"""Regression: a number per row."""
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from datasets import Dataset
 
 from hf_transfer.errors import UserError
 
-LARGEST = float(np.finfo(np.float32).max)  # models answer in 32 bits
+LARGEST = float(np.finfo(np.float32).max)  # models predict in 32 bits
 
 
-def number_flaw(feature: Any, known: tuple[str, ...] | None, value: Any) -> str | None:
-    """What is wrong with a number as it is stored, or None."""
+def check_label(feature: object, known: tuple[str, ...] | None, value: float | None) -> str | None:
+    """Reason why a number, as stored, cannot be used; None if it can."""
     if value is None or math.isnan(value):
         return "no label"
-    return (
-        None
-        if -LARGEST <= value <= LARGEST
-        else f"label out of range: {value:g} is no finite number of 32 bits"
-    )
+    if not -LARGEST <= value <= LARGEST:
+        return f"label out of range: {value:g} is no finite number of 32 bits"
+    return None
 
 
-def encode_numbers(split: Dataset, column: str, names: tuple[str, ...]) -> list[float]:
-    """The numbers in 32 bits; none has a flaw."""
+def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]:
+    """The one label name: that of the column."""
+    return (column,)
+
+
+def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[float]:
+    """The numbers in 32 bits. All have passed check_label."""
     return np.array(split[column][:], dtype=np.float32).tolist()
 
 
-def require_numbers(values: Sequence[float], names: tuple[str, ...]) -> None:
+def require_learnable(values: Sequence[float], names: tuple[str, ...]) -> None:
     """Raise UserError unless there are two different numbers or more."""
-    if len(set(values)) < 2:
+    different = set(values)
+    if len(different) < 2:
+        held = ", ".join(map(str, different)) or "none"
         raise UserError(
-            f"the training split holds one {names[0]} only: {', '.join(map(str, set(values))) or 'none'}",
+            f"the training split holds one {names[0]} only: {held}",
             "a regression needs examples of different numbers",
         )

@@ -17,6 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 
+from hf_transfer.config.cache import CacheConfig
 from hf_transfer.frozen.cache_key import cache_key
 from hf_transfer.frozen.forward_pass import (
     ForwardPass,
@@ -37,7 +38,6 @@ from hf_transfer.store.activations import (
     temporary_folder,
     write_activations,
 )
-from hf_transfer.config.cache import CacheConfig
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from accelerate.utils import broadcast_object_list
 
 from hf_transfer.config.cache import CacheConfig
 from hf_transfer.config.transfer import TransferConfig
-from hf_transfer.data.labels import TARGETS
+from hf_transfer.data.labels import LABEL_KINDS
 from hf_transfer.data.splits import stratified_sample
 from hf_transfer.evaluation.metrics import READINGS
 from hf_transfer.frozen.phase import compute_head_features
@@ -120,7 +120,7 @@ def _probe_loss(job: Job, transfer: TransferConfig, cache: CacheConfig) -> float
     outputs = len(job.data.labels)
     limit = max(ROWS, ROWS_PER_CLASS * outputs)
     if len(rows) > limit:
-        strata = TARGETS[problem_type].strata(rows["label"][:])
+        strata = LABEL_KINDS[problem_type].strata(rows["label"][:])
         rows = rows.select(stratified_sample(strata, limit, job.training.seed))
     dtype = frozen_dtype(transfer, job.training)
     (computed,) = compute_head_features(job, job.encoder.rows(rows), cache, dtype)

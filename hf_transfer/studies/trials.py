@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from hf_transfer.config.cache import CacheConfig
 from hf_transfer.config.transfer import Strategy, TransferConfig
-from hf_transfer.data.labels import TARGETS
+from hf_transfer.data.labels import LABEL_KINDS
 from hf_transfer.data.splits import assign_folds
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import READINGS
@@ -71,7 +71,7 @@ class _Study:
 def select_strategy(transfer: TransferConfig, job: Job, cache: CacheConfig) -> Selection:
     """The strategy that the evidence of trials names; validation and test rows are never read."""
     labels = job.labels
-    strata = np.asarray(TARGETS[job.data.problem_type].strata(labels))
+    strata = np.asarray(LABEL_KINDS[job.data.problem_type].strata(labels))
     if job.data.problem_type == "regression" and len(labels) < FEWEST_A_CLASS * 10:
         strata = np.zeros(len(labels))  # numbers, unlike classes, can be held out all the same
     _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)

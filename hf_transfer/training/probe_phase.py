@@ -62,7 +62,7 @@ def run_probe_phase(number: int, run: PlanRun) -> PhaseFacts | None:
     )
 
 
-def _solve(computed: Sequence[Features], phase: Phase, run: PlanRun, with_bias: bool) -> SolvedHead:
+def _solve(views: Sequence[Features], phase: Phase, run: PlanRun, with_bias: bool) -> SolvedHead:
     labels = np.asarray(run.train["label"][:])
     outputs = len(run.job.checkpoint.labels)
     if run.scale != Scale():
@@ -70,8 +70,8 @@ def _solve(computed: Sequence[Features], phase: Phase, run: PlanRun, with_bias: 
     weights = None
     if run.job.training.class_weights == "balanced":
         weights = balanced_weights(labels.tolist(), outputs).numpy()
-    views = [each.matrix("features") for each in computed]
-    features = np.concatenate(views) if len(views) > 1 else views[0]
+    matrices = [view.matrix("features") for view in views]
+    features = np.concatenate(matrices) if len(views) > 1 else matrices[0]
     return solve_head(
         features,
         labels,

@@ -177,7 +177,7 @@ def test_pictures_are_learned_to_a_number_in_its_own_unit(
         (
             [0.5, 1.5],
             ("--problem_type", "regression", "--examples_per_class", "2"),
-            "examples a class can be counted",
+            "examples per class can be counted",
         ),
         (
             [0.5, 1.5],

@@ -1,10 +1,7 @@
-import unicodedata
-
 import numpy as np
 import pytest
 
 from hf_transfer.data.builtin import load_builtin
-from hf_transfer.data.letters import LETTERS, draw_letters, glyph_fields
 from hf_transfer.errors import UserError
 
 
@@ -13,22 +10,6 @@ def test_digits_are_the_1797_scans_in_two_disjoint_splits() -> None:
     assert {name: len(split) for name, split in rows.items()} == {"train": 1297, "test": 500}
     assert rows["train"].features["label"].names == [str(digit) for digit in range(10)]
     assert rows["train"][0]["image"].size == (8, 8)
-
-
-def test_no_letter_is_a_digit() -> None:
-    assert len(LETTERS) == len(set(LETTERS)) == 167
-    assert all(unicodedata.category(letter) in ("Lu", "Ll", "Lo") for letter in LETTERS)
-
-
-def test_every_letter_has_glyphs_in_the_fonts() -> None:
-    _, owners = glyph_fields()
-    assert min(len(fonts) for fonts in owners) >= 1
-
-
-def test_letters_are_the_same_for_the_same_seed() -> None:
-    first, second, other = (draw_letters(50, np.random.default_rng(seed)) for seed in (7, 7, 8))
-    assert np.array_equal(first[0], second[0])
-    assert not np.array_equal(first[0], other[0])
 
 
 def test_docstrings_are_balanced_real_texts_of_many_modules() -> None:

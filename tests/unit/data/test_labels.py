@@ -7,6 +7,8 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.labels import TARGETS, find_problem_type
+from hf_transfer.config.data import DataConfig
+from hf_transfer.data.labels import LABEL_KINDS, find_problem_type
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
 from hf_transfer.tasks import find_task
@@ -44,7 +46,7 @@ def test_real_numbers_are_never_guessed_to_be_classes_or_a_regression() -> None:
 
 
 @pytest.mark.parametrize(
-    ("feature", "asked", "message", "hint"),
+    ("feature", "requested", "message", "hint"),
     [
         (Value("string"), NUMBER, "holds string values", "regression needs numbers"),
         (ClassLabel(names=["a"]), NUMBER, "holds int64 values", "regression needs numbers"),
@@ -60,31 +62,35 @@ def test_real_numbers_are_never_guessed_to_be_classes_or_a_regression() -> None:
             "holds list of list of string values",
             "lists of names",
         ),
-        (List(Value("string")), SINGLE, "holds list of string values", "one class a row"),
+        (List(Value("string")), SINGLE, "holds list of string values", "one class per row"),
         (Value("int64"), SEVERAL, "holds int64 values", "lists of names"),
-        (Value("timestamp[s]"), None, "holds timestamp[s] values", "one class a row"),
+        (Value("timestamp[s]"), None, "holds timestamp[s] values", "one class per row"),
     ],
 )
 def test_a_column_that_does_not_fit_is_refused(
-    feature: Any, asked: Any, message: str, hint: str
+    feature: Any, requested: Any, message: str, hint: str
 ) -> None:
     with pytest.raises(UserError) as refusal:
-        find_problem_type(feature, "y", asked)
+        find_problem_type(feature, "y", requested)
     assert message in refusal.value.message
     assert hint in refusal.value.hint
 
 
 def test_lists_become_rows_of_zeros_and_ones_in_the_order_of_the_names() -> None:
-    names = TARGETS[SEVERAL].names({"train": _tagged()}, "y")
+    names = LABEL_KINDS[SEVERAL].find_label_names({"train": _tagged()}, "y")
     assert names == ("a2", "a10", "b")
-    assert TARGETS[SEVERAL].encode(_tagged(), "y", names) == [[0, 1, 1], [0, 0, 0], [1, 0, 0]]
+    assert LABEL_KINDS[SEVERAL].encode_labels(_tagged(), "y", names) == [
+        [0, 1, 1],
+        [0, 0, 0],
+        [1, 0, 0],
+    ]
 
 
 def test_lists_of_a_class_label_keep_its_order() -> None:
     rows = _tagged(List(ClassLabel(names=["z", "a"])), [["a"], ["z", "a"]])
-    names = TARGETS[SEVERAL].names({"train": rows}, "y")
+    names = LABEL_KINDS[SEVERAL].find_label_names({"train": rows}, "y")
     assert names == ("z", "a")
-    assert TARGETS[SEVERAL].encode(rows, "y", names) == [[0, 1], [1, 1]]
+    assert LABEL_KINDS[SEVERAL].encode_labels(rows, "y", names) == [[0, 1], [1, 1]]
 
 
 @pytest.mark.parametrize(
@@ -103,15 +109,15 @@ def test_a_text_column_may_name_several_labels(
     train: list[str], test: list[str], names: tuple[str, ...], encoded: list[list[float]]
 ) -> None:
     splits = {"train": _tagged(Value("string"), train), "test": _tagged(Value("string"), test)}
-    assert TARGETS[SEVERAL].names(splits, "y") == names
-    assert TARGETS[SEVERAL].encode(splits["test"], "y", names) == encoded
+    assert LABEL_KINDS[SEVERAL].find_label_names(splits, "y") == names
+    assert LABEL_KINDS[SEVERAL].encode_labels(splits["test"], "y", names) == encoded
 
 
 TAGS = List(ClassLabel(names=["a", "b"]))
 
 
 @pytest.mark.parametrize(
-    ("problem_type", "feature", "label", "flaw"),
+    ("problem_type", "feature", "label", "reason"),
     [
         (SEVERAL, List(Value("string")), None, "no label"),
         (SEVERAL, List(Value("string")), ["a", None], "no label"),
@@ -130,10 +136,10 @@ TAGS = List(ClassLabel(names=["a", "b"]))
         ),
     ],
 )
-def test_what_is_wrong_with_a_label_is_said(
-    problem_type: Any, feature: Any, label: Any, flaw: str
+def test_the_reason_why_a_label_cannot_be_used_is_given(
+    problem_type: Any, feature: Any, label: Any, reason: str
 ) -> None:
-    assert flaw in str(TARGETS[problem_type].flaw(feature, None, label))
+    assert reason in str(LABEL_KINDS[problem_type].check_label(feature, None, label))
 
 
 @pytest.mark.parametrize(
@@ -146,10 +152,10 @@ def test_what_is_wrong_with_a_label_is_said(
         (NUMBER, Value("float64"), 3.4e38),
     ],
 )
-def test_labels_that_can_be_learned_have_no_flaw(
+def test_labels_that_can_be_learned_pass_the_check(
     problem_type: Any, feature: Any, label: Any
 ) -> None:
-    assert TARGETS[problem_type].flaw(feature, None, label) is None
+    assert LABEL_KINDS[problem_type].check_label(feature, None, label) is None
 
 
 def test_a_cell_of_text_that_names_a_label_twice_is_refused() -> None:
@@ -157,7 +163,7 @@ def test_a_cell_of_text_that_names_a_label_twice_is_refused() -> None:
     with pytest.raises(
         UserError, match="a row of column 'y' names the label '0' twice: 0, 1, 0"
     ) as refusal:
-        TARGETS[SEVERAL].encode(rows, "y", ("0", "1", "a"))
+        LABEL_KINDS[SEVERAL].encode_labels(rows, "y", ("0", "1", "a"))
     assert "zeros and ones are not read" in refusal.value.hint
 
 
@@ -199,9 +205,9 @@ def test_a_regression_has_one_label_the_name_of_its_column(tmp_path: Path) -> No
         (
             [0.5, 1.5],
             {"problem_type": NUMBER, "examples_per_class": 3},
-            "examples a class can be counted",
+            "examples per class can be counted",
         ),
-        ([["a"], ["b"]], {"examples_per_class": 3}, "examples a class can be counted"),
+        ([["a"], ["b"]], {"examples_per_class": 3}, "examples per class can be counted"),
         ([["a"], []], {}, "the training split has one label only: 'a'"),
         ([2.5, 2.5], {"problem_type": NUMBER}, "the training split holds one label only: 2.5"),
     ],

@@ -4,10 +4,10 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_transfer.data.single_label import (
+    check_label,
     encode_labels,
     find_label_names,
-    label_flaw,
-    require_classes,
+    require_learnable,
 )
 from hf_transfer.errors import UserError
 
@@ -41,7 +41,7 @@ def test_labels_of_all_splits_are_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("feature", "known", "label", "flaw"),
+    ("feature", "known", "label", "reason"),
     [
         (Value("string"), None, None, "no label"),
         (Value("string"), None, " ", "no label"),
@@ -64,12 +64,12 @@ def test_labels_of_all_splits_are_known() -> None:
         (ClassLabel(names=["a", "b"]), ("a", "b"), 2, "label out of range: 2 is not one of 0 to 1"),
     ],
 )
-def test_a_label_that_is_missing_or_no_class_is_flawed(
-    feature: Any, known: Any, label: Any, flaw: str | None
+def test_a_label_that_is_missing_or_no_class_fails_the_check(
+    feature: Any, known: Any, label: Any, reason: str | None
 ) -> None:
-    assert label_flaw(feature, known, label) == flaw
+    assert check_label(feature, known, label) == reason
 
 
 def test_one_class_alone_is_refused() -> None:
     with pytest.raises(UserError, match="one class only: 'b'"):
-        require_classes([1, 1], ("a", "b"))
+        require_learnable([1, 1], ("a", "b"))

@@ -1,0 +1,115 @@
+"""Which columns of a dataset are the input and the label."""
+
+from datasets import Dataset, Image, Value
+
+from hf_transfer.config.data import DataConfig
+from hf_transfer.data.labels import LabelKind
+from hf_transfer.data.single_label import class_label_names
+from hf_transfer.errors import UserError, unknown
+from hf_transfer.tasks import Task
+
+LABEL_COLUMNS = ("label", "labels", "target", "class", "category")
+
+
+def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, str]:
+    """Our column name ("image" or "text", "text_pair", "label") -> the dataset's.
+
+    Raises UserError for flags of another modality, and for columns that are not given and cannot be
+    found, do not exist, hold another kind of input or have two roles.
+    """
+    _refuse_foreign_flags(config, task)
+    label = config.label_column or _first(LABEL_COLUMNS, train.column_names)
+    columns = {task.modality: _find_input(train, config, task, label), "label": label}
+    if config.text_pair_column:
+        columns["text_pair"] = config.text_pair_column
+    found = {ours: _require_column(train, ours, theirs, task) for ours, theirs in columns.items()}
+    if len(set(found.values())) < len(found):
+        raise UserError(
+            f"one column is named twice: {', '.join(found.values())}", "inputs are not labels"
+        )
+    return found
+
+
+def _refuse_foreign_flags(config: DataConfig, task: Task) -> None:
+    foreign = [name for name in task.foreign_flags if getattr(config, name) is not None]
+    if foreign:
+        raise UserError(
+            f"--{foreign[0]} does not belong to {task.name}",
+            "leave it out, or use the recipe of another task",
+        )
+
+
+def _find_input(train: Dataset, config: DataConfig, task: Task, label: str | None) -> str | None:
+    """The input column: as given, of a usual name, or the only one of its kind; None if unclear."""
+    given: str | None = getattr(config, f"{task.modality}_column")
+    fitting = [
+        name
+        for name, feature in train.features.items()
+        if holds_inputs(feature, task) and name != label
+    ]
+    only = fitting[0] if len(fitting) == 1 else None
+    return given or _first(task.column_names, fitting) or only
+
+
+def _first(usual: tuple[str, ...], columns: list[str]) -> str | None:
+    return next((name for name in usual if name in columns), None)
+
+
+def _require_column(train: Dataset, ours: str, theirs: str | None, task: Task) -> str:
+    """The dataset's column. Raises UserError if there is none, or if it holds another input."""
+    flag = "--text_pair_column" if ours == "text_pair" else f"--{ours}_column"
+    listed = ", ".join(train.column_names)
+    if theirs is None:
+        raise UserError(
+            f"which column holds the {ours} is not clear", f"give {flag}; columns: {listed}"
+        )
+    if theirs not in train.features:
+        error = unknown("column", theirs, train.column_names)
+        raise UserError(error.message, f"check {flag}; {error.hint}")
+    if ours != "label" and not holds_inputs(train.features[theirs], task):
+        raise UserError(
+            f"the column {theirs!r} holds no {task.modality}", f"check {flag}; columns: {listed}"
+        )
+    return theirs
+
+
+def holds_inputs(feature: object, task: Task) -> bool:
+    """Whether a column of this feature holds inputs of the task's modality."""
+    if task.modality == "image":
+        return isinstance(feature, Image)
+    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+
+
+def require_same_columns(
+    splits: dict[str, Dataset], columns: dict[str, str], task: Task, kind: LabelKind
+) -> None:
+    """Raise UserError unless every split has the training split's columns, of the same kinds."""
+    label = columns["label"]
+    known = class_label_names(splits["train"].features[label])
+    for split, rows in splits.items():
+        for ours, theirs in columns.items():
+            present = theirs in rows.features
+            if not present or (ours != "label" and not holds_inputs(rows.features[theirs], task)):
+                content = "labels" if ours == "label" else f"{task.modality}s"
+                raise UserError(
+                    f"the split {split!r} has no column {theirs!r} of {content}",
+                    "all splits need the same columns",
+                )
+        if not kind.accepts(rows.features[label]):
+            raise UserError(
+                f"the split {split!r} has other labels than the training split",
+                f"each needs {kind.expected}; "
+                "for a test split without labels name another --test_split",
+            )
+        if class_label_names(rows.features[label]) not in (None, known):
+            raise UserError(
+                f"the split {split!r} numbers its labels in another order",
+                "all splits need the same labels",
+            )
+
+
+def select_columns(rows: Dataset, split: str, columns: dict[str, str]) -> Dataset:
+    """A split with our columns and ids. Its labels are as stored; other columns are dropped."""
+    names = {theirs: ours for ours, theirs in columns.items()}
+    rows = rows.select_columns(list(names)).rename_columns(names)
+    return rows.add_column("id", [f"{split}/{row}" for row in range(len(rows))])
