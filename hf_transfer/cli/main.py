@@ -148,9 +148,9 @@ def predict_inputs(model: str, inputs: list[str], top_k: int | None) -> None:
 
 def show_cache(asked: argparse.Namespace) -> None:
     """Print a line an entry: start of its key, size, rows, last use, what it is; or prune, and print what it freed."""
-    from hf_transfer.store.activations import cache_folder, list_entries, prune, show_bytes
+    from hf_transfer.store.entries import list_entries, prune, resolve_cache_dir, show_bytes
 
-    folder = cache_folder(asked.cache_dir)
+    folder = resolve_cache_dir(asked.cache_dir)
     if asked.prune:
         age = _measure("--older_than", asked.older_than, {"h": 3600, "d": 86_400, "w": 7 * 86_400})
         size = _measure(

@@ -30,17 +30,15 @@ from hf_transfer.data.checks import content_digest
 from hf_transfer.data.encode import Collate, Encoder
 from hf_transfer.frozen.precision import in_bfloat16, in_dtype_of
 from hf_transfer.frozen.split import RECORDED, CheckedSplit, UnsplittableError
+from hf_transfer.sealed import NotWrittenError, temporary_path
 from hf_transfer.store.activations import (
     Activations,
-    NotWritten,
-    cache_folder,
     digest,
     estimate_bytes,
     open_activations,
-    room_for,
-    temporary_folder,
     write_activations,
 )
+from hf_transfer.store.entries import resolve_cache_dir, room_for
 from hf_transfer.strategies.plan import CacheSettings
 
 log = logging.getLogger(__name__)
@@ -291,7 +289,7 @@ def _find_or_store(
     work: _Pass, sample: list[Row], cache: CacheSettings
 ) -> tuple[Activations, int] | None:
     """What the store has, after a pass if need be, and the number of passes; the same in all processes."""
-    folder, key = cache_folder(cache.folder), digest(_facts(work.part, work.rows))
+    folder, key = resolve_cache_dir(cache.folder), digest(_facts(work.part, work.rows))
     stored = open_activations(folder, key)
     if _agreed(None if stored else "it is not there") is None and stored is not None:
         return stored, 0
@@ -323,7 +321,7 @@ def _store(work: _Pass, sample: list[Row], place: Path) -> str | None:
     )
     if len(mates) == 1:
         return _agreed(write(place, len(work.rows), work.run(work.batches)))
-    scratch, own = temporary_folder(place), work.batches[mine :: len(mates)]
+    scratch, own = temporary_path(place), work.batches[mine :: len(mates)]
     reason = _agreed(write(scratch / "part", sum(map(len, own)), work.run(own)))
     parts = gather_object([str(scratch / "part")])
     if reason is None and mine == 0:
@@ -341,7 +339,7 @@ def _write(
     """Why nothing could be stored, or None."""
     try:
         write_activations(place.parent, place.name, rows, given, about, bits)
-    except NotWritten as error:
+    except NotWrittenError as error:
         return str(error)
     return None
 
@@ -353,7 +351,7 @@ def _in_turn(parts: Sequence[Path], batches: Sequence[np.ndarray]) -> Iterator[l
         which = number % len(parts)
         part, start = opened[which], done[which]
         if part is None:
-            raise NotWritten(f"the part of process {which} is gone")
+            raise NotWrittenError(f"the part of process {which} is gone")
         yield [part[row] for row in range(start, start + len(batch))]
         done[which] += len(batch)
 

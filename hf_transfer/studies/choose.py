@@ -30,7 +30,8 @@ from hf_transfer.models.head import find_linear_head
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
 from hf_transfer.resume.run_folder import keep_choice, kept_choice, release
 from hf_transfer.resume.run_spec import describe_start
-from hf_transfer.store.activations import cache_folder, temporary_folder
+from hf_transfer.sealed import temporary_path
+from hf_transfer.store.entries import resolve_cache_dir
 from hf_transfer.strategies.auto import (
     CANDIDATES,
     FEWEST_A_CLASS,
@@ -390,7 +391,7 @@ def _is_quiet(asked: Asked) -> bool:
 @contextmanager
 def _folder_for_trials(config: TransferConfig) -> Iterator[str]:
     """A store within the store, the same in all processes: no other run has use for rows less a fold."""
-    folders = [str(temporary_folder(cache_folder(config.cache_dir) / "trials"))]
+    folders = [str(temporary_path(resolve_cache_dir(config.cache_dir) / "trials"))]
     broadcast_object_list(folders)
     try:
         yield folders[0]

@@ -29,7 +29,7 @@ from hf_transfer.models.flops import stage_flops
 from hf_transfer.models.head import parameter_count
 from hf_transfer.models.layers import LayerMap
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
-from hf_transfer.store.activations import cache_folder, room_for, show_bytes
+from hf_transfer.store.entries import resolve_cache_dir, room_for, show_bytes
 from hf_transfer.strategies.auto import CANDIDATES, FIRST
 from hf_transfer.strategies.cost import computed_below, phase_costs
 from hf_transfer.strategies.make_plan import make_plan
@@ -338,7 +338,7 @@ def _size_of_cache(
         return "in memory", None
     if not solved and setting.training.n_gpu > 1:
         return "-", "start one process a GPU with accelerate launch"
-    full_store = room_for(cache_folder(plan.cache.folder), needed, plan.cache.limit_gb)
+    full_store = room_for(resolve_cache_dir(plan.cache.folder), needed, plan.cache.limit_gb)
     if full_store:
         return ("in memory", None) if solved else ("-", full_store)
     return show_bytes(needed), None
