@@ -26,9 +26,7 @@ def preflight(config: RunConfig) -> None:
     require_known_names(config, task)
     model = config.model
     if model.model_name_or_path is not None:
-        read_config(
-            model.model_name_or_path, task, model.model_revision, model.trust_remote_code
-        )
+        read_config(model.model_name_or_path, task, model.model_revision, model.trust_remote_code)
     if config.transfer.keep_adapter:
         _require_base_that_stays(config)
     _require_writable(config.output_dir.absolute())

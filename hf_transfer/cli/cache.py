@@ -49,9 +49,9 @@ def add_parser(subparsers: Any) -> None:
 
 def list_or_prune(arguments: argparse.Namespace) -> None:
     """Print the entries of the store, or prune it and print how many bytes were freed."""
-    from hf_transfer.store.activations import cache_folder
+    from hf_transfer.store.entries import resolve_cache_dir
 
-    folder = cache_folder(arguments.cache_dir)
+    folder = resolve_cache_dir(arguments.cache_dir)
     if arguments.prune:
         _prune(folder, arguments)
         return
@@ -64,7 +64,7 @@ def list_or_prune(arguments: argparse.Namespace) -> None:
 
 
 def _prune(folder: Path, arguments: argparse.Namespace) -> None:
-    from hf_transfer.store.activations import prune, show_bytes
+    from hf_transfer.store.entries import prune, show_bytes
 
     freed = prune(
         folder,
@@ -78,7 +78,7 @@ def _prune(folder: Path, arguments: argparse.Namespace) -> None:
 
 def _list(folder: Path) -> None:
     """Print one line per entry: start of its key, size, rows, last use, what it is."""
-    from hf_transfer.store.activations import list_entries, show_bytes
+    from hf_transfer.store.entries import list_entries, show_bytes
 
     entries = list_entries(folder)
     for entry in entries:

@@ -28,16 +28,14 @@ from hf_transfer.frozen.forward_pass import (
     longest_first,
 )
 from hf_transfer.frozen.precision import to_float32
+from hf_transfer.sealed import NotWrittenError, temporary_path
 from hf_transfer.store.activations import (
     Activations,
-    NotWritten,
-    cache_folder,
     estimate_bytes,
     open_activations,
-    room_for,
-    temporary_folder,
     write_activations,
 )
+from hf_transfer.store.entries import resolve_cache_dir, room_for
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +111,7 @@ def _load_or_compute(
 
     None, with a warning, if they cannot be stored. All processes return the same.
     """
-    folder = cache_folder(cache.cache_dir)
+    folder = resolve_cache_dir(cache.cache_dir)
     key = cache_key(forward_pass.layers, forward_pass.rows)
     stored = open_activations(folder, key)
     if first_reason(None if stored else "not in the store") is None and stored is not None:
@@ -147,7 +145,7 @@ def _compute_and_store(forward_pass: ForwardPass, sample: list[Row], entry: Path
     )
     if len(ranks) == 1:
         return first_reason(write(entry, rows, forward_pass.run(batches)))
-    scratch = temporary_folder(entry)
+    scratch = temporary_path(entry)
     own_batches = batches[own :: len(ranks)]
     own_rows = sum(map(len, own_batches))
     reason = first_reason(write(scratch / "part", own_rows, forward_pass.run(own_batches)))
@@ -169,7 +167,7 @@ def _write(
     """None if the rows are written, else why not."""
     try:
         write_activations(entry.parent, entry.name, rows, batches, about, bfloat16)
-    except NotWritten as error:
+    except NotWrittenError as error:
         return str(error)
     return None
 
@@ -182,6 +180,6 @@ def _join(parts: Sequence[Path], batches: Sequence[np.ndarray]) -> Iterator[list
         process = number % len(parts)
         part, start = opened[process], read[process]
         if part is None:
-            raise NotWritten(f"the part of process {process} vanished from the store")
+            raise NotWrittenError(f"the part of process {process} vanished from the store")
         yield [part[row] for row in range(start, start + len(batch))]
         read[process] += len(batch)

@@ -19,7 +19,7 @@ from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.errors import Finished, UserError
 from hf_transfer.resume.run_spec import say_differences
 from hf_transfer.resume.states import NotSavedError, State, States
-from hf_transfer.store.columns import sync
+from hf_transfer.sealed import _sync_folder as sync
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 
-from hf_transfer.store.columns import sync
+from hf_transfer.sealed import _sync_folder as sync
 
 log = logging.getLogger(__name__)
 

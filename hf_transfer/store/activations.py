@@ -1,58 +1,53 @@
-"""A store on disk of what a frozen network says of every row of a dataset, under a key. It knows nothing of models.
-
-An entry is a folder `<key>.activations`, of the files in training/entry.py. It appears whole, by a rename, or not at
-all.
-"""
+"""Cached activations: what a frozen network computes for every row of a dataset, under a key."""
 
 import hashlib
 import json
 import logging
 import mmap
 import os
-import platform
-import re
-import secrets
-import shutil
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
-from hf_transfer.store.columns import (
+from hf_transfer.sealed import (
     MANIFEST,
+    Check,
     DamageError,
-    NotWritten,
-    map_file,
-    read_manifest,
-    refusals,
-    sync,
-    write_entry,
+    NotWrittenError,
+    publish,
+    report_disk_errors,
+    staged_folder,
+    write_manifest,
+)
+from hf_transfer.store.columns import map_columns, write_columns
+from hf_transfer.store.entries import (
+    entry_path,
+    folder_size,
+    read_entry,
+    remove_abandoned,
+    remove_entry,
 )
 
 log = logging.getLogger(__name__)
 
-_SUFFIX = ".activations"
-_ENTRY = re.compile(r"[\w-]{1,128}\.activations", re.ASCII)
-_TEMPORARY = re.compile(r"\.[\w-]+\.(?P<host>[0-9a-f]{12})\.(?P<pid>\d+)\.[0-9a-f]{12}\.tmp")
-_DAY = 86_400
-_FREE_FOR_OTHERS = 10**9  # bytes of the disk that are left alone
-
 
 @dataclass(frozen=True)
 class Activations:
-    """What is stored under one key, memory-mapped and read-only. It pickles as its address, not as its content.
+    """An entry of the store, memory-mapped and read-only. Pickled, it is its address only.
 
-    `values`, a name: (rows, *shape) or, where there are `offsets` (rows + 1), (all lengths, *rest). `dtypes`: the true
-    ones. Numpy has no bfloat16: it comes as uint16 bits, for `torch.from_numpy(bits.copy()).view(torch.bfloat16)`.
+    Attributes:
+        values: Name -> (rows, *shape) or, for a name with offsets, (sum of lengths, *rest).
+        offsets: Name -> (rows + 1) of the names whose rows differ in length.
+        dtypes: Name -> the true dtype. Numpy has no bfloat16: its values are uint16 bits, read by
+            `torch.from_numpy(bits.copy()).view(torch.bfloat16)`.
+        nbytes: Bytes of the entry on disk.
     """
 
-    folder: Path
+    cache_dir: Path
     key: str
     rows: int
     nbytes: int
@@ -65,130 +60,117 @@ class Activations:
 
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
         row = range(self.rows)[row]
-        found = {}
+        arrays = {}
         for name, values in self.values.items():
             ends = self.offsets.get(name)
-            found[name] = values[row, ...] if ends is None else values[ends[row] : ends[row + 1]]
-        return found
+            arrays[name] = values[row, ...] if ends is None else values[ends[row] : ends[row + 1]]
+        return arrays
 
     def forget(self) -> None:
-        """Give the memory of what was read back to the system, which may still have it when it is read again."""
+        """Give the memory of what was read back to the system, which may still cache it."""
+        if not hasattr(mmap, "MADV_DONTNEED"):  # Windows, which reclaims mapped pages unadvised
+            return
         for array in (*self.values.values(), *self.offsets.values()):
             if isinstance(array.base, np.memmap):
                 array.base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _attach, (self.folder, self.key, False)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of the list: `rows` is None where the manifest cannot be trusted; `last_used` is in Unix seconds."""
-
-    key: str
-    nbytes: int
-    rows: int | None
-    last_used: float
-    about: Mapping[str, Any]
-
-
-def cache_folder(asked: str | None) -> Path:
-    """The folder of the store: the one asked for, else <HF_HOME>/hf_transfer/frozen. It need not exist."""
-    if asked:
-        return Path(asked).expanduser().absolute()
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HOME) / "hf_transfer" / "frozen"
+        return _map_entry, (self.cache_dir, self.key, "sizes")
 
 
 def digest(facts: Mapping[str, Any]) -> str:
     """A key for these facts: sha256 in hex, whatever the order of keys.
 
-    Facts are what JSON knows, bytes, and numpy arrays of numbers, whose dtype and shape count. As in JSON 1 is not 1.0,
-    but a tuple is a list and a key 1 is "1". Raises TypeError for anything else.
+    Facts are JSON values, bytes, and numpy arrays of numbers, whose dtype and shape count. As in
+    JSON 1 is not 1.0, but a tuple is a list and a key 1 is "1". Raises TypeError for other values.
     """
-    return hashlib.sha256(
-        json.dumps(facts, sort_keys=True, default=_fingerprint).encode()
-    ).hexdigest()
+    text = json.dumps(facts, sort_keys=True, default=_fingerprint)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _fingerprint(value: Any) -> dict[str, Any]:
-    """What JSON does not know, in its terms."""
+    """A JSON form of what JSON does not know."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, bytes):
         return {"bytes": hashlib.sha256(value).hexdigest()}
     array = np.asarray(value)
-    if (
-        not isinstance(value, np.ndarray | np.generic)
-        or array.dtype.kind not in "biufc"
-        or np.ma.isMA(value)
-    ):
+    is_array = isinstance(value, np.ndarray | np.generic) and not np.ma.isMA(value)
+    if not is_array or array.dtype.kind not in "biufc":
+        kind = type(value).__name__
         raise TypeError(
-            f"no canonical form of a {type(value).__name__}: give numbers, text, bytes, arrays of numbers"
+            f"no canonical form of a {kind}: give numbers, text, bytes, arrays of numbers"
         )
     array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     content = hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
     return {f"array {array.dtype.str} {array.shape}": content}
 
 
-def open_activations(folder: Path, key: str) -> Activations | None:
-    """What is stored under the key, or None. What is damaged or incomplete is said in the log, and removed.
+def open_activations(cache_dir: Path, key: str) -> Activations | None:
+    """The entry of a key, or None. A damaged or incomplete one is logged and removed.
 
-    Sizes are compared at every open, the checksum of all content at the first one in a process.
+    Sizes are compared each time, the checksums of the content the first time in a process.
     """
-    path = _place(folder, key)
+    path = entry_path(cache_dir, key)
     try:
         identity = path.stat().st_ino
     except OSError:
         return None
     try:
-        return _attach(folder, key)
+        return _map_entry(cache_dir, key)
     except DamageError as damage:
         log.warning(
             "stored activations are damaged and will be computed again: %s: %s", path, damage
         )
-        # Not another one, that has come since.
+        # Only this one: another process may have replaced it since.
         with suppress(OSError):
             if path.stat().st_ino == identity:
-                _remove(path)
+                remove_entry(path)
     except OSError as error:
         log.warning("stored activations cannot be read: %s: %s", path, error)
     return None
 
 
 def write_activations(
-    folder: Path,
+    cache_dir: Path,
     key: str,
     rows: int,
     batches: Iterable[list[dict[str, np.ndarray]]],
     about: Mapping[str, Any],
     bfloat16: Collection[str] = (),
 ) -> Activations:
-    """What was just stored, opened; where another process was faster, what that one stored under the same key.
+    """Store activations under a key and return them, opened.
 
-    A batch is a list of rows, a row an array a name: of any number of dimensions, alike but for the length of the
-    first. Names in `bfloat16` come as uint16 bits. `about` is JSON for people. Memory is that of a batch or two.
-    Raises NotWritten where the disk does not take it, ValueError or TypeError where the rows are not `rows` in
-    number or not alike; errors of `batches` pass through. After any of them nothing is left behind.
+    If another process was faster, its entry of the same key is returned. Memory is that of a batch
+    or two.
+
+    Args:
+        rows: Number of rows of all batches together.
+        batches: Lists of rows. A row is an array for each name, of any number of dimensions; rows
+            may differ in the length of the first only.
+        about: JSON for people.
+        bfloat16: Names whose arrays are bfloat16 as uint16 bits.
+
+    Raises NotWrittenError if the disk cannot take them, ValueError or TypeError if the rows are not
+    `rows` in number or not alike; errors of `batches` pass through. None of them leaves any file.
     """
     about = json.loads(json.dumps(dict(about)))
-    temporary = temporary_folder(_place(folder, key))
-    with refusals():
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in filter(_is_stale, _folders(folder)):
-            _remove(path)
-        temporary.mkdir()
-    try:
-        write_entry(temporary, key, rows, batches, about, bfloat16)
-        with refusals():
-            return _publish(temporary, folder, key)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    path = entry_path(cache_dir, key)
+    with ExitStack() as contexts:
+        with report_disk_errors(cache_dir):
+            remove_abandoned(cache_dir)
+            stage = contexts.enter_context(staged_folder(path))
+        columns = write_columns(stage, rows, batches, bfloat16)
+        with report_disk_errors(cache_dir):
+            write_manifest(stage, {"key": key, "rows": rows, "columns": columns, "about": about})
+            return _publish(stage, cache_dir, key)
 
 
 def estimate_bytes(sample: Sequence[dict[str, np.ndarray]], rows: int) -> int:
-    """Bytes on disk of so many rows that are on average like those of the sample. Raises ValueError if it is empty."""
+    """Bytes on disk of `rows` rows that are on average like those of the sample.
+
+    Raises ValueError if the sample is empty.
+    """
     if not sample:
         raise ValueError("an empty sample says nothing of the size")
     total = 0
@@ -200,166 +182,29 @@ def estimate_bytes(sample: Sequence[dict[str, np.ndarray]], rows: int) -> int:
     return total
 
 
-def room_for(folder: Path, needed: int, limit_gb: float) -> str | None:
-    """None if so many bytes more fit into the store, else a clause that says why not; a GB is 10^9 bytes."""
-    used = sum(_size_of(path) for path in _folders(folder))
-    if used + needed > limit_gb * 1e9:
-        there = f" beside the {show_bytes(used)} already there" if used else ""
-        return f"{show_bytes(needed)}{there} are more than --cache_limit_gb {limit_gb:g}"
-    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(above).free
-    if needed + _FREE_FOR_OTHERS > free:
-        return (
-            f"{show_bytes(needed)} are too much for a disk with {show_bytes(free)} free at {above}"
-        )
-    return None
-
-
-def list_entries(folder: Path) -> list[Entry]:
-    """What is in the store, the last used first; only sizes and manifests are looked at."""
-    found = []
-    for path in _folders(folder):
-        # One may go while we look.
-        with suppress(FileNotFoundError):
-            if path.suffix == _SUFFIX:
-                last_used = next(path.glob(MANIFEST), path).stat().st_mtime
-                facts: dict[str, Any] = {"rows": None, "about": {}}
-                with suppress(DamageError):
-                    facts = read_manifest(path, check=False)
-                found.append(
-                    Entry(path.stem, _size_of(path), facts["rows"], last_used, facts["about"])
-                )
-    return sorted(found, key=lambda entry: -entry.last_used)
-
-
-def prune(
-    folder: Path,
-    *,
-    older_than: float | None = None,
-    until_below: int | None = None,
-    everything: bool = False,
-    dry_run: bool = False,
-) -> int:
-    """Bytes freed, or that would be: leftovers of killed runs and damaged entries in any case, and what is asked for.
-
-    `older_than`: entries not used for so many seconds. `until_below`: the longest unused ones, until the rest takes
-    fewer bytes. `everything`: all. Who has an entry open keeps its content.
-    """
-    gone, kept = [path for path in _folders(folder) if _is_stale(path)], 0
-    for entry in list_entries(folder):
-        old = older_than is not None and time.time() - entry.last_used > older_than
-        beyond = until_below is not None and kept + entry.nbytes >= until_below
-        if everything or old or beyond or entry.rows is None:
-            gone.append(_place(folder, entry.key))
-        else:
-            kept += entry.nbytes
-    freed = sum(_size_of(path) for path in gone)
-    for path in gone if not dry_run else []:
-        _remove(path)
-    return freed
-
-
-def show_bytes(number: int) -> str:
-    """The number as people read it, in decimal units."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number} bytes"
-
-
-def _publish(temporary: Path, folder: Path, key: str) -> Activations:
-    """The entry in its place, this one or one that came first."""
-    path = _place(folder, key)
+def _publish(stage: Path, cache_dir: Path, key: str) -> Activations:
+    """The entry under its final name: this one, or another process's that came first."""
+    path = entry_path(cache_dir, key)
     for _ in range(3):
         try:
-            temporary.rename(path)
+            publish(stage, path)
         except OSError:
             if not path.exists():
                 raise
-            if (faster := open_activations(folder, key)) is not None:
+            if (faster := open_activations(cache_dir, key)) is not None:
                 return faster
         else:
-            sync(folder)
-            return _attach(folder, key)
-    raise NotWritten(f"{path} is in the way and cannot be removed")
+            return _map_entry(cache_dir, key)
+    raise NotWrittenError(f"{path} is in the way and cannot be removed")
 
 
-def _attach(folder: Path, key: str, check: bool = True) -> Activations:
-    """An entry, mapped. Raises DamageError."""
-    path = _place(folder, key)
-    entry = read_manifest(path, check)
-    dtypes, values, offsets = {}, {}, {}
-    for column in entry["columns"]:
-        name, files = column["name"], [path / file["name"] for file in column["files"]]
-        dtypes[name] = column["dtype"]
-        values[name] = map_file(
-            files[0], column["dtype"].replace("bfloat16", "uint16"), column["shape"]
-        )
-        if len(files) > 1:
-            offsets[name] = map_file(files[1], "int64", [entry["rows"] + 1])
-    # Its time is that of the last use; a store of others may be read-only.
+def _map_entry(cache_dir: Path, key: str, check: Check = "once") -> Activations:
+    """An entry, memory-mapped. Raises DamageError and OSError."""
+    path = entry_path(cache_dir, key)
+    entry = read_entry(path, check)
+    values, offsets = map_columns(path, entry["rows"], entry["columns"])
+    dtypes = {column["name"]: column["dtype"] for column in entry["columns"]}
+    # The time of the manifest is that of the last use; a store of others may be read-only.
     with suppress(OSError):
         os.utime(path / MANIFEST)
-    return Activations(folder, key, entry["rows"], _size_of(path), dtypes, values, offsets)
-
-
-def _place(folder: Path, key: str) -> Path:
-    if not _ENTRY.fullmatch(key + _SUFFIX):
-        raise ValueError(
-            f"the key {key!r} cannot name a folder: letters, digits, _ and - only, at most 128"
-        )
-    return folder / (key + _SUFFIX)
-
-
-def _folders(folder: Path) -> list[Path]:
-    """The store's own folders, entries and temporary ones; others may lie beside them."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        p for p in folder.iterdir() if _ENTRY.fullmatch(p.name) or _TEMPORARY.fullmatch(p.name)
-    )
-
-
-def _size_of(path: Path) -> int:
-    total = 0
-    for file in path.glob("*"):
-        with suppress(FileNotFoundError):
-            total += file.stat().st_size
-    return total
-
-
-def temporary_folder(path: Path) -> Path:
-    """A new name beside an entry, which says whose it is; what is left of a process that died is removed by others."""
-    return path.with_name(f".{path.stem}.{_host()}.{os.getpid()}.{secrets.token_hex(6)}.tmp")
-
-
-@cache
-def _host() -> str:
-    """This machine since it started, and this container: where a process id means something."""
-    facts = [platform.node()]
-    with suppress(OSError):
-        facts += [
-            Path("/proc/sys/kernel/random/boot_id").read_text(),
-            str(Path("/proc/self/ns/pid").stat().st_ino),
-        ]
-    return hashlib.sha256(" ".join(facts).encode()).hexdigest()[:12]
-
-
-def _is_stale(path: Path) -> bool:
-    """Whether this is a temporary folder that nobody writes to any more."""
-    name = _TEMPORARY.fullmatch(path.name)
-    if name is None:
-        return False
-    if name["host"] == _host():
-        return not psutil.pid_exists(int(name["pid"]))
-    with suppress(FileNotFoundError):
-        return time.time() - max(p.stat().st_mtime for p in (path, *path.glob("*"))) > _DAY
-    return False
-
-
-def _remove(path: Path) -> None:
-    """Let a folder vanish at once, then free its files."""
-    gone = path if _TEMPORARY.fullmatch(path.name) else temporary_folder(path)
-    with suppress(FileNotFoundError):
-        path.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+    return Activations(cache_dir, key, entry["rows"], folder_size(path), dtypes, values, offsets)

@@ -26,7 +26,7 @@ from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.flops import stage_flops
 from hf_transfer.models.head import parameter_count
 from hf_transfer.models.layers import LayerMap
-from hf_transfer.store.activations import cache_folder, room_for, show_bytes
+from hf_transfer.store.entries import resolve_cache_dir, room_for, show_bytes
 from hf_transfer.strategies.auto import CANDIDATES, FIRST
 from hf_transfer.strategies.cost import Network, computed_below, phase_costs
 from hf_transfer.strategies.make_plan import make_plan
@@ -312,7 +312,7 @@ def _size_of_cache(
         needed += sizes.get("validation", 0)
         if preview.job.training.n_gpu > 1:
             return "-", "start one process per GPU with accelerate launch"
-    no_room = room_for(cache_folder(cache.cache_dir), needed, cache.cache_limit_gb)
+    no_room = room_for(resolve_cache_dir(cache.cache_dir), needed, cache.cache_limit_gb)
     if no_room:
         return ("in memory", None) if is_probe else ("-", no_room)
     return show_bytes(needed), None

@@ -22,7 +22,8 @@ from hf_transfer.evaluation.metrics import READINGS
 from hf_transfer.evaluation.predict import predict
 from hf_transfer.job import Job
 from hf_transfer.models.flops import stage_flops
-from hf_transfer.store.activations import cache_folder, temporary_folder
+from hf_transfer.sealed import temporary_path
+from hf_transfer.store.entries import resolve_cache_dir
 from hf_transfer.strategies.auto import (
     CANDIDATES,
     FEWEST_A_CLASS,
@@ -213,7 +214,7 @@ def measure_network(job: Job, rows: int) -> Network:
 @contextmanager
 def _cache_of_trials(cache: CacheConfig) -> Iterator[CacheConfig]:
     """A store within the store, the same in all processes: no other run has use for its rows."""
-    folders = [str(temporary_folder(cache_folder(cache.cache_dir) / "trials"))]
+    folders = [str(temporary_path(resolve_cache_dir(cache.cache_dir) / "trials"))]
     broadcast_object_list(folders)
     try:
         yield replace(cache, cache_dir=folders[0])

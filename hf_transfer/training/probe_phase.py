@@ -30,7 +30,9 @@ def run_probe_phase(number: int, run: PlanRun) -> PhaseFacts | None:
     # Weights that have learned already are this run's alone: their features serve no other run.
     cache = run.cache if number == 0 else replace(run.cache, cache_frozen=False)
     try:
-        features = compute_head_features(run.job, run.train, cache, plan.frozen_dtype, plan.cached_views)
+        features = compute_head_features(
+            run.job, run.train, cache, plan.frozen_dtype, plan.cached_views
+        )
     except UnsplittableError as reason:
         log.warning("the head is trained in steps, not solved: %s", reason)
         return None

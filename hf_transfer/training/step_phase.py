@@ -116,9 +116,7 @@ def _prepare(phase: Phase, run: PlanRun, resumed: State | None) -> PhaseInputs:
     else:
         if resumed and phase.loss != "contrastive":
             restore_weights(model, resumed.load("weights"))  # also those below the boundary
-        frozen = freeze_below(
-            rates, run.plan, job, run.cache, run.train, run.validation
-        )
+        frozen = freeze_below(rates, run.plan, job, run.cache, run.train, run.validation)
     train = frozen.train if frozen else run.train
     validation = frozen.validation if frozen else run.validation
     batches, step_examples = _batches(phase, run, train)

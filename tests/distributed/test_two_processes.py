@@ -16,7 +16,7 @@ from hf_transfer.config.data import DataConfig
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.data.sources import load_data
 from hf_transfer.record import RunRecord, read_record
-from hf_transfer.store.activations import list_entries
+from hf_transfer.store.entries import list_entries
 from hf_transfer.tasks import find_task
 from tests.conftest import ROOT
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hf_transfer.record import read_record
-from hf_transfer.store.activations import list_entries
+from hf_transfer.store.entries import list_entries
 from tests.conftest import ROOT
 
 

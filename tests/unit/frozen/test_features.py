@@ -29,7 +29,7 @@ from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import read_logits
-from hf_transfer.store.activations import cache_folder, list_entries
+from hf_transfer.store.entries import list_entries, resolve_cache_dir
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import Trained, run_plan
@@ -316,7 +316,7 @@ def test_without_room_layers_train_without_the_cache(
     flags = ("--strategy", "top_layers", "--max_steps", "2", "--cache_limit_gb", "1e-9")
     assert _facts(_train(tiny_vit, "image", *flags)) == (0, "off")
     assert "are more than --cache_limit_gb 1e-09" in caplog.text
-    assert list_entries(cache_folder(None)) == []
+    assert list_entries(resolve_cache_dir(None)) == []
 
 
 def test_a_model_that_cannot_be_split_trains_without_the_cache(
