@@ -59,27 +59,15 @@ def compare(config: RunConfig) -> dict[Cell, RunRecord]:
 
 def _require_same_study(config: RunConfig, path: Path) -> None:
     """Raise UserError, naming the differences, if the folder's runs were asked for with other settings."""
-    ignored = {
-        "output_dir",
-        "logging_dir",
-        "disable_tqdm",
-        "overwrite_output_dir",
-        "hub_token",
-        "strategy",
-    }
-    ignored |= {"cache_frozen", "cache_dir", "cache_limit_gb"}
     groups = [
-        asdict(group)
-        for group in (config.model, config.data, config.transfer, config.evaluation, config.task)
+        *map(asdict, (config.model, config.data, config.transfer, config.evaluation)),
+        {"task": config.task},
+        config.training.to_dict(),
     ]
-    settings = {
-        name: value
-        for group in (*groups, config.training.to_dict())
-        for name, value in group.items()
-    }
-    now = json.loads(
-        json.dumps({f"--{k}": v for k, v in settings.items() if k not in ignored}, default=str)
-    )
+    settings: dict[str, object] = {}
+    for group in groups:
+        settings |= {f"--{k}": v for k, v in group.items() if k not in IRRELEVANT}
+    now = json.loads(json.dumps(settings, default=str))
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
         differences = say_differences(before, now)[:3]
