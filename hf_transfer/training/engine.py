@@ -249,9 +249,8 @@ def _gather(phase: Phase, checkpoint: Checkpoint, work: Work, resumed: State | N
         rates = adapter_rates(model, rates)
     else:
         if resumed and phase.loss != "contrastive":
-            restore_weights(
-                model, resumed.load("weights")
-            )  # also those that lie below the boundary
+            # Those below the boundary are among them.
+            restore_weights(model, resumed.load("weights"))
         frozen = freeze_below(rates, plan, checkpoint, work.encoder, training, splits)
     train, validation = (
         (frozen.train, frozen.validation) if frozen else (splits.train, splits.validation)
