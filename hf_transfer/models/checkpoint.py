@@ -31,7 +31,7 @@ from hf_transfer.models.head import (
     set_labels,
 )
 from hf_transfer.models.layers import LayerMap, find_head, layer_map
-from hf_transfer.models.mean_pooling_layer import OPTIONS, find_mean_layer
+from hf_transfer.models.mean_pooling_layer import MEAN_OPTIONS, find_mean_layer
 from hf_transfer.tasks import TASKS, Task, model_kinds, served_tasks
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Provenance:
     location: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a Checkpoint is equal to itself alone, and hashable
 class Checkpoint:
     """A model for a task, its processor, where it comes from, and what of it is new.
 
@@ -95,7 +95,7 @@ class Checkpoint:
     def reads_mean(self) -> bool:
         """Whether the head reads the mean over tokens: by an option of its class, or by a layer that was put in."""
         return bool(self.fixed) or any(
-            getattr(self.model.config, name, None) == OPTIONS[name] for name in OPTIONS
+            getattr(self.model.config, name, None) == MEAN_OPTIONS[name] for name in MEAN_OPTIONS
         )
 
     @property

@@ -1,15 +1,17 @@
-"""What the head reads: the mean over positions in place of one of them, inside a plain checkpoint.
+"""What the head of a text encoder reads: the mean over positions in place of one of them.
 
-With few labels the mean is worth more than the vector of one token that no task has trained yet. It takes no code of
-ours to have it: some classes of transformers have an option; in encoders like BERT one more layer, made by hand, whose
-attention is uniform puts the mean where the head reads.
+With few labels the mean is worth more than the vector of one token that no task has trained yet.
+The result is a plain checkpoint that needs no code of ours: some classes of transformers have an
+option for the mean; other encoders, like BERT, get one more layer whose attention is uniform
+(mean_pooling_layer.py), so that the head finds the mean at the position that it reads.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -17,62 +19,94 @@ from torch import nn
 from hf_transfer.errors import one_line
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import read_logits
-from hf_transfer.models.mean_pooling_layer import BENDS, OPTIONS, fill_layer, write
+from hf_transfer.models.mean_pooling_layer import (
+    MEAN_OPTIONS,
+    NEAR_LINEAR,
+    fill_layer,
+    write_constant,
+)
 
 Tensors = dict[str, torch.Tensor]
 
-LENGTHS = (13, 8)  # tokens of the two rows of the proof; the second is padded
-ALIKE = 0.999  # the least correlation of two vectors that count as the same up to offset and factor
-LARGEST_ERROR = 0.02  # of a mean, as a share of the distance of two means; a bias shared by the layers makes more
-USUAL = 3.0  # deviations: a value beyond is bent, which is no matter of being wrong
+LENGTHS = (13, 8)  # tokens of the two rows of the test batch; the second row is padded
+MIN_CORRELATION = 0.999  # of two vectors that count as equal up to offset and factor
+
+# Error of a mean, as a share of the distance of the means of the two rows. Biases that the layers
+# share make a larger one.
+MAX_ERROR = 0.02
+
+# Values beyond so many standard deviations are not compared behind an activation: it may bend them.
+MAX_DEVIATIONS = 3.0
 
 
 class UnpoolableError(Exception):
-    """A checkpoint whose head cannot be made to read the mean; the message says why."""
+    """A checkpoint whose head cannot be made to read the mean; the message is the reason."""
+
+
+# Checkpoint -> its mean-pooled one, or the reason why there is none.
+_mean_pooled: WeakKeyDictionary[Checkpoint, Checkpoint | str] = WeakKeyDictionary()
+
+
+def mean_pooled(checkpoint: Checkpoint) -> Checkpoint:
+    """The result of with_mean_pooling, built at the first call for a Checkpoint.
+
+    All callers get the same object with the same weights: whoever trains it trains it for all.
+    A refusal is remembered, too. Raises UnpoolableError as with_mean_pooling does.
+    """
+    if checkpoint not in _mean_pooled:
+        try:
+            _mean_pooled[checkpoint] = with_mean_pooling(checkpoint)
+        except UnpoolableError as reason:
+            _mean_pooled[checkpoint] = str(reason)
+    found = _mean_pooled[checkpoint]
+    if isinstance(found, str):
+        raise UnpoolableError(found)
+    return found
 
 
 def with_mean_pooling(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint whose head reads the mean over all tokens but padding, in a plain model of the same class.
+    """The checkpoint with a head that reads the mean over all tokens except padding.
 
-    Where the class has an option for it, the option is set. Elsewhere a layer is added whose attention is uniform, and
-    a dense layer between it and the output layer becomes a multiple of the identity: these parameters are `fixed`, what
-    the dense layer had learned is dropped, and the head is the output layer, which reads the mean standardised per row.
-    The way is not taken from the name of the architecture: a small random batch must show that the head reads the mean.
+    The model is a plain one of the same class. Where the class has an option for the mean, the
+    option is set. Elsewhere a layer with uniform attention is added, and a dense layer between it
+    and the output layer becomes a multiple of the identity: these parameters are `fixed`, what the
+    dense layer had learned is dropped, and the head is the output layer, which reads the mean
+    standardised per row. Nothing depends on the name of the architecture: a small random batch must
+    show that the head reads the mean.
 
-    The model is a new one with copies of all weights, the given one stays as it is, and so does the state of random
-    numbers. Raises UnpoolableError where there is no such model.
+    The model is a new one with copies of all weights. The given model and the state of the random
+    number generators stay as they are. Raises UnpoolableError where there is no such model.
     """
     model = checkpoint.model
     output = _require_encoder_with_new_head(checkpoint)
-    with _evaluating(model), _saying_why(model):
-        probe = _probe(model)
-        option = next((name for name in OPTIONS if hasattr(model.config, name)), None)
+    with _eval_mode(model), _refusing(model):
+        check = _make_check(model)
+        option = next((name for name in MEAN_OPTIONS if hasattr(model.config, name)), None)
         if option is not None:
-            return replace(checkpoint, model=_with_option(model, option, probe))
-        pooled, added, dense = _with_mean_layer(model, output, probe)
+            return replace(checkpoint, model=_with_option(model, option, check))
+        pooled, added, dense = _with_mean_layer(model, output, check)
     fixed = {*added, *dense}
-    dropped = {
-        *checkpoint.dropped_parameters,
-        *(name for name in dense if name not in checkpoint.new_parameters),
-    }
-    found = replace(
+    replaced = {name for name in dense if name not in checkpoint.new_parameters}
+    result = replace(
         checkpoint,
         model=pooled,
         head=tuple(name for name in checkpoint.head if name not in fixed),
         new_parameters=tuple(name for name in checkpoint.new_parameters if name not in fixed),
-        dropped_parameters=tuple(sorted(dropped)),
+        dropped_parameters=tuple(sorted({*checkpoint.dropped_parameters, *replaced})),
         fixed=tuple(name for name, _ in pooled.named_parameters() if name in fixed),
     )
-    if found.layers.stages != checkpoint.layers.stages:
+    # A final norm would run behind the added layer now, in place of the last layer of before.
+    if result.layers.stages != checkpoint.layers.stages:
         raise UnpoolableError(
             f"{type(model).__name__} has a norm behind its layers, which would see another vector"
         )
-    return found
+    return result
 
 
 def _require_encoder_with_new_head(checkpoint: Checkpoint) -> str:
-    """The path of the output layer; raises UnpoolableError for what need not be tried."""
-    model, name = checkpoint.model, type(checkpoint.model).__name__
+    """The path of the output layer; raises UnpoolableError for what needs no test."""
+    model = checkpoint.model
+    name = type(model).__name__
     if model.main_input_name != "input_ids":
         raise UnpoolableError(f"{name} reads {model.main_input_name}, not tokens")
     if getattr(model.config, "is_encoder_decoder", False):
@@ -81,15 +115,14 @@ def _require_encoder_with_new_head(checkpoint: Checkpoint) -> str:
         raise UnpoolableError("its head reads the mean already")
     if not checkpoint.new_parameters:
         raise UnpoolableError("the head was kept: it reads what it was trained on")
-    output = checkpoint.linear_head
-    if output is None:
+    if checkpoint.linear_head is None:
         raise UnpoolableError(f"the output layer of {name} is not one linear layer")
-    return output
+    return checkpoint.linear_head
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Within the context the model is in eval mode and has no gradient; then all its modules are as they were."""
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """A context in which the model is in eval mode without gradients; all modes are restored."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -101,10 +134,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _saying_why(model: nn.Module) -> Iterator[None]:
-    """An architecture that cannot be built with another layer, or does not take the batch, raises UnpoolableError.
+def _refusing(model: nn.Module) -> Iterator[None]:
+    """A context in which errors of an architecture become UnpoolableError.
 
-    A full memory says nothing of the architecture: that error stays what it is.
+    It may not be possible to build it with another layer, or it may refuse the batch. A full memory
+    says nothing about the architecture: that error passes.
     """
     try:
         yield
@@ -112,67 +146,74 @@ def _saying_why(model: nn.Module) -> Iterator[None]:
         raise
     except (ValueError, TypeError, LookupError, RuntimeError, AssertionError) as error:
         raise UnpoolableError(
-            f"{type(model).__name__} does not go with it: {one_line(error)}"
+            f"{type(model).__name__} does not support mean pooling: {one_line(error)}"
         ) from error
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What a forward pass showed: what each linear layer read in the order of their calls, and what came out."""
+# --- the test: does a layer read the mean? ---
 
-    reads: Tensors
-    states: torch.Tensor  # of the base model: (rows, positions, width)
+
+@dataclass(frozen=True)
+class _Trace:
+    """What a forward pass computed."""
+
+    inputs: Tensors  # what each linear layer read, by path, in the order of the calls
+    hidden_states: torch.Tensor  # of the base model: (rows, positions, width)
     logits: torch.Tensor
 
 
 @dataclass(frozen=True)
-class _Probe:
-    """A batch of two rows of which the second is padded, and what a head that reads the mean reads of it."""
+class _MeanCheck:
+    """A batch of two rows, the second padded, and what a head that reads the mean must read."""
 
-    inputs: Tensors
+    batch: Tensors
     mean: torch.Tensor  # (rows, width)
-    before: _Seen  # in the model as it was given
+    before: _Trace  # of the model as it was given
 
     @property
-    def last_alone(self) -> Tensors:
+    def second_row(self) -> Tensors:
         """The second row without its padding."""
-        return {name: tensor[-1:, : LENGTHS[-1]] for name, tensor in self.inputs.items()}
+        return {name: tensor[-1:, : LENGTHS[-1]] for name, tensor in self.batch.items()}
 
-    def why_not_mean(self, read: torch.Tensor) -> str | None:
-        """Why what is read is not the mean, up to offset and factor of each row; None if it is.
+    def why_not_mean(self, vectors: torch.Tensor) -> str | None:
+        """Why vectors are not the mean up to an offset and factor of each row; None if they are.
 
-        Vectors of one network are alike, for some of their values are always large: the error is measured by how far
-        the two rows are apart.
+        Correlation alone proves little: all vectors of a network correlate, since some of their
+        values are always large. So the error is compared with the distance of the two means.
         """
-        if read.shape != self.mean.shape:
-            return "more than one vector a text"
-        found, expected = _standardised(read), _standardised(self.mean)
-        likeness = float((found * expected).mean(1).min())
-        error = float((found - expected).norm(dim=1).max() / (expected[0] - expected[1]).norm())
-        alike = likeness > ALIKE and error < LARGEST_ERROR
+        if vectors.shape != self.mean.shape:
+            return "more than one vector per text"
+        actual = _standardised(vectors)
+        expected = _standardised(self.mean)
+        correlation = float((actual * expected).mean(1).min())
+        distance = (expected[0] - expected[1]).norm()
+        error = float((actual - expected).norm(dim=1).max() / distance)
+        if correlation > MIN_CORRELATION and error < MAX_ERROR:
+            return None
         return (
-            None
-            if alike
-            else f"what correlates with the mean to {likeness:.4f}, and is off by {error:.0%}"
+            f"a vector that correlates with the mean by {correlation:.4f}, with {error:.0%} error"
         )
 
 
-def _probe(model: Any) -> _Probe:
-    """A random batch; raises UnpoolableError if the head reads the mean as the model is."""
-    inputs = _random_batch(model)
-    seen = _look(model, inputs)
-    if seen.states.ndim != 3 or seen.states.shape[1] != LENGTHS[0]:
-        raise UnpoolableError(f"the base model of {type(model).__name__} gives no vector a token")
-    mask = inputs["attention_mask"].unsqueeze(-1)
-    mean = (seen.states * mask).sum(1) / mask.sum(1)
-    probe = _Probe(inputs, mean, seen)
-    if not probe.why_not_mean(seen.reads[_first_of_head(model, seen)]):
+def _make_check(model: Any) -> _MeanCheck:
+    """A check on a random batch; raises UnpoolableError if the head reads the mean already."""
+    batch = _random_batch(model)
+    trace = _trace(model, batch)
+    if trace.hidden_states.ndim != 3 or trace.hidden_states.shape[1] != LENGTHS[0]:
+        raise UnpoolableError(f"the base model of {type(model).__name__} has no vector per token")
+    mask = batch["attention_mask"].unsqueeze(-1)
+    mean = (trace.hidden_states * mask).sum(1) / mask.sum(1)
+    check = _MeanCheck(batch, mean, trace)
+    if not check.why_not_mean(trace.inputs[_first_head_layer(model, trace)]):
         raise UnpoolableError("its head reads the mean already")
-    return probe
+    return check
 
 
 def _random_batch(model: Any) -> Tensors:
-    """Two rows of ordinary tokens, the second padded: a special token among them might end a text or hide a place."""
+    """Two rows of ordinary tokens, the second padded.
+
+    A special token among them might end the text, or be masked.
+    """
     config = model.config.get_text_config()
     size = getattr(config, "vocab_size", None)
     if not size:
@@ -188,92 +229,127 @@ def _random_batch(model: Any) -> Tensors:
     return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
 
 
-def _look(model: Any, inputs: Mapping[str, torch.Tensor]) -> _Seen:
-    """What happens within a model that is given a batch."""
-    reads: Tensors = {}
+def _trace(model: Any, batch: Mapping[str, torch.Tensor]) -> _Trace:
+    """A forward pass, observed by hooks."""
+    inputs: Tensors = {}
     states: list[Any] = []
-    handles = [model.base_model.register_forward_hook(lambda _, __, given: states.append(given[0]))]
-    for name, module in model.named_modules():
+    handles = [model.base_model.register_forward_hook(lambda _, __, out: states.append(out[0]))]
+    for path, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            handles.append(module.register_forward_pre_hook(_noting(reads, name)))
+            handles.append(module.register_forward_pre_hook(_recording(inputs, path)))
     try:
-        logits = read_logits(model(**inputs))
+        logits = read_logits(model(**batch))
     finally:
         for handle in handles:
             handle.remove()
-    return _Seen(reads, states[-1], logits)
+    return _Trace(inputs, states[-1], logits)
 
 
-def _noting(reads: Tensors, name: str) -> Any:
-    def note(_: nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-        reads[name] = given[0].detach()
+def _recording(inputs: Tensors, path: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
+    """A hook that writes the input of a module into `inputs`."""
 
-    return note
+    def record(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        inputs[path] = args[0].detach()
 
-
-def _first_of_head(model: Any, seen: _Seen) -> str:
-    outside = (name for name in seen.reads if not name.startswith(f"{model.base_model_prefix}."))
-    return next(outside, next(reversed(seen.reads)))
+    return record
 
 
-def _with_option(model: Any, option: str, probe: _Probe) -> Any:
-    """The model built with an option of its class; raises UnpoolableError if that is not the mean."""
+def _first_head_layer(model: Any, trace: _Trace) -> str:
+    """The first linear layer that ran outside the base model, or else the last one of all."""
+    base = f"{model.base_model_prefix}."
+    outside = (path for path in trace.inputs if not path.startswith(base))
+    return next(outside, next(reversed(trace.inputs)))
+
+
+def _require_mean(model: Any, layer: str, check: _MeanCheck) -> None:
+    """Raise UnpoolableError unless a layer reads the mean, with and without padding.
+
+    The logits must be finite, too.
+    """
+    trace = _trace(model, check.batch)
+    alone = _trace(model, check.second_row)
+    reason = check.why_not_mean(trace.inputs[layer])
+    if reason:
+        raise UnpoolableError(f"{layer} would read {reason}")
+    if not torch.allclose(trace.inputs[layer][-1:], alone.inputs[layer], rtol=1e-3, atol=1e-3):
+        raise UnpoolableError(f"{layer} would read padding too")
+    if not trace.logits.isfinite().all():
+        raise UnpoolableError("its logits would not be finite")
+
+
+def _standardised(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors (..., width) with mean 0 and standard deviation 1 each."""
+    vectors = vectors.double()
+    return (vectors - vectors.mean(-1, keepdim=True)) / vectors.std(-1, keepdim=True, correction=0)
+
+
+# --- the pooled model ---
+
+
+def _with_option(model: Any, option: str, check: _MeanCheck) -> Any:
+    """The model built with an option of its class; raises UnpoolableError if it is not the mean."""
     config = copy.deepcopy(model.config)
-    setattr(config, option, OPTIONS[option])
-    pooled, missing = _rebuilt(model, config)
+    setattr(config, option, MEAN_OPTIONS[option])
+    pooled, missing = _rebuild(model, config)
     if missing:
         raise UnpoolableError(
-            f"with {option}={OPTIONS[option]} it has parameters of its own: {missing[0]}"
+            f"with {option}={MEAN_OPTIONS[option]} it has parameters of its own: {missing[0]}"
         )
-    with _evaluating(pooled):
-        _require_mean(pooled, _first_of_head(pooled, _look(pooled, probe.inputs)), probe)
+    with _eval_mode(pooled):
+        _require_mean(pooled, _first_head_layer(pooled, _trace(pooled, check.batch)), check)
     return pooled
 
 
-def _with_mean_layer(model: Any, output: str, probe: _Probe) -> tuple[Any, list[str], list[str]]:
-    """The model with one more layer, which computes the mean; the parameters of this and of the dense layer behind."""
-    if probe.before.reads[output].ndim != 2:
+def _with_mean_layer(
+    model: Any, output: str, check: _MeanCheck
+) -> tuple[Any, list[str], list[str]]:
+    """The model with one more layer, which computes the mean.
+
+    With the names of the parameters of this layer, and of the dense layer behind it, if any.
+    """
+    if check.before.inputs[output].ndim != 2:
         raise UnpoolableError(f"{output} reads every token")
     config = copy.deepcopy(model.config)
-    layers = getattr(config, "num_hidden_layers", 0)
-    config.num_hidden_layers = layers + 1
-    pooled, added = _rebuilt(model, config)
+    number = getattr(config, "num_hidden_layers", 0)  # of the new layer, counted from 0
+    config.num_hidden_layers = number + 1
+    pooled, added = _rebuild(model, config)
     if not added:
         raise UnpoolableError(f"the layers of {type(model).__name__} share their weights")
-    if any(str(layers) not in name.split(".") for name in added):
+    if any(str(number) not in name.split(".") for name in added):
         raise UnpoolableError(
             f"a layer more of {type(model).__name__} changes more than its layers"
         )
     fill_layer(pooled, added)
-    with _evaluating(pooled):
-        order = list(_look(pooled, probe.inputs).reads)
-        begin = 1 + max(number for number, name in enumerate(order) if f"{name}.weight" in added)
-        behind = order[begin : order.index(output) + 1]
+    with _eval_mode(pooled):
+        # What runs behind the new layer must be the output layer, at most a dense layer before it.
+        order = list(_trace(pooled, check.batch).inputs)
+        last = max(place for place, path in enumerate(order) if f"{path}.weight" in added)
+        behind = order[last + 1 : order.index(output) + 1]
         if len(behind) > 2:
             raise UnpoolableError(
                 f"{len(behind) - 1} layers lie between what is pooled and the output layer"
             )
-        _require_mean(pooled, behind[0], probe)
+        _require_mean(pooled, behind[0], check)
         if behind[0] == output:
             return pooled, added, []
-        _straighten(pooled, behind[0], output, probe)
-    return (
-        pooled,
-        added,
-        [f"{behind[0]}.{name}" for name, _ in pooled.get_submodule(behind[0]).named_parameters()],
-    )
+        _make_near_linear(pooled, behind[0], output, check)
+    dense = pooled.get_submodule(behind[0])
+    return pooled, added, [f"{behind[0]}.{name}" for name, _ in dense.named_parameters()]
 
 
-def _rebuilt(model: Any, config: Any) -> tuple[Any, list[str]]:
-    """A model of the same class from another config with copies of all weights, and the names of those it lacks."""
+def _rebuild(model: Any, config: Any) -> tuple[Any, list[str]]:
+    """A model of the same class from another config, with copies of all weights.
+
+    With the names of the parameters that the weights lack.
+    """
     with torch.random.fork_rng(devices=[]):
         other = type(model)._from_config(config, dtype=model.dtype)
     other.to(model.device).train(model.training)
     weights = model.state_dict()
     changed = [
         name
-        for name, new in other.state_dict().items()
-        if weights.get(name, new).shape != new.shape
+        for name, tensor in other.state_dict().items()
+        if weights.get(name, tensor).shape != tensor.shape
     ]
     if changed:
         raise UnpoolableError(f"{changed[0]} would have another shape")
@@ -283,42 +359,24 @@ def _rebuilt(model: Any, config: Any) -> tuple[Any, list[str]]:
     return other, report.missing_keys
 
 
-def _straighten(model: Any, dense: str, output: str, probe: _Probe) -> None:
-    """Make a dense layer the first multiple of the identity that the activation behind it leaves nearly straight."""
+def _make_near_linear(model: Any, dense: str, output: str, check: _MeanCheck) -> None:
+    """Set a dense layer to the first pair of NEAR_LINEAR that fits the activation behind it."""
     layer = model.get_submodule(dense)
-    for factor, offset in BENDS:
-        write(dense, layer.weight, factor)
+    for factor, offset in NEAR_LINEAR:
+        write_constant(dense, layer.weight, factor)
         if layer.bias is not None:
-            write(dense, layer.bias, offset)
-        seen = _look(model, probe.inputs)
-        if _is_straight(seen.reads[dense], seen.reads[output]):
+            write_constant(dense, layer.bias, offset)
+        inputs = _trace(model, check.batch).inputs
+        if _is_near_linear(inputs[dense], inputs[output]):
             return
     raise UnpoolableError(f"what lies between {dense} and {output} does not let the mean through")
 
 
-def _is_straight(given: torch.Tensor, got: torch.Tensor) -> bool:
-    """Whether the usual values of what is given come out as they were, up to offset and factor."""
-    usual = _standardised(given).abs() <= USUAL
-    pairs = (
-        torch.stack([a[kept], b[kept]]).double()
-        for a, b, kept in zip(given, got, usual, strict=True)
-    )
-    return all(float(torch.corrcoef(pair)[0, 1]) > ALIKE for pair in pairs)
-
-
-def _require_mean(model: Any, layer: str, probe: _Probe) -> None:
-    """Raise UnpoolableError unless a layer reads the mean, padding or not, and the model has an answer."""
-    seen, alone = _look(model, probe.inputs), _look(model, probe.last_alone)
-    reason = probe.why_not_mean(seen.reads[layer])
-    if reason:
-        raise UnpoolableError(f"{layer} would read {reason}")
-    if not torch.allclose(seen.reads[layer][-1:], alone.reads[layer], rtol=1e-3, atol=1e-3):
-        raise UnpoolableError(f"{layer} would read padding too")
-    if not seen.logits.isfinite().all():
-        raise UnpoolableError("its logits would not be finite")
-
-
-def _standardised(vectors: torch.Tensor) -> torch.Tensor:
-    """Vectors (..., width) with a mean of zero and a deviation of one each."""
-    vectors = vectors.double()
-    return (vectors - vectors.mean(-1, keepdim=True)) / vectors.std(-1, keepdim=True, correction=0)
+def _is_near_linear(before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Whether the usual values of each row come out unchanged, up to offset and factor."""
+    usual = _standardised(before).abs() <= MAX_DEVIATIONS
+    for row, result, compared in zip(before, after, usual, strict=True):
+        pair = torch.stack([row[compared], result[compared]]).double()
+        if not float(torch.corrcoef(pair)[0, 1]) > MIN_CORRELATION:  # also for NaN
+            return False
+    return True

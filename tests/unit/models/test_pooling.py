@@ -1,5 +1,8 @@
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,11 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
+    BertForSequenceClassification,
     DebertaV2Config,
     DistilBertConfig,
     GPT2Config,
+    GPT2ForSequenceClassification,
     ModernBertConfig,
     MPNetConfig,
     RobertaConfig,
@@ -23,7 +28,7 @@ from transformers import (
 from hf_transfer.models import pooling
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import find_linear_head
-from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
+from hf_transfer.models.pooling import UnpoolableError, mean_pooled, with_mean_pooling
 from hf_transfer.tasks import find_task
 from tests.unit.models.text_sizes import SIZES
 
@@ -254,7 +259,7 @@ def test_large_values_of_a_network_do_not_hide_that_another_vector_is_read(load:
         ("gpt2", "score reads every token"),
         (
             "mpnet",
-            "would read what correlates with the mean",
+            "would read a vector that correlates with the mean",
         ),  # a bias by position, which all layers share
     ],
 )
@@ -290,3 +295,49 @@ def test_a_full_memory_is_not_taken_for_an_architecture_that_does_not_go(
     monkeypatch.setattr(pooling, "fill_layer", run_out)
     with pytest.raises(torch.OutOfMemoryError):
         with_mean_pooling(load("bert"))
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The classes of the models that are built, one entry each."""
+    built: list[str] = []
+    for kind in (BertForSequenceClassification, GPT2ForSequenceClassification):
+        build = kind._from_config
+        note = partial(_note_and_build, built, kind.__name__, build)
+        monkeypatch.setattr(kind, "_from_config", note)
+    return built
+
+
+def _note_and_build(built: list[str], name: str, build: Any, *config: Any, **options: Any) -> Any:
+    built.append(name)
+    return build(*config, **options)
+
+
+def test_a_checkpoint_is_pooled_once(load: Load, built: list[str]) -> None:
+    checkpoint = load("bert")
+    pooled, models = mean_pooled(checkpoint), len(built)
+    assert models > 0
+    assert mean_pooled(checkpoint) is pooled
+    assert len(built) == models
+    other = replace(checkpoint)
+    assert mean_pooled(other) is mean_pooled(other) is not pooled
+    assert len(built) > models
+
+
+def test_a_refusal_is_remembered(load: Load, built: list[str]) -> None:
+    checkpoint = load("gpt2")
+    with pytest.raises(UnpoolableError, match="score reads every token"):
+        mean_pooled(checkpoint)
+    models = len(built)
+    with pytest.raises(UnpoolableError, match="score reads every token"):
+        mean_pooled(checkpoint)
+    assert len(built) == models > 0
+
+
+def test_what_is_remembered_goes_with_its_checkpoint(load: Load) -> None:
+    checkpoint = load("bert")
+    model = weakref.ref(mean_pooled(checkpoint).model)
+    assert model() is not None
+    del checkpoint
+    gc.collect()
+    assert model() is None
