@@ -93,7 +93,10 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which examples to learn from."""
+    """Which examples to learn from.
+
+    Metadata of a field: its help; the modality that it belongs to, if not to all; its minimum.
+    """
 
     _argument_group_name = "data"
 
@@ -118,13 +121,15 @@ class DataConfig:
         default=None, metadata={"help": "Name of the test split. Default: test."}
     )
     image_column: str | None = field(
-        default=None, metadata={"help": "Column of the pictures. Default: found."}
+        default=None,
+        metadata={"help": "Column of the pictures. Default: found.", "modality": "image"},
     )
     text_column: str | None = field(
-        default=None, metadata={"help": "Column of the texts. Default: found."}
+        default=None, metadata={"help": "Column of the texts. Default: found.", "modality": "text"}
     )
     text_pair_column: str | None = field(
-        default=None, metadata={"help": "Column of the second text of a pair."}
+        default=None,
+        metadata={"help": "Column of the second text of a pair.", "modality": "text"},
     )
     label_column: str | None = field(
         default=None, metadata={"help": "Column of the labels. Default: label, labels."}
@@ -139,16 +144,19 @@ class DataConfig:
     max_length: int | None = field(
         default=None,
         metadata={
-            "help": "Longest text in tokens; the rest is cut. Default: what the model takes."
+            "help": "Longest text in tokens; the rest is cut. Default: what the model takes.",
+            "modality": "text",
+            "minimum": 1,
         },
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Use at most so many training examples."}
+        default=None, metadata={"help": "Use at most so many training examples.", "minimum": 1}
     )
     examples_per_class: int | None = field(
         default=None,
         metadata={
-            "help": "Learn from so many labels a class, nothing more: no validation split is cut from them."
+            "help": "Learn from so many labels a class, nothing more: no validation split is cut from them.",
+            "minimum": 1,
         },
     )
     on_bad_example: Literal["skip", "raise"] = field(

@@ -1,11 +1,13 @@
 """The command line: a YAML file first, then the flags on top, checked, as dataclasses of config.py."""
 
+import copy
 import itertools
 import json
 import os
 import re
 import sys
-from dataclasses import fields
+from argparse import ArgumentParser
+from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +26,7 @@ from hf_transfer.config import (
 )
 from hf_transfer.errors import UserError, one_line, unknown
 
+OWN_METADATA = ("modality", "minimum")  # of the fields of config.py
 NEEDED = ("model_name_or_path", "model_type", "dataset_name", "output_dir", "hub_model_id")
 
 # Flags of TrainingArguments that a run of ours cannot honour: the values that are harmless, and why no other.
@@ -73,6 +76,13 @@ SHARDING = {"--use_fsdp": "ACCELERATE_USE_FSDP", "--use_deepspeed": "ACCELERATE_
 
 class _Parser(HfArgumentParser):
     """argparse that raises UserError instead of leaving with a usage text."""
+
+    @staticmethod
+    def _parse_dataclass_field(parser: ArgumentParser, field: Field[Any]) -> None:
+        # HfArgumentParser hands all metadata to argparse, which refuses the keys that are ours.
+        shown: Any = copy.copy(field)
+        shown.metadata = {k: v for k, v in field.metadata.items() if k not in OWN_METADATA}
+        HfArgumentParser._parse_dataclass_field(parser, shown)
 
     def error(self, message: str) -> Any:
         choice = re.match(
