@@ -19,7 +19,6 @@ class Task:
     column_names: tuple[
         str, ...
     ]  # what people call the input column, most usual first; none: no recipe reads it yet
-    foreign_flags: tuple[str, ...]  # of other tasks, refused here
 
     @property
     def has_pictures(self) -> bool:
@@ -66,7 +65,6 @@ TASKS: dict[str, Task] = {
             processor_argument="image_processor",
             mapping="MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
             column_names=("image", "img", "picture", "photo"),
-            foreign_flags=("text_column", "text_pair_column", "max_length"),
         ),
         Task(
             name="text-classification",
@@ -76,7 +74,6 @@ TASKS: dict[str, Task] = {
             processor_argument="tokenizer",
             mapping="MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
             column_names=("text", "sentence", "content", "review", "question", "document"),
-            foreign_flags=("image_column",),
         ),
         Task(
             name="token-classification",
@@ -86,7 +83,6 @@ TASKS: dict[str, Task] = {
             processor_argument="tokenizer",
             mapping="MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
             column_names=(),
-            foreign_flags=(),
         ),
         Task(
             name="audio-classification",
@@ -96,7 +92,6 @@ TASKS: dict[str, Task] = {
             processor_argument="feature_extractor",
             mapping="MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING",
             column_names=(),
-            foreign_flags=(),
         ),
     )
 }

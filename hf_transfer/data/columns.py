@@ -1,5 +1,7 @@
 """Which columns of a dataset are the input and the label."""
 
+from dataclasses import fields
+
 from datasets import Dataset, Image, Value
 
 from hf_transfer.config.data import DataConfig
@@ -31,12 +33,14 @@ def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, st
 
 
 def _refuse_foreign_flags(config: DataConfig, task: Task) -> None:
-    foreign = [name for name in task.foreign_flags if getattr(config, name) is not None]
-    if foreign:
-        raise UserError(
-            f"--{foreign[0]} does not belong to {task.name}",
-            "leave it out, or use the recipe of another task",
-        )
+    """Raise UserError for a flag that is given and belongs to another modality."""
+    for field in fields(config):
+        modality = field.metadata.get("modality", task.modality)
+        if modality != task.modality and getattr(config, field.name) != field.default:
+            raise UserError(
+                f"--{field.name} does not belong to {task.name}",
+                "leave it out, or use the recipe of another task",
+            )
 
 
 def _find_input(train: Dataset, config: DataConfig, task: Task, label: str | None) -> str | None:

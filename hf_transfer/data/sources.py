@@ -58,7 +58,9 @@ class Data:
     labels: tuple[str, ...]  # label names
     origin: Origin
     fingerprint: str
+    task: Task
     problem_type: ProblemType = "single_label_classification"
+    max_length: int | None = None  # of a text, in tokens; None: as the model takes
     cut: tuple[str, ...] = ()  # splits that the source lacks, cut from its training rows
     # "id" and "reason" of each row that cannot be used and was left out.
     dropped: tuple[dict[str, str], ...] = ()
@@ -114,7 +116,9 @@ def load_data(config: DataConfig, task: Task, seed: int) -> Data:
         labels=names,
         origin=origin,
         fingerprint=fingerprint(rows),
+        task=task,
         problem_type=problem_type,
+        max_length=config.max_length,
         cut=tuple(sorted(set(rows) - set(splits))),
         dropped=tuple({"id": row, "reason": reason} for row, reason in bad.items()),
         seconds=time.perf_counter() - began,

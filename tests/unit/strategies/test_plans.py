@@ -123,6 +123,7 @@ def _data(rows: int = 40, problem_type: ProblemType = "single_label_classificati
         LABELS,
         Origin("made"),
         "",
+        TEXTS,
         problem_type,
     )
 

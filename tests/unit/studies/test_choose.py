@@ -115,7 +115,8 @@ def _texts(rows: int, problem_type: ProblemType, seed: int = 0) -> Data:
     if problem_type == "regression":
         train = train.cast_column("label", Value("float32"))
     names = LABELS[:1] if problem_type == "regression" else LABELS
-    return Data({"train": train, "test": train}, names, Origin("made"), str(seed), problem_type)
+    splits = {"train": train, "test": train}
+    return Data(splits, names, Origin("made"), str(seed), TEXTS, problem_type)
 
 
 # --- a strategy that is asked for by name ---

@@ -1,6 +1,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -297,9 +298,7 @@ def test_the_body_learns_by_the_contrastive_loss_and_then_the_head_is_solved(
 
 def test_the_validation_rows_play_no_part_in_it(load: Load, tmp_path: Path) -> None:
     checkpoint, data = load("tiny_bert")
-    data = Data(
-        {**data.splits, "validation": data.test}, data.labels, data.origin, data.fingerprint
-    )
+    data = replace(data, splits={**data.splits, "validation": data.test})
     body, _ = _train(checkpoint, data, tmp_path, "--num_train_epochs", "2").phases
     assert body["best_step"] is None
     assert body["history"]
