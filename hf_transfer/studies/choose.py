@@ -23,7 +23,7 @@ from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import READINGS
 from hf_transfer.evaluation.predict import predict
 from hf_transfer.frozen.split import UnsplittableError
-from hf_transfer.linear_probe.solve import solve_head
+from hf_transfer.linear_probe.solve import ProbeData, solve_head
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.flops import stage_flops
 from hf_transfer.models.head import find_linear_head
@@ -200,9 +200,8 @@ def _judge_pooling(asked: Asked) -> float:
     loss = [0.0]
     if PartialState().is_main_process:
         labels, problem_type = np.asarray(rows["label"][:]), asked.data.problem_type
-        solved = solve_head(
-            computed.matrix("features"), labels, problem_type, len(asked.data.labels)
-        )
+        features = computed.matrix("features")
+        solved = solve_head(ProbeData(features, labels, problem_type, len(asked.data.labels)))
         outputs = solved.out_of_fold[:, 0] if problem_type == "regression" else solved.out_of_fold
         loss = [READINGS[problem_type].loss(labels, outputs)]
     broadcast_object_list(loss)

@@ -18,7 +18,7 @@ from hf_transfer.data.augmentation import fit_augmentation
 from hf_transfer.data.encode import Collate, Encoder
 from hf_transfer.frozen.features import Computed, FrozenPart, compute, light_rows, replay_collate
 from hf_transfer.frozen.split import Boundary, CheckedSplit, UnsplittableError, split_model
-from hf_transfer.linear_probe.solve import SolvedHead, solve_head
+from hf_transfer.linear_probe.solve import ProbeData, ProbeOptions, SolvedHead, solve_head
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head
 from hf_transfer.strategies.plan import CacheSettings, Phase, Plan
@@ -132,7 +132,7 @@ def solve_phase(
         **cache_facts(computed),
         "history": [],
         "solved": {
-            "strength": solved[0].strength,
+            "strength": solved[0].l2,
             "penalty": phase.penalty,
             "cross_validated": solved[0].cross_validated,
         },
@@ -171,10 +171,8 @@ def _solve(
     views = [each.matrix("features") for each in computed]
     features = np.concatenate(views) if len(views) > 1 else views[0]
     problem_type = cast(ProblemType, checkpoint.model.config.problem_type)
-    with_bias, seed = layer.bias is not None, 0
-    return solve_head(
-        features, labels, problem_type, outputs, with_bias, weights, seed, len(views), phase.penalty
-    )
+    data = ProbeData(features, labels, problem_type, outputs, len(views))
+    return solve_head(data, ProbeOptions(layer.bias is not None, weights, penalty=phase.penalty))
 
 
 def cache_facts(computed: Sequence[Computed]) -> dict[str, Any]:
