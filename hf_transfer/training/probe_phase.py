@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from hf_transfer.frozen.features import Features
 from hf_transfer.frozen.phase import cache_facts, compute_head_features
 from hf_transfer.frozen.split import UnsplittableError
-from hf_transfer.linear_probe.solve import SolvedHead, solve_head
+from hf_transfer.linear_probe.solve import ProbeData, ProbeOptions, SolvedHead, solve_head
 from hf_transfer.record import PhaseFacts
 from hf_transfer.strategies.plan import Phase
 from hf_transfer.training.label_scaling import Scale
@@ -55,7 +55,7 @@ def run_probe_phase(number: int, run: PlanRun) -> PhaseFacts | None:
         steps=0,
         seconds=time.perf_counter() - began,
         solved={
-            "strength": solved.strength,
+            "strength": solved.l2,
             "penalty": phase.penalty,
             "cross_validated": solved.cross_validated,
         },
@@ -74,14 +74,5 @@ def _solve(views: Sequence[Features], phase: Phase, run: PlanRun, with_bias: boo
         weights = balanced_weights(labels.tolist(), outputs).numpy()
     matrices = [view.matrix("features") for view in views]
     features = np.concatenate(matrices) if len(views) > 1 else matrices[0]
-    return solve_head(
-        features,
-        labels,
-        run.job.data.problem_type,
-        outputs,
-        with_bias,
-        weights,
-        0,
-        len(views),
-        phase.penalty,
-    )
+    data = ProbeData(features, labels, run.job.data.problem_type, outputs, len(views))
+    return solve_head(data, ProbeOptions(with_bias, weights, penalty=phase.penalty))

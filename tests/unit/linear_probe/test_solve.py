@@ -1,19 +1,25 @@
-"""The solved head against scikit-learn, and what it promises where scikit-learn has no word for it."""
+"""The closed-form head against scikit-learn, and its guarantees where scikit-learn has none."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from scipy.special import expit, log_softmax, softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 
 from hf_transfer.config.data import ProblemType
-from hf_transfer.linear_probe import solve as solver
-from hf_transfer.linear_probe.lbfgs import minimise
-from hf_transfer.linear_probe.solve import FIXED_STRENGTH, STRENGTHS, SolvedHead, solve_head
+from hf_transfer.linear_probe.folds import stratified_folds
+from hf_transfer.linear_probe.solve import (
+    FIXED_L2,
+    L2_PATH,
+    ProbeData,
+    ProbeOptions,
+    SolvedHead,
+    solve_head,
+)
 
 SINGLE: ProblemType = "single_label_classification"
 MULTI: ProblemType = "multi_label_classification"
@@ -28,7 +34,7 @@ def _one_thread() -> Iterator[None]:
         yield
 
 
-# --- data and yardsticks ---
+# --- data and references ---
 
 
 def _blobs(
@@ -73,6 +79,18 @@ def _case(
     return (*_sets(shape, 3), 3) if problem_type == MULTI else (*_numbers(shape), 1)
 
 
+def _solve(
+    features: np.ndarray,
+    labels: np.ndarray,
+    problem_type: ProblemType,
+    outputs: int,
+    views: int = 1,
+    **options: Any,
+) -> SolvedHead:
+    data = ProbeData(features, labels, problem_type, outputs, views)
+    return solve_head(data, ProbeOptions(**options))
+
+
 def _standard(features: np.ndarray, like: np.ndarray, with_bias: bool = True) -> np.ndarray:
     """Features on the unit scale of `like`, in 64 bits."""
     centre = like.mean(0, dtype=np.float64) * with_bias
@@ -89,14 +107,14 @@ def _logits(solved: SolvedHead, features: np.ndarray) -> np.ndarray:
 def _multinomial(
     x: np.ndarray,
     labels: np.ndarray,
-    strength: float,
+    l2: float,
     with_bias: bool = True,
     class_weights: np.ndarray | None = None,
 ) -> LogisticRegression:
     """scikit-learn's; of two classes it has one vector of weights, which is twice ours."""
     weight = len(labels) if class_weights is None else class_weights[labels].sum()
     return LogisticRegression(
-        C=(2 if len(np.unique(labels)) == 2 else 1) / (weight * strength),
+        C=(2 if len(np.unique(labels)) == 2 else 1) / (weight * l2),
         fit_intercept=with_bias,
         class_weight=None if class_weights is None else dict(enumerate(class_weights)),
         tol=1e-9,
@@ -114,9 +132,9 @@ def test_single_labels_are_solved_as_scikit_learn_does(
     shape: tuple[int, int], classes: int, with_bias: bool
 ) -> None:
     features, labels = _blobs(shape, classes)
-    solved = solve_head(features, labels, SINGLE, classes, with_bias)
+    solved = _solve(features, labels, SINGLE, classes, with_bias=with_bias)
     x = _standard(features, features, with_bias)
-    expected = _multinomial(x, labels, solved.strength, with_bias)
+    expected = _multinomial(x, labels, solved.l2, with_bias)
     assert solved.weight.shape == (classes, shape[1])
     assert (solved.bias is not None) == with_bias
     np.testing.assert_allclose(
@@ -126,8 +144,8 @@ def test_single_labels_are_solved_as_scikit_learn_does(
 
 def test_the_weights_are_those_of_scikit_learn() -> None:
     features, labels = _blobs(TALL, 5)
-    solved = solve_head(features, labels, SINGLE, 5)
-    expected = _multinomial(_standard(features, features), labels, solved.strength)
+    solved = _solve(features, labels, SINGLE, 5)
+    expected = _multinomial(_standard(features, features), labels, solved.l2)
     np.testing.assert_allclose(
         solved.weight * features.std(0), expected.coef_, atol=1e-3 * np.abs(expected.coef_).max()
     )
@@ -143,13 +161,12 @@ def test_the_weights_are_those_of_scikit_learn() -> None:
     ],
     ids=["plain", "every column twenty times", "far from zero"],
 )
-def test_a_weak_strength_on_separable_data_is_solved_to_its_minimum(
-    change: Callable[[np.ndarray], np.ndarray], with_bias: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_weak_penalty_on_separable_data_is_solved_to_its_minimum(
+    change: Callable[[np.ndarray], np.ndarray], with_bias: bool
 ) -> None:
-    monkeypatch.setattr(solver, "STRENGTHS", (1e-6,))
     features, labels = _blobs(TALL, 4, apart=4)
     features = change(features)
-    solved = solve_head(features, labels, SINGLE, 4, with_bias)
+    solved = _solve(features, labels, SINGLE, 4, with_bias=with_bias, l2_path=[1e-6])
     x = _standard(features, features, with_bias)
     expected = _multinomial(x, labels, 1e-6, with_bias)
     scale = np.sqrt(((features - features.mean(0) * with_bias) ** 2).mean(0))
@@ -166,16 +183,16 @@ def test_a_weak_strength_on_separable_data_is_solved_to_its_minimum(
 def test_weights_and_biases_of_classes_have_mean_zero() -> None:
     features, labels = _blobs(TALL, 4)
     features -= features.mean(0)
-    solved = solve_head(features, labels, SINGLE, 4)
+    solved = _solve(features, labels, SINGLE, 4)
     np.testing.assert_allclose(solved.weight.mean(0), 0, atol=1e-6)
     np.testing.assert_allclose(solved.bias.mean(), 0, atol=1e-6)
 
 
 def test_a_hundred_classes_are_solved_as_scikit_learn_does() -> None:
     features, labels = _blobs((400, 20), 130, apart=2)
-    solved = solve_head(features, labels, SINGLE, 130)
+    solved = _solve(features, labels, SINGLE, 130)
     x = _standard(features, features)
-    expected = _multinomial(x, labels, solved.strength).predict_proba(x)
+    expected = _multinomial(x, labels, solved.l2).predict_proba(x)
     np.testing.assert_allclose(softmax(_logits(solved, features), 1), expected, atol=2e-4)
 
 
@@ -186,9 +203,9 @@ def test_class_weights_are_those_of_scikit_learn() -> None:
     )  # the last class is rare
     features, labels = features[kept], labels[kept]
     weights = len(labels) / (3 * np.bincount(labels))
-    solved = solve_head(features, labels, SINGLE, 3, class_weights=weights)
+    solved = _solve(features, labels, SINGLE, 3, class_weights=weights)
     x = _standard(features, features)
-    expected = _multinomial(x, labels, solved.strength, class_weights=weights).predict_proba(x)
+    expected = _multinomial(x, labels, solved.l2, class_weights=weights).predict_proba(x)
     np.testing.assert_allclose(softmax(_logits(solved, features), 1), expected, atol=2e-4)
 
 
@@ -198,11 +215,11 @@ def test_several_labels_are_as_many_logistic_regressions(
     shape: tuple[int, int], with_bias: bool
 ) -> None:
     features, labels = _sets(shape, 3)
-    solved = solve_head(features, labels, MULTI, 3, with_bias)
+    solved = _solve(features, labels, MULTI, 3, with_bias=with_bias)
     x = _standard(features, features, with_bias)
     for own, logits in zip(labels.T, _logits(solved, features).T, strict=True):
         # `_multinomial` halves the penalty of two classes for their second vector, which is not there.
-        expected = _multinomial(x, own, 2 * solved.strength, with_bias).predict_proba(x)[:, 1]
+        expected = _multinomial(x, own, 2 * solved.l2, with_bias).predict_proba(x)[:, 1]
         np.testing.assert_allclose(expit(logits), expected, atol=2e-4)
 
 
@@ -213,27 +230,12 @@ def test_numbers_are_solved_as_scikit_learn_s_ridge_does(
     shape: tuple[int, int], with_bias: bool, outputs: int
 ) -> None:
     features, numbers = _numbers(shape, outputs)
-    solved = solve_head(features, numbers, REGRESSION, outputs, with_bias)
+    solved = _solve(features, numbers, REGRESSION, outputs, with_bias=with_bias)
     x = _standard(features, features, with_bias)
-    expected = (
-        Ridge(alpha=len(x) * solved.strength, fit_intercept=with_bias).fit(x, numbers).predict(x)
-    )
+    expected = Ridge(alpha=len(x) * solved.l2, fit_intercept=with_bias).fit(x, numbers).predict(x)
     np.testing.assert_allclose(
         _logits(solved, features), expected.reshape(len(x), outputs), atol=1e-4
     )
-
-
-def test_several_functions_are_minimised_at_once() -> None:
-    draw = np.random.default_rng(0)
-    roots = torch.from_numpy(draw.normal(size=(3, 6, 6)))
-    hessians, minima = roots @ roots.mT + torch.eye(6), torch.from_numpy(draw.normal(size=(3, 6)))
-    found = minimise(
-        lambda at: ((at - minima)[:, None] @ hessians)[:, 0],
-        torch.zeros_like(minima),
-        lambda gradient: gradient,
-        lambda at: torch.full((3, 1), 1e-16),
-    )
-    torch.testing.assert_close(found, minima, atol=1e-6, rtol=0)
 
 
 # --- the features ---
@@ -245,10 +247,8 @@ def test_scales_and_offsets_of_features_change_nothing(problem_type: ProblemType
     draw = np.random.default_rng(3)
     scales = 10.0 ** draw.uniform(-4, 4, features.shape[1])
     stretched = ((features + draw.uniform(-20, 20, features.shape[1])) * scales).astype(np.float32)
-    plain, other = (
-        solve_head(each, labels, problem_type, outputs) for each in (features, stretched)
-    )
-    assert other.strength == plain.strength
+    plain, other = (_solve(each, labels, problem_type, outputs) for each in (features, stretched))
+    assert other.l2 == plain.l2
     np.testing.assert_allclose(_logits(other, stretched), _logits(plain, features), atol=5e-3)
     np.testing.assert_allclose(other.out_of_fold, plain.out_of_fold, atol=5e-3)
 
@@ -258,19 +258,19 @@ def test_a_constant_column_gets_weight_zero(problem_type: ProblemType) -> None:
     features, labels, outputs = _case(problem_type)
     constant = np.tile(np.float32([0, 0.1, -3e5, 1e-40]), (len(features), 1))
     constant[::2, 1] = np.nextafter(np.float32(0.1), 1)  # constant but for rounding
-    solved = solve_head(np.hstack([constant, features]), labels, problem_type, outputs)
+    solved = _solve(np.hstack([constant, features]), labels, problem_type, outputs)
     assert not solved.weight[:, :4].any()
-    plain = solve_head(features, labels, problem_type, outputs)
+    plain = _solve(features, labels, problem_type, outputs)
     np.testing.assert_allclose(solved.weight[:, 4:], plain.weight, atol=1e-3)
 
 
 def test_a_column_that_is_constant_without_a_fold_has_no_say_there() -> None:
     features, labels = _blobs(TALL, 4)
-    plain = solve_head(features, labels, SINGLE, 4)
+    plain = _solve(features, labels, SINGLE, 4)
     lone = np.zeros((len(features), 1), dtype=np.float32)
     lone[0] = 1
-    solved = solve_head(np.hstack([features, lone]), labels, SINGLE, 4)
-    fold, _ = solver._folds(labels, 0, 1)
+    solved = _solve(np.hstack([features, lone]), labels, SINGLE, 4)
+    fold = stratified_folds(labels, SINGLE, 0).fold_of_row
     np.testing.assert_allclose(
         solved.out_of_fold[fold == fold[0]], plain.out_of_fold[fold == fold[0]], atol=5e-3
     )
@@ -281,7 +281,7 @@ def test_a_column_that_is_constant_without_a_fold_has_no_say_there() -> None:
 
 def test_a_class_without_an_example_is_never_probable() -> None:
     features, labels = _blobs(TALL, 4)
-    solved = solve_head(features, 3 * labels, SINGLE, 12)
+    solved = _solve(features, 3 * labels, SINGLE, 12)
     absent = np.arange(12) % 3 != 0
     assert solved.out_of_fold[:, absent].max() < 1e-6
     anywhere = np.random.default_rng(0).normal(size=(1000, features.shape[1])) * 1000
@@ -291,10 +291,10 @@ def test_a_class_without_an_example_is_never_probable() -> None:
 def test_classes_without_an_example_change_nothing_for_the_others() -> None:
     features, labels = _blobs(TALL, 4)
     plain, solved = (
-        solve_head(features, labels, SINGLE, 4),
-        solve_head(features, 3 * labels, SINGLE, 12),
+        _solve(features, labels, SINGLE, 4),
+        _solve(features, 3 * labels, SINGLE, 12),
     )
-    assert solved.strength == plain.strength
+    assert solved.l2 == plain.l2
     np.testing.assert_allclose(
         softmax(_logits(solved, features), 1)[:, ::3],
         softmax(_logits(plain, features), 1),
@@ -305,25 +305,25 @@ def test_classes_without_an_example_change_nothing_for_the_others() -> None:
 def test_a_label_that_no_row_has_gets_half_an_example() -> None:
     features, labels = _sets(TALL, 3)
     labels[:, 1] = 0
-    solved = solve_head(features, labels, MULTI, 3)
+    solved = _solve(features, labels, MULTI, 3)
     assert not solved.weight[1].any()
     np.testing.assert_allclose(solved.out_of_fold[:, 1], 0.5 / len(features), rtol=0.01)
 
 
 def test_rows_of_one_class_are_all_of_that_class() -> None:
     features, labels = _blobs((40, 5), 2)
-    solved = solve_head(features, np.ones_like(labels), SINGLE, 3)
+    solved = _solve(features, np.ones_like(labels), SINGLE, 3)
     assert softmax(_logits(solved, features), 1)[:, 1].min() > 0.999
     assert solved.out_of_fold[:, 1].min() > 0.999
 
 
-def test_one_label_a_class_is_solved_at_the_fixed_strength() -> None:
+def test_one_label_a_class_is_solved_with_the_fixed_penalty() -> None:
     features, labels = _blobs((6, 30), 6)
-    solved = solve_head(features, labels, SINGLE, 6)
-    assert solved.strength == FIXED_STRENGTH
+    solved = _solve(features, labels, SINGLE, 6)
+    assert solved.l2 == FIXED_L2
     np.testing.assert_allclose(solved.out_of_fold, 1 / 6, atol=1e-6)
     x = _standard(features, features)
-    expected = _multinomial(x, labels, FIXED_STRENGTH).predict_proba(x)
+    expected = _multinomial(x, labels, FIXED_L2).predict_proba(x)
     np.testing.assert_allclose(softmax(_logits(solved, features), 1), expected, atol=2e-4)
 
 
@@ -334,19 +334,10 @@ def test_one_row_repeats_its_label(problem_type: ProblemType) -> None:
         MULTI: np.array([[0, 1, 0]]),
         REGRESSION: np.array([[1.5, 2.5, 3.5]]),
     }[problem_type]
-    solved = solve_head(np.ones((1, 4), dtype=np.float32), labels, problem_type, 3)
+    solved = _solve(np.ones((1, 4), dtype=np.float32), labels, problem_type, 3)
     expected = np.eye(3)[labels] if problem_type == SINGLE else labels
     np.testing.assert_allclose(solved.out_of_fold, expected)
     assert not solved.weight.any()
-
-
-@pytest.mark.parametrize(
-    ("members", "voting"), [([9, 1, 5, 1], 14), ([2, 1, 1], 2), ([1, 1, 1, 2], 0), ([1], 0)]
-)
-def test_a_class_with_one_member_does_not_vote(members: list[int], voting: int) -> None:
-    labels = np.repeat(np.arange(len(members)), members)
-    folds = solver._folds(labels, 0, 1)
-    assert (0 if folds is None else folds[1].sum()) == voting
 
 
 def test_classes_with_one_member_leave_the_choice_to_the_others() -> None:
@@ -354,20 +345,20 @@ def test_classes_with_one_member_leave_the_choice_to_the_others() -> None:
     labels[:6] = np.arange(
         4, 10
     )  # in the midst of the others: the surer those are, the larger the loss of these
-    assert solve_head(features, labels, SINGLE, 10).strength < 1e-3
+    assert _solve(features, labels, SINGLE, 10).l2 < 1e-3
 
 
 def test_a_class_with_one_member_is_improbable_where_it_was_not_seen() -> None:
     features, labels = _blobs(TALL, 4)
     labels[0] = 4
-    solved = solve_head(features, labels, SINGLE, 5)
+    solved = _solve(features, labels, SINGLE, 5)
     assert 0 < solved.out_of_fold[0, 4] < 0.02
     assert softmax(_logits(solved, features), 1)[0, 4] > solved.out_of_fold[0, 4]
 
 
 def test_numbers_are_held_out_however_few_they_are() -> None:
     features, numbers = _numbers((9, 2))
-    solved = solve_head(features, numbers, REGRESSION, 1)
+    solved = _solve(features, numbers, REGRESSION, 1)
     assert len(np.unique(solved.out_of_fold)) == 9
 
 
@@ -377,21 +368,21 @@ def test_numbers_are_held_out_however_few_they_are() -> None:
 def _explicit_path(
     problem_type: ProblemType, features: np.ndarray, labels: np.ndarray, fold: np.ndarray
 ) -> np.ndarray:
-    """(strengths, n, outputs) answers out of fold: every fold and strength by itself, by scikit-learn."""
+    """(penalties, n, outputs) answers out of fold: every fold and penalty separately, by scikit-learn."""
     outputs = int(labels.max()) + 1 if problem_type == SINGLE else labels.shape[1]
-    found = np.empty((len(STRENGTHS), len(features), outputs))
+    found = np.empty((len(L2_PATH), len(features), outputs))
     for number in range(fold.max() + 1):
         out = fold == number
         seen, unseen = (_standard(features[rows], features[~out]) for rows in (~out, out))
-        for answers, strength in zip(found, STRENGTHS, strict=True):
+        for answers, l2 in zip(found, L2_PATH, strict=True):
             if problem_type == SINGLE:
-                answers[out] = _multinomial(seen, labels[~out], strength).predict_proba(unseen)
+                answers[out] = _multinomial(seen, labels[~out], l2).predict_proba(unseen)
             elif problem_type == MULTI:
-                heads = [_multinomial(seen, own, 2 * strength) for own in labels[~out].T]
+                heads = [_multinomial(seen, own, 2 * l2) for own in labels[~out].T]
                 answers[out] = np.stack([head.predict_proba(unseen)[:, 1] for head in heads], 1)
             else:
                 answers[out] = (
-                    Ridge(alpha=len(seen) * strength)
+                    Ridge(alpha=len(seen) * l2)
                     .fit(seen, labels[~out])
                     .predict(unseen)
                     .reshape(-1, outputs)
@@ -400,7 +391,7 @@ def _explicit_path(
 
 
 def _losses(problem_type: ProblemType, answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(strengths,) mean held-out loss."""
+    """(penalties,) mean held-out loss."""
     if problem_type == SINGLE:
         return -np.log(answers[:, np.arange(len(labels)), labels]).mean(1)
     if problem_type == MULTI:
@@ -410,34 +401,20 @@ def _losses(problem_type: ProblemType, answers: np.ndarray, labels: np.ndarray) 
 
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI, REGRESSION])
 @pytest.mark.parametrize("shape", [(100, 10), WIDE])
-def test_strength_and_held_out_answers_are_those_of_a_plain_loop_over_folds(
+def test_penalty_and_held_out_answers_are_those_of_a_plain_loop_over_folds(
     problem_type: ProblemType, shape: tuple[int, int]
 ) -> None:
     features, labels, outputs = _case(problem_type, shape)
-    fold, votes = solver._folds(solver._strata(labels, problem_type), 0, 1)
-    assert votes.all()
-    answers = _explicit_path(problem_type, features, labels, fold)
+    folds = stratified_folds(labels, problem_type, 0)
+    assert folds.scored.all()
+    answers = _explicit_path(problem_type, features, labels, folds.fold_of_row)
     best = int(_losses(problem_type, answers, labels).argmin())
-    assert 0 < best < len(STRENGTHS) - 1
-    solved = solve_head(features, labels, problem_type, outputs)
-    assert solved.strength == STRENGTHS[best]
+    assert 0 < best < len(L2_PATH) - 1
+    solved = _solve(features, labels, problem_type, outputs)
+    assert solved.l2 == L2_PATH[best]
     np.testing.assert_allclose(
         solved.out_of_fold, answers[best], atol=0.02 if problem_type != REGRESSION else 1e-4
     )
-
-
-@pytest.mark.parametrize(
-    ("members", "folds"), [([50, 50], 5), ([7, 3, 2], 5), ([3, 3], 3), ([2, 2, 2], 2)]
-)
-def test_every_fold_has_its_share_of_every_class(members: list[int], folds: int) -> None:
-    labels = np.repeat(np.arange(len(members)), members)
-    fold, votes = solver._folds(labels, 0, 1)
-    assert votes.all()
-    assert set(fold) == set(range(folds))
-    for label, count in enumerate(members):
-        shares = np.bincount(fold[labels == label], minlength=folds)
-        assert shares.max() - shares.min() <= 1
-        assert shares.max() == -(-count // folds)
 
 
 def _other(problem_type: ProblemType, label: np.ndarray, outputs: int) -> np.ndarray:
@@ -446,30 +423,29 @@ def _other(problem_type: ProblemType, label: np.ndarray, outputs: int) -> np.nda
 
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI, REGRESSION])
 def test_an_answer_out_of_fold_does_not_follow_the_row_s_own_label(
-    problem_type: ProblemType, monkeypatch: pytest.MonkeyPatch
+    problem_type: ProblemType,
 ) -> None:
     features, labels, outputs = _case(problem_type)
-    folds = solver._folds(np.zeros(len(labels)), 0, 1)
-    monkeypatch.setattr(solver, "_folds", lambda *_: folds)  # they are stratified by labels
-    monkeypatch.setattr(solver, "STRENGTHS", (1e-2,))
-    plain = solve_head(features, labels, problem_type, outputs).out_of_fold
+    # Given, since stratified ones follow the labels.
+    fold = np.random.default_rng(0).permutation(len(labels)) % 5
+    options = {"l2_path": [1e-2], "fold_of_row": fold}
+    plain = _solve(features, labels, problem_type, outputs, **options).out_of_fold
     labels[7] = _other(problem_type, labels[7], outputs)
-    poisoned = solve_head(features, labels, problem_type, outputs).out_of_fold
-    own = folds[0] == folds[0][7]
+    poisoned = _solve(features, labels, problem_type, outputs, **options).out_of_fold
+    own = fold == fold[7]
     np.testing.assert_allclose(poisoned[own], plain[own], atol=1e-6)
     assert np.abs(poisoned[~own] - plain[~own]).max() > 1e-3
 
 
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI, REGRESSION])
 def test_answers_out_of_fold_do_not_follow_features_of_their_fold(
-    problem_type: ProblemType, monkeypatch: pytest.MonkeyPatch
+    problem_type: ProblemType,
 ) -> None:
-    monkeypatch.setattr(solver, "STRENGTHS", (1e-2,))
     features, labels, outputs = _case(problem_type)
-    plain = solve_head(features, labels, problem_type, outputs).out_of_fold
+    plain = _solve(features, labels, problem_type, outputs, l2_path=[1e-2]).out_of_fold
     features[7] *= 30
-    poisoned = solve_head(features, labels, problem_type, outputs).out_of_fold
-    fold, _ = solver._folds(solver._strata(labels, problem_type), 0, 1)
+    poisoned = _solve(features, labels, problem_type, outputs, l2_path=[1e-2]).out_of_fold
+    fold = stratified_folds(labels, problem_type, 0).fold_of_row
     others = (fold == fold[7]) & (np.arange(len(labels)) != 7)
     np.testing.assert_allclose(poisoned[others], plain[others], atol=0.01)
     assert np.abs(poisoned[fold != fold[7]] - plain[fold != fold[7]]).max() > 0.05
@@ -478,7 +454,7 @@ def test_answers_out_of_fold_do_not_follow_features_of_their_fold(
 def test_labels_learned_by_heart_are_not_known_out_of_fold() -> None:
     draw = np.random.default_rng(0)
     features, labels = draw.normal(size=(80, 400)), draw.permutation(np.arange(80) % 2)
-    solved = solve_head(features, labels, SINGLE, 2)
+    solved = _solve(features, labels, SINGLE, 2)
     assert (_logits(solved, features).argmax(1) == labels).all()
     assert (solved.out_of_fold.argmax(1) == labels).mean() < 0.65
 
@@ -486,7 +462,7 @@ def test_labels_learned_by_heart_are_not_known_out_of_fold() -> None:
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI, REGRESSION])
 def test_the_same_input_gives_the_same_bits(problem_type: ProblemType) -> None:
     features, labels, outputs = _case(problem_type, WIDE)
-    first, again = (astuple(solve_head(features, labels, problem_type, outputs)) for _ in range(2))
+    first, again = (astuple(_solve(features, labels, problem_type, outputs)) for _ in range(2))
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -497,9 +473,9 @@ def test_the_same_input_gives_the_same_bits(problem_type: ProblemType) -> None:
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI, REGRESSION])
 def test_views_that_are_equal_are_as_one(problem_type: ProblemType) -> None:
     features, labels, outputs = _case(problem_type)
-    plain = solve_head(features, labels, problem_type, outputs)
-    solved = solve_head(np.tile(features, (3, 1)), labels, problem_type, outputs, views=3)
-    assert solved.strength == plain.strength
+    plain = _solve(features, labels, problem_type, outputs)
+    solved = _solve(np.tile(features, (3, 1)), labels, problem_type, outputs, views=3)
+    assert solved.l2 == plain.l2
     assert solved.out_of_fold.shape == plain.out_of_fold.shape
     np.testing.assert_allclose(solved.out_of_fold, plain.out_of_fold, atol=5e-3)
     np.testing.assert_allclose(_logits(solved, features), _logits(plain, features), atol=5e-3)
@@ -509,26 +485,21 @@ def test_no_head_has_seen_another_view_of_a_row_that_it_did_not_see() -> None:
     draw = np.random.default_rng(0)
     features, labels = draw.normal(size=(80, 400)), draw.permutation(np.arange(80) % 2)
     views = np.concatenate([features + 0.1 * draw.normal(size=features.shape) for _ in range(3)])
-    solved = solve_head(views, labels, SINGLE, 2, views=3)
+    solved = _solve(views, labels, SINGLE, 2, views=3)
     assert (solved.out_of_fold.argmax(1) == labels).mean() < 0.65
 
 
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI, REGRESSION])
-def test_the_answer_out_of_fold_is_the_mean_over_the_views(
-    problem_type: ProblemType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(solver, "STRENGTHS", (1e-2,))
+def test_the_answer_out_of_fold_is_the_mean_over_the_views(problem_type: ProblemType) -> None:
     features, labels, outputs = _case(problem_type)
     other = features + np.random.default_rng(0).normal(size=features.shape).astype(np.float32)
-    solved = solve_head(np.concatenate([features, other]), labels, problem_type, outputs, views=2)
-    fold, _ = solver._folds(solver._strata(labels, problem_type), 0, 1)
-    # The same rows twice, with the first view answered for and then the second: other folds are as they were.
-    monkeypatch.setattr(
-        solver, "_folds", lambda *_: (np.tile(fold, 2), np.ones(2 * len(fold), dtype=bool))
-    )
-    both = solve_head(
-        np.concatenate([features, other]), np.concatenate([labels, labels]), problem_type, outputs
-    )
+    views = np.concatenate([features, other])
+    solved = _solve(views, labels, problem_type, outputs, views=2, l2_path=[1e-2])
+    # The views as rows of their own, in the same folds: an answer for each view of a row.
+    fold = stratified_folds(labels, problem_type, 0).fold_of_row
+    twice = np.concatenate([labels, labels])
+    options = {"l2_path": [1e-2], "fold_of_row": np.tile(fold, 2)}
+    both = _solve(views, twice, problem_type, outputs, **options)
     expected = (both.out_of_fold[: len(labels)] + both.out_of_fold[len(labels) :]) / 2
     np.testing.assert_allclose(solved.out_of_fold, expected, atol=1e-6)
 
@@ -536,10 +507,8 @@ def test_the_answer_out_of_fold_is_the_mean_over_the_views(
 def test_views_weigh_their_rows_by_class_too() -> None:
     features, labels = _blobs(TALL, 3)
     weights = np.array([1.0, 2.0, 5.0])
-    plain = solve_head(features, labels, SINGLE, 3, class_weights=weights)
-    solved = solve_head(
-        np.tile(features, (2, 1)), labels, SINGLE, 3, class_weights=weights, views=2
-    )
+    plain = _solve(features, labels, SINGLE, 3, class_weights=weights)
+    solved = _solve(np.tile(features, (2, 1)), labels, SINGLE, 3, class_weights=weights, views=2)
     np.testing.assert_allclose(_logits(solved, features), _logits(plain, features), atol=5e-3)
 
 
@@ -554,34 +523,35 @@ Call = Callable[[], SolvedHead]
     ("call", "message"),
     [
         (
-            lambda: solve_head(X[0], Y, SINGLE, 2),
+            lambda: _solve(X[0], Y, SINGLE, 2),
             r"features \(3,\), labels \(4,\): want \(1 \* n, features\)",
         ),
-        (lambda: solve_head(X[:0], Y[:0], SINGLE, 2), r"features \(0, 3\)"),
-        (lambda: solve_head(X[:, :0], Y, SINGLE, 2), r"features \(4, 0\)"),
-        (lambda: solve_head(X[:3], Y, SINGLE, 2), r"features \(3, 3\), labels \(4,\)"),
-        (lambda: solve_head(X, Y, SINGLE, 2, views=2), r"want \(2 \* n, features\)"),
+        (lambda: _solve(X[:0], Y[:0], SINGLE, 2), r"features \(0, 3\)"),
+        (lambda: _solve(X[:, :0], Y, SINGLE, 2), r"features \(4, 0\)"),
+        (lambda: _solve(X[:3], Y, SINGLE, 2), r"features \(3, 3\), labels \(4,\)"),
+        (lambda: _solve(X, Y, SINGLE, 2, views=2), r"want \(2 \* n, features\)"),
         (
-            lambda: solve_head(X / [[1], [0], [1], [0]], Y, SINGLE, 2),
+            lambda: _solve(X / [[1], [0], [1], [0]], Y, SINGLE, 2),
             "of 2 rows are not finite, the first is row 1",
         ),
         (
-            lambda: solve_head(X, Y[:, None], SINGLE, 2),
+            lambda: _solve(X, Y[:, None], SINGLE, 2),
             r"labels \(4, 1\) of int64: want \(n,\) integers",
         ),
-        (lambda: solve_head(X, Y / 1, SINGLE, 2), "of float64"),
-        (lambda: solve_head(X, Y + 1, SINGLE, 2), "labels from 1 to 2: 2 outputs want 0 to 1"),
-        (lambda: solve_head(X, Y - 1, SINGLE, 2), "labels from -1 to 0"),
-        (lambda: solve_head(X, ONES, MULTI, 3), r"labels \(4, 2\): 3 outputs want"),
-        (lambda: solve_head(X, NAN, MULTI, 2), "finite numbers"),
-        (lambda: solve_head(X, ONES / 2, MULTI, 2), "zeros and ones"),
-        (lambda: solve_head(X, Y, MULTI, 1), r"labels \(4,\): want \(n, 1\) zeros and ones"),
-        (lambda: solve_head(X, ONES, REGRESSION, 1), r"labels \(4, 2\): 1 outputs want"),
-        (lambda: solve_head(X, NAN, REGRESSION, 2), "finite numbers"),
-        (lambda: solve_head(X, Y, SINGLE, 2, class_weights=np.ones(3)), "3 class weights: want 2"),
-        (lambda: solve_head(X, Y, SINGLE, 2, class_weights=np.array([1, 0])), "above 0"),
-        (lambda: solve_head(X, ONES, MULTI, 2, class_weights=np.ones(2)), "a single label a row"),
-        (lambda: solve_head(X, Y, REGRESSION, 1, class_weights=np.ones(1)), "a single label a row"),
+        (lambda: _solve(X, Y / 1, SINGLE, 2), "of float64"),
+        (lambda: _solve(X, Y + 1, SINGLE, 2), "labels from 1 to 2: 2 outputs want 0 to 1"),
+        (lambda: _solve(X, Y - 1, SINGLE, 2), "labels from -1 to 0"),
+        (lambda: _solve(X, ONES, MULTI, 3), r"labels \(4, 2\): 3 outputs want"),
+        (lambda: _solve(X, NAN, MULTI, 2), "finite numbers"),
+        (lambda: _solve(X, ONES / 2, MULTI, 2), "zeros and ones"),
+        (lambda: _solve(X, Y, MULTI, 1), r"labels \(4,\): want \(n, 1\) zeros and ones"),
+        (lambda: _solve(X, ONES, REGRESSION, 1), r"labels \(4, 2\): 1 outputs want"),
+        (lambda: _solve(X, NAN, REGRESSION, 2), "finite numbers"),
+        (lambda: _solve(X, Y, SINGLE, 2, class_weights=np.ones(3)), "3 class weights: want 2"),
+        (lambda: _solve(X, Y, SINGLE, 2, class_weights=np.array([1, 0])), "above 0"),
+        (lambda: _solve(X, ONES, MULTI, 2, class_weights=np.ones(2)), "a single label a row"),
+        (lambda: _solve(X, Y, REGRESSION, 1, class_weights=np.ones(1)), "a single label a row"),
+        (lambda: _solve(X, Y, SINGLE, 2, fold_of_row=Y[:3]), r"fold_of_row \(3,\): want \(4,\)"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:divide by zero")

@@ -17,7 +17,7 @@ from hf_transfer.data.sources import Data, Origin, load_data
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import log_loss
 from hf_transfer.evaluation.predict import Predictions
-from hf_transfer.linear_probe.solve import solve_head
+from hf_transfer.linear_probe.solve import ProbeData, solve_head
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import headless, read_logits
 from hf_transfer.models.pooling import with_mean_pooling
@@ -428,7 +428,8 @@ def _held_out_loss(checkpoint: Checkpoint, data: Data) -> float:
     with torch.no_grad(), headless(model):
         features = read_logits(model(**batch)).numpy()
     return log_loss(
-        labels, solve_head(features, labels, data.problem_type, len(data.labels)).out_of_fold
+        labels,
+        solve_head(ProbeData(features, labels, data.problem_type, len(data.labels))).out_of_fold,
     )
 
 
