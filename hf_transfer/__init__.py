@@ -56,4 +56,6 @@ __all__ = ["__version__", *_HOMES]
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'hf_transfer' has no attribute {name!r}")
-    return getattr(import_module(f"hf_transfer.{_HOMES[name]}"), name)
+    # Set after the import, which binds a module of the same name (preflight) to its package.
+    globals()[name] = value = getattr(import_module(f"hf_transfer.{_HOMES[name]}"), name)
+    return value
