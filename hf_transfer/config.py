@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 
 from transformers import TrainingArguments
 
+from hf_transfer.record import ProblemType
+
 Strategy = Literal[
     "head",
     "top_layers",
@@ -18,9 +20,6 @@ Strategy = Literal[
     "scratch",
     "auto",
 ]
-ProblemType = Literal[
-    "single_label_classification", "multi_label_classification", "regression"
-]  # transformers' names
 Augmentation = Literal["none", "light", "photo"]
 
 CHECKPOINTS = "checkpoints"  # below the output folder: what a run needs to go on; never published

@@ -1,7 +1,6 @@
 """What a record tells beside the metrics: the figures of every class, or the answers themselves."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from hf_transfer.config import ProblemType
 from hf_transfer.evaluation.intervals import f1_interval, share_interval
 from hf_transfer.evaluation.metrics import Counts, confusion_matrix, count_classes, count_labels
 from hf_transfer.evaluation.predict import Predictions
+from hf_transfer.record import ClassMetrics
 
 MOST_POINTS = 500  # more would not be told apart in a picture
 
@@ -47,20 +47,20 @@ def _numbers(predictions: Predictions, names: tuple[str, ...], level: float) -> 
     }
 
 
-def _per_class(counts: Counts, names: tuple[str, ...], level: float) -> list[dict[str, Any]]:
+def _per_class(counts: Counts, names: tuple[str, ...], level: float) -> list[ClassMetrics]:
     rows = []
     for label, name in enumerate(names):
         right, answered, present = (
             int(of[label]) for of in (counts.right, counts.answered, counts.present)
         )
         rows.append(
-            {
-                "label": name,
-                "n": present,
-                "precision": asdict(share_interval(right, answered, level)),
-                "recall": asdict(share_interval(right, present, level)),
-                "f1": asdict(f1_interval(right, answered + present, level)),
-            }
+            ClassMetrics(
+                label=name,
+                n=present,
+                precision=share_interval(right, answered, level),
+                recall=share_interval(right, present, level),
+                f1=f1_interval(right, answered + present, level),
+            )
         )
     return rows
 

@@ -3,6 +3,7 @@
 import base64
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hf_transfer.package_files import shipped_folder
-from hf_transfer.record import RunRecord
+from hf_transfer.record import BaseModelFacts, DatasetFacts, RunRecord
 from hf_transfer.tasks import find_task
 
 METRIC_NAMES = {
@@ -86,30 +87,32 @@ def card_metadata(record: RunRecord) -> ModelCardData:
     results = [
         EvalResult(
             task_type=record.task,
-            dataset_type=dataset["id"],
-            dataset_name=dataset["id"].split("/")[-1].split(":")[-1],
-            dataset_split=record.evaluation["split"],
-            dataset_revision=dataset["revision"],
+            dataset_type=dataset.id,
+            dataset_name=dataset.id.split("/")[-1].split(":")[-1],
+            dataset_split=record.evaluation.split,
+            dataset_revision=dataset.revision,
             metric_type=HUB_METRICS.get(name, name),
             metric_name=METRIC_NAMES.get(name, name),
             metric_value=round(estimate.value, 4),
         )
         for name, estimate in record.metrics.items()
     ]
-    transferred = record.strategy["used"] != "scratch"
-    linked = transferred and base["revision"]
-    adapter = record.model.get("adapter")
+    transferred = record.strategy.used != "scratch"
+    linked = transferred and base.revision
+    adapter = record.model.adapter
     relation = "adapter" if adapter else "finetune"
-    on_hub = {"base_model": base["id"], "base_model_relation": relation} if linked else {}
+    on_hub: dict[str, Any] = (
+        {"base_model": base.id, "base_model_relation": relation} if linked else {}
+    )
     return ModelCardData(
-        model_name=record.card["name"].split("/")[-1],
-        license=record.card["license"] or (transferred and base["license"]) or "unknown",
+        model_name=record.card.name.split("/")[-1],
+        license=record.card.license or (transferred and base.license) or "unknown",
         library_name="peft" if adapter else "transformers",
         pipeline_tag=record.task,
-        language=record.card["language"],
-        datasets=[dataset["id"]] if dataset["revision"] else None,
+        language=record.card.language,
+        datasets=[dataset.id] if dataset.revision else None,
         metrics=sorted({HUB_METRICS.get(name, name) for name in record.metrics}),
-        tags=["transfer-learning", "hf-transfer-learning", f"strategy:{record.strategy['used']}"],
+        tags=["transfer-learning", "hf-transfer-learning", f"strategy:{record.strategy.used}"],
         eval_results=results,
         **on_hub,
     )
@@ -141,17 +144,15 @@ def _environment(autoescape: bool) -> Environment:
 
 
 def _facts(record: RunRecord) -> dict[str, Any]:
-    labels = [_in_table(label) for label in record.dataset["labels"]]
-    per_class = [
-        {**row, "label": _in_table(row["label"])} for row in record.evaluation["per_class"]
-    ]
-    seen = [row for row in per_class if row["n"]]
+    labels = [_in_table(label) for label in record.dataset.labels]
+    per_class = [replace(row, label=_in_table(row.label)) for row in record.evaluation.per_class]
+    seen = [row for row in per_class if row.n]
     metrics = record.metrics
     return {
         "r": record,
-        "name": record.card["name"],
+        "name": record.card.name,
         "task": find_task(record.task),
-        "curve": any(phase["history"] for phase in record.phases),
+        "curve": any(phase.history for phase in record.phases),
         "kind": find_task(record.task).modality,
         "labels": labels,
         "shown_labels": _listed(labels),
@@ -163,19 +164,19 @@ def _facts(record: RunRecord) -> dict[str, Any]:
         "shares": SHARES,
         "level": next(iter(metrics.values())).level,
         "per_class": per_class,
-        "weakest": min(seen, key=lambda row: row["f1"]["value"]) if len(seen) > 1 else None,
+        "weakest": min(seen, key=lambda row: row.f1.value) if len(seen) > 1 else None,
         "base_link": _link(record.base_model, ""),
         "dataset_link": _link(record.dataset, "datasets/"),
-        "left_out": Counter(row["reason"].partition(":")[0] for row in record.dataset["dropped"]),
-        "hyperparameters": _flat(record.model["hyperparameters"]),
-        "citation_key": re.sub(r"\W+", "_", record.card["name"].split("/")[-1]),
+        "left_out": Counter(row.reason.partition(":")[0] for row in record.dataset.dropped),
+        "hyperparameters": _flat(record.model.hyperparameters),
+        "citation_key": re.sub(r"\W+", "_", record.card.name.split("/")[-1]),
     }
 
 
-def _link(origin: dict[str, Any], prefix: str) -> str:
-    if origin["revision"]:
-        return f"[{origin['id']}](https://huggingface.co/{prefix}{origin['id']})"
-    source, _, name = origin["id"].rpartition(":")
+def _link(origin: BaseModelFacts | DatasetFacts, prefix: str) -> str:
+    if origin.revision:
+        return f"[{origin.id}](https://huggingface.co/{prefix}{origin.id})"
+    source, _, name = origin.id.rpartition(":")
     kinds = {"builtin": " (shipped with hf-transfer-learning)", "local": " (not published)"}
     return f"`{name}`{kinds.get(source, '')}"
 

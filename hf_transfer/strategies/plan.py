@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from hf_transfer.models.layers import LayerMap
+from hf_transfer.record import Trial
 
 # A new layer bears, and needs, a rate far above that of what was pretrained: ten times it is in Caffe's fine-tuning
 # (Jia et al. 2014, arXiv 1408.5093) and in "Dive into Deep Learning", section 14.2.
@@ -71,7 +72,7 @@ class Plan:
     layer_decay: float = 1.0
     pooling: Pooling = "own"
     requested: str = ""  # what the user asked for, if it is not the strategy itself
-    evidence: tuple[Mapping[str, Any], ...] = ()  # how the strategies did that were tried before
+    evidence: tuple[Trial, ...] = ()  # how the strategies did that were tried before
     seconds: float = 0.0  # that choosing took
 
 

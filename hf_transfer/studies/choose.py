@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
+from hf_transfer import record
 from hf_transfer.config import Strategy, TrainingConfig, TransferConfig, misplaced
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.labels import TARGETS
@@ -28,6 +29,7 @@ from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.flops import stage_flops
 from hf_transfer.models.head import find_linear_head
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
+from hf_transfer.record import from_json
 from hf_transfer.resume.run_folder import keep_choice, kept_choice, release
 from hf_transfer.resume.run_spec import describe_start
 from hf_transfer.store.activations import cache_folder, temporary_folder
@@ -218,7 +220,7 @@ class Choice:
 
     strategy: str
     reasons: tuple[str, ...]
-    evidence: tuple[dict[str, Any], ...] = ()
+    evidence: tuple[record.Trial, ...] = ()
     seconds: float = 0.0
 
 
@@ -232,9 +234,8 @@ def _choose_once(asked: Asked) -> Choice:
     of = {"transfer": asdict(asked.config), **start}
     kept = kept_choice(asked.training, of)
     if kept:
-        return Choice(
-            kept["strategy"], tuple(kept["reasons"]), tuple(kept["evidence"]), kept["seconds"]
-        )
+        evidence = tuple(from_json(record.Trial, trial) for trial in kept["evidence"])
+        return Choice(kept["strategy"], tuple(kept["reasons"]), evidence, kept["seconds"])
     began = time.perf_counter()
     try:
         choices = [replace(_choose_strategy(asked), seconds=time.perf_counter() - began)]

@@ -41,7 +41,7 @@ def compare(config: RunConfig, task: Task) -> dict[Cell, RunRecord]:
             with only_warnings():
                 record = _run(cell, config, task)
             if state.is_main_process:
-                write_whole(path, record.to_json())
+                write_whole(path, record.to_json_string())
             state.wait_for_everyone()
         records[cell] = read_record(path)
     return records

@@ -23,6 +23,7 @@ from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.freeze import training_only
 from hf_transfer.models.head import headless
 from hf_transfer.models.pooling import with_mean_pooling
+from hf_transfer.record import PhaseFacts, from_json, to_json
 from hf_transfer.resume.callback import Keeper, StopRequest, stop_at_a_step
 from hf_transfer.resume.run_folder import SavedRun, open_run, release
 from hf_transfer.resume.run_spec import describe_run
@@ -56,7 +57,7 @@ class Trained:
     plan: Plan
     encoder: Encoder
     training: TrainingConfig
-    phases: tuple[dict[str, Any], ...]
+    phases: tuple[PhaseFacts, ...]
 
     @property
     def model(self) -> Any:
@@ -135,9 +136,9 @@ def _run_phases(
         shards,
         saved,
     )
-    facts = list(resumed["done"]) if resumed else []
+    facts = [from_json(PhaseFacts, each) for each in resumed["done"]] if resumed else []
     if any(
-        phase.solver == "convex" and done["steps"]
+        phase.solver == "convex" and done.steps
         for phase, done in zip(plan.phases, facts, strict=False)
     ):
         plan = in_steps(plan)
@@ -189,8 +190,8 @@ class Material:
 
 
 def run_phase(
-    number: int, checkpoint: Checkpoint, work: Work, done: Sequence[dict[str, Any]]
-) -> tuple[Checkpoint, dict[str, Any]]:
+    number: int, checkpoint: Checkpoint, work: Work, done: Sequence[PhaseFacts]
+) -> tuple[Checkpoint, PhaseFacts]:
     """The checkpoint after a phase that is trained in steps, and the facts for the record; `done` are those before."""
     phase, training = work.plan.phases[number], work.training
     resumed = work.saved.resumed if work.saved and work.saved.phases_done == len(done) else None
@@ -226,7 +227,7 @@ def run_phase(
         checkpoint = replace(checkpoint, model=merge(material.model), adapter=adapter)
     before = resumed.facts["seconds"] if resumed else 0.0
     changed = material.augment or (frozen and work.plan.cache.views)
-    return checkpoint, {
+    facts = {
         "name": phase.name,
         "loss": phase.loss,
         "batch_size": material.examples_a_step,
@@ -235,6 +236,7 @@ def run_phase(
         **cache_facts(frozen.computed if frozen else ()),
         **({"augmentation": training.augmentation} if changed else {}),
     }
+    return checkpoint, from_json(PhaseFacts, facts)
 
 
 def _gather(phase: Phase, checkpoint: Checkpoint, work: Work, resumed: State | None) -> Material:
@@ -275,7 +277,7 @@ def _train(
     phase: Phase,
     work: Work,
     resumed: State | None,
-    done: Sequence[dict[str, Any]],
+    done: Sequence[PhaseFacts],
     is_frozen: bool,
 ) -> dict[str, Any]:
     """How much learned, for how long, which weights were kept, and what was logged."""
@@ -287,7 +289,7 @@ def _train(
         about = {
             "resumed_at": resumed_at,
             "name": phase.name,
-            "done": list(done),
+            "done": [to_json(each) for each in done],
             "epochs": [each.epochs for each in work.plan.phases],
             "shards": work.shards,
             "steps_an_epoch": trainer.batches.steps,

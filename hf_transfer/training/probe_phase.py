@@ -21,6 +21,7 @@ from hf_transfer.frozen.split import Boundary, CheckedSplit, UnsplittableError, 
 from hf_transfer.linear_probe.solve import SolvedHead, solve_head
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head
+from hf_transfer.record import ClosedFormFacts, PhaseFacts
 from hf_transfer.strategies.plan import CacheSettings, Phase, Plan
 from hf_transfer.training.label_scaling import Scale
 from hf_transfer.training.losses import balanced_weights
@@ -104,7 +105,7 @@ def solve_phase(
     encoder: Encoder,
     training: TrainingConfig,
     splits: Splits,
-) -> dict[str, Any] | None:
+) -> PhaseFacts | None:
     """The facts of a phase whose linear head is solved on features computed once; None if there are none."""
     model = checkpoint.model
     try:
@@ -122,22 +123,19 @@ def solve_phase(
         layer.weight.copy_(torch.from_numpy(solved[0].weight))
         if layer.bias is not None:
             layer.bias.copy_(torch.from_numpy(solved[0].bias))
-    return {
-        "name": phase.name,
-        "trainable_parameters": sum(parameter.numel() for parameter in layer.parameters()),
-        "epochs": 0.0,
-        "steps": 0,
-        "best_step": None,
-        "seconds": time.perf_counter() - began,
+    head = solved[0]
+    return PhaseFacts(
+        name=phase.name,
+        trainable_parameters=sum(parameter.numel() for parameter in layer.parameters()),
+        epochs=0.0,
+        steps=0,
+        best_step=None,
+        seconds=time.perf_counter() - began,
         **cache_facts(computed),
-        "history": [],
-        "solved": {
-            "strength": solved[0].strength,
-            "penalty": phase.penalty,
-            "cross_validated": solved[0].cross_validated,
-        },
-        **({"augmentation": training.augmentation} if plan.cache.views else {}),
-    }
+        history=[],
+        solved=ClosedFormFacts(head.strength, phase.penalty, head.cross_validated),
+        augmentation=training.augmentation if plan.cache.views else None,
+    )
 
 
 def read_by_head(
