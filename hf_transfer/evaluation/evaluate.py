@@ -14,7 +14,7 @@ from hf_transfer.config import EvaluationConfig, TrainingConfig
 from hf_transfer.data.sources import Data
 from hf_transfer.evaluation.baselines import BASELINES
 from hf_transfer.evaluation.intervals import bootstrap_interval, share_interval
-from hf_transfer.evaluation.metrics import COUNTED, READINGS, Score, load_metric
+from hf_transfer.evaluation.metrics import SCORING, Metric, load_metric
 from hf_transfer.evaluation.per_class import describe
 from hf_transfer.evaluation.predict import Predictions, predict
 from hf_transfer.models.head import parameter_count
@@ -52,13 +52,12 @@ def evaluate(trained: Trained, data: Data, config: EvaluationConfig) -> RunRecor
     return _record(trained, data, evaluation, time.perf_counter() - began)
 
 
-def estimate(
-    score: Score, labels: np.ndarray, outputs: np.ndarray, level: float, counted: bool = False
-) -> Estimate:
-    """A score with its interval: Wilson's for a counted share of the examples, the bootstrap's for all others."""
-    if counted:
-        return share_interval(round(score(labels, outputs) * len(labels)), len(labels), level)
-    return bootstrap_interval(score, labels, outputs, level)
+def estimate(metric: Metric, labels: np.ndarray, outputs: np.ndarray, level: float) -> Estimate:
+    """A metric with its interval: Wilson's for a proportion of the examples, else bootstrap."""
+    if metric.is_proportion:
+        n = len(labels)
+        return share_interval(round(metric.score(labels, outputs) * n), n, level)
+    return bootstrap_interval(metric.score, labels, outputs, level)
 
 
 def _measure(
@@ -67,8 +66,8 @@ def _measure(
     """Each metric by name, of the model's outputs or a baseline's."""
     kind, labels = predictions.problem_type, predictions.labels
     return {
-        name: estimate(load_metric(name, kind), labels, outputs, config.confidence, name in COUNTED)
-        for name in config.metrics or READINGS[kind].usual
+        name: estimate(load_metric(name, kind), labels, outputs, config.confidence)
+        for name in config.metrics or SCORING[kind].default_metrics
     }
 
 

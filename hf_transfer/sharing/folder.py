@@ -9,11 +9,12 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hf_transfer.config import CHECKPOINTS, RunConfig
+from hf_transfer.evaluation.metrics import find_metric
 from hf_transfer.models.adapters import save_adapter
 from hf_transfer.record import CardFacts, RunRecord
 from hf_transfer.resume.run_folder import finish, note
 from hf_transfer.resume.states import STAGE
-from hf_transfer.sharing.card import BASELINE_NAMES, METRIC_NAMES, SHARES, show_plain
+from hf_transfer.sharing.card import BASELINE_NAMES, show_plain
 from hf_transfer.sharing.hub import Published, published_files, push
 from hf_transfer.sharing.render import document_names, write_documents
 from hf_transfer.sharing.verify import verify
@@ -81,14 +82,15 @@ def announce(record: RunRecord, config: RunConfig) -> None:
 
 def _summary_row(name: str, record: RunRecord) -> str:
     e = record.metrics[name]
-    unit, show = (" %", lambda x: f"{100 * x:.1f}") if name in SHARES else ("  ", show_plain)
+    metric = find_metric(name, record.problem_type)
+    unit, show = (" %", lambda x: f"{100 * x:.1f}") if metric.is_share else ("  ", show_plain)
     names = BASELINE_NAMES[record.problem_type]
     others = [
         f"{names[baseline]} {show(values[name].value)}"
         for baseline, values in record.baselines.items()
     ]
     between = f"{show(e.low)} to {show(e.high)}"
-    return f"  {METRIC_NAMES.get(name, name):<18}{show(e.value):>7}{unit}   {between}   ({', '.join(others)})"
+    return f"  {metric.title:<18}{show(e.value):>7}{unit}   {between}   ({', '.join(others)})"
 
 
 def _write(trained: Trained, record: RunRecord, folder: Path, keep_adapter: bool) -> RunRecord:

@@ -21,7 +21,7 @@ from hf_transfer.data.labels import TARGETS
 from hf_transfer.data.sources import Data
 from hf_transfer.data.splits import assign_folds, stratified_sample
 from hf_transfer.errors import UserError
-from hf_transfer.evaluation.metrics import READINGS
+from hf_transfer.evaluation.metrics import SCORING
 from hf_transfer.evaluation.predict import predict
 from hf_transfer.frozen.split import UnsplittableError
 from hf_transfer.linear_probe.solve import solve_head
@@ -206,7 +206,7 @@ def _judge_pooling(asked: Asked) -> float:
             computed.matrix("features"), labels, problem_type, len(asked.data.labels)
         )
         outputs = solved.out_of_fold[:, 0] if problem_type == "regression" else solved.out_of_fold
-        loss = [READINGS[problem_type].loss(labels, outputs)]
+        loss = [SCORING[problem_type].loss(labels, outputs)]
     broadcast_object_list(loss)
     return loss[0]
 
@@ -335,7 +335,8 @@ def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int) -> Tri
     if not np.isfinite(predictions.logits).all():
         raise UserError(f"{strategy} answers what is not finite", "try a smaller --learning_rate")
     every = np.asarray(asked.data.train["label"][:])
-    scores = READINGS[asked.data.problem_type].right(predictions.labels, predictions.outputs, every)
+    scoring = SCORING[asked.data.problem_type]
+    scores = scoring.row_scores(predictions.labels, predictions.outputs, every)
     return Trial(strategy, held, scores, time.perf_counter() - began)
 
 
