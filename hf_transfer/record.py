@@ -1,16 +1,24 @@
-"""What a run found: plain facts, to JSON and back. Reads no heavy library."""
+"""The record of a run: typed facts, to JSON and back. Imports no heavy library."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import Field, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 SCHEMA = 1
+
+# The names of transformers.
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+T = TypeVar("T")
+
+# A field without a default is a key of every record. A field with a default is left out of the
+# JSON where it has that default: it does not apply, or an earlier version did not write it.
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured value with its interval: `low` and `high` at confidence `level`, from `n` examples."""
+    """A measured value; its interval `low` to `high` at confidence `level`; from `n` examples."""
 
     value: float
     low: float
@@ -20,43 +28,248 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class BaseModelFacts:
+    """The checkpoint that a run starts from; `revision` is a commit, None for one not on the Hub."""
+
+    id: str
+    revision: str | None
+    license: str | None
+
+
+@dataclass(frozen=True)
+class SplitSizes:
+    """Number of examples of each split."""
+
+    train: int
+    validation: int
+    test: int
+
+
+@dataclass(frozen=True)
+class DroppedExample:
+    """An example that was left out because it cannot be used: split/row, and why."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """The dataset; `revision` is a commit, None for one that is not on the Hub.
+
+    `labels` are label names, of a regression the name of its number. `cut` names the splits that
+    the source lacks and that were cut from its training rows.
+    """
+
+    id: str
+    revision: str | None
+    license: str | None
+    description: str | None
+    fingerprint: str
+    labels: list[str]
+    splits: SplitSizes
+    dropped: list[DroppedExample]
+    cut: list[str]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Result of a strategy on `n` held-out rows of the training split; higher scores are better.
+
+    `gain` is the mean difference of the scores to those of the first trial on the same rows, with
+    its standard error; neither for the first trial, nor where too few rows can be compared.
+    """
+
+    strategy: str
+    score: float
+    n: int
+    seconds: float
+    gain: float | None = None
+    standard_error: float | None = None
+
+
+@dataclass(frozen=True)
+class StrategyFacts:
+    """The strategy that was requested, the one that was used, why, and the trials behind it."""
+
+    requested: str
+    used: str
+    reasons: list[str]
+    pooling: str | None = None
+    evidence: list[Trial] | None = None
+
+
+@dataclass(frozen=True)
+class LoggedStep:
+    """Losses, accuracy and learning rate that were logged after a training step."""
+
+    step: int
+    epoch: float | None = None
+    loss: float | None = None
+    learning_rate: float | None = None
+    eval_loss: float | None = None
+    eval_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class SkippedStep:
+    """A step whose loss or gradient was not finite, and the ids of its examples."""
+
+    step: int
+    ids: list[str]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Weights that a phase could end with, and their value of the metric on validation."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class ClosedFormFacts:
+    """A head in closed form: its L2 strength, and the factor `penalty` in it.
+
+    `cross_validated` is False where the strength is fixed, because nothing could be held out.
+    """
+
+    strength: float
+    penalty: float | None = None
+    cross_validated: bool | None = None
+
+
+@dataclass(frozen=True)
+class PhaseFacts:
+    """One phase of training: what learned, for how long, from which cached activations.
+
+    A phase in closed form has `solved`, no steps and no history. A phase in steps has `loss`,
+    `batch_size` (examples of all processes in a step), `skipped_steps`, and in `resumed_at` the
+    steps from which it was resumed; `kept` names the weights it ended with where `candidates` were
+    compared. `augmentation` is set where the phase learned from changed images.
+    """
+
+    name: str
+    trainable_parameters: int
+    epochs: float
+    steps: int
+    best_step: int | None
+    seconds: float
+    frozen_passes: int
+    cache: str
+    cached_bytes: int
+    history: list[LoggedStep]
+    frozen_seconds: float | None = None
+    loss: str | None = None
+    batch_size: int | None = None
+    kept: str | None = None
+    candidates: list[Candidate] | None = None
+    skipped_steps: list[SkippedStep] | None = None
+    resumed_at: list[int] | None = None
+    augmentation: str | None = None
+    solved: ClosedFormFacts | None = None
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """Precision, recall and F1 of one class or label, with `n` examples."""
+
+    label: str
+    n: int
+    precision: Estimate
+    recall: Estimate
+    f1: Estimate
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of the model and of each baseline on a split of `n` examples, by name.
+
+    `confusion` has the cells [truth, prediction, count] of a confusion matrix that are not zero,
+    of one class a row alone; `points` has pairs [truth, prediction], of a regression alone, which
+    has no `per_class`.
+    """
+
+    split: str
+    n: int
+    metrics: dict[str, Estimate]
+    per_class: list[ClassMetrics]
+    baselines: dict[str, dict[str, Estimate]]
+    confusion: list[list[int]] | None = None
+    points: list[list[float]] | None = None
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of each part of a run; they do not overlap."""
+
+    load_s: float
+    frozen_s: float
+    train_s: float
+    evaluate_s: float
+    total_s: float
+    choose_s: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The trained network and its hyperparameters.
+
+    `fixed_parameters` never learn. `files` and `adapter` (a method of PEFT, None for a plain
+    checkpoint) are set once the run is saved.
+    """
+
+    class_: str
+    architecture: str
+    parameters: int
+    new_parameters: list[str]
+    hyperparameters: dict[str, Any]
+    fixed_parameters: list[str] | None = None
+    files: list[str] | None = None
+    adapter: str | None = ""
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """Name of the model and what its publisher adds, None where they do not; set when it is saved."""
+
+    name: str = ""
+    license: str | None = ""
+    language: str | None = ""
+
+
+@dataclass(frozen=True)
 class RunRecord:
-    """All facts of a run, as they stand in record.json (DESIGN, section 4)."""
+    """All facts of a run, as they are in record.json (DESIGN, section 4)."""
 
     task: str
-    problem_type: str
+    problem_type: ProblemType
     seed: int
-    base_model: dict[str, Any]
-    dataset: dict[str, Any]
-    strategy: dict[str, Any]
-    phases: list[dict[str, Any]]
-    evaluation: dict[str, Any]
-    timings: dict[str, float]
+    base_model: BaseModelFacts
+    dataset: DatasetFacts
+    strategy: StrategyFacts
+    phases: list[PhaseFacts]
+    evaluation: Evaluation
+    timings: Timings
     peak_memory_bytes: int
     environment: dict[str, Any]
-    model: dict[str, Any] = field(default_factory=dict)
-    card: dict[str, Any] = field(default_factory=dict)
-    schema: int = SCHEMA
+    model: ModelFacts
+    card: CardFacts
 
-    def to_json(self) -> str:
-        """The record as indented JSON; keys in a stable order."""
-        facts = asdict(self)
-        return json.dumps(
-            {"schema": facts.pop("schema"), **facts}, indent=2, ensure_ascii=False, allow_nan=False
-        )
+    def to_json_string(self) -> str:
+        """The record as indented JSON, its keys in a stable order."""
+        facts = {"schema": SCHEMA, **to_json(self)}
+        return json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
 
     @property
     def metrics(self) -> dict[str, Estimate]:
         """The test metrics by name."""
-        return {name: Estimate(**value) for name, value in self.evaluation["metrics"].items()}
+        return self.evaluation.metrics
 
     @property
     def baselines(self) -> dict[str, dict[str, Estimate]]:
         """The metrics of each baseline by name."""
-        return {
-            baseline: {name: Estimate(**value) for name, value in metrics.items()}
-            for baseline, metrics in self.evaluation["baselines"].items()
-        }
+        return self.evaluation.baselines
 
 
 def read_record(path: Path) -> RunRecord:
@@ -64,4 +277,49 @@ def read_record(path: Path) -> RunRecord:
     facts = json.loads(path.read_text(encoding="utf-8"))
     if facts.get("schema") != SCHEMA:
         raise ValueError(f"{path}: schema {facts.get('schema')}, this version reads {SCHEMA}")
-    return RunRecord(**facts)
+    return from_json(RunRecord, facts)
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass of facts as the dicts and lists that json.dumps takes."""
+    if is_dataclass(value):
+        held = {each: getattr(value, each.name) for each in fields(value)}
+        return {_key(each): to_json(own) for each, own in held.items() if own != each.default}
+    if isinstance(value, list):
+        return [to_json(each) for each in value]
+    if isinstance(value, dict):
+        return {key: to_json(each) for key, each in value.items()}
+    return value
+
+
+def from_json(kind: type[T], value: Any) -> T:
+    """A dataclass of facts from what json.loads returns.
+
+    Keys that it does not have are ignored: a newer version wrote them. Raises TypeError if one
+    that it needs is missing.
+    """
+    return _convert(kind, value)
+
+
+def _convert(kind: Any, value: Any) -> Any:
+    """A value of an annotation of this module: a dataclass, a list, a dict, X | None or plain."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        own = {each.name: _key(each) for each in fields(kind)}
+        known = {name: value[key] for name, key in own.items() if key in value}
+        return kind(**{name: _convert(hints[name], each) for name, each in known.items()})
+    origin, arguments = get_origin(kind), get_args(kind)
+    if value is None:
+        return None
+    if origin is UnionType:
+        return _convert(arguments[0], value)
+    if origin is list:
+        return [_convert(arguments[0], each) for each in value]
+    if origin is dict:
+        return {key: _convert(arguments[1], each) for key, each in value.items()}
+    return value
+
+
+def _key(field: "Field[Any]") -> str:
+    """The JSON key of a field: its name, less the underscore after a keyword (`class_`)."""
+    return field.name.rstrip("_")

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hf_transfer.config.flag import flag
-
-# transformers' names
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+from hf_transfer.record import ProblemType
 
 
 @dataclass(frozen=True)

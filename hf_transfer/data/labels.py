@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, List, Value
 
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.data import multi_label, regression, single_label
 from hf_transfer.data.multi_label import is_list
 from hf_transfer.data.splits import strata_of_numbers, strata_of_sets

@@ -14,7 +14,8 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from hf_transfer.config.data import DataConfig, ProblemType
+from hf_transfer.config.data import DataConfig
+from hf_transfer.record import ProblemType
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.data.checks import find_bad, fingerprint, first_of
 from hf_transfer.data.columns import find_columns, require_same_columns, select_columns

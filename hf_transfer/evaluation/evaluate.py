@@ -4,7 +4,6 @@ import platform
 import resource
 import sys
 import time
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -16,11 +15,23 @@ from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.sources import Data
 from hf_transfer.evaluation.baselines import BASELINES
 from hf_transfer.evaluation.intervals import bootstrap_interval, share_interval
-from hf_transfer.evaluation.metrics import COUNTED, READINGS, Score, load_metric
+from hf_transfer.evaluation.metrics import SCORING, Metric, load_metric
 from hf_transfer.evaluation.per_class import describe
 from hf_transfer.evaluation.predict import Predictions, predict
 from hf_transfer.models.head import parameter_count
-from hf_transfer.record import Estimate, RunRecord
+from hf_transfer.record import (
+    BaseModelFacts,
+    CardFacts,
+    DatasetFacts,
+    DroppedExample,
+    Estimate,
+    Evaluation,
+    ModelFacts,
+    RunRecord,
+    SplitSizes,
+    StrategyFacts,
+    Timings,
+)
 from hf_transfer.training.engine import Trained
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub")
@@ -31,97 +42,95 @@ def evaluate(trained: Trained, data: Data, config: EvaluationConfig) -> RunRecor
     began = time.perf_counter()
     predictions = predict(trained, data.test)
     answered = {name: BASELINES[name](trained.checkpoint.task, data) for name in config.baselines}
-    evaluation = {
-        "split": "test",
-        "n": len(data.test),
-        "metrics": _measure(predictions, predictions.outputs, config),
+    baselines = {name: _measure(predictions, outputs, config) for name, outputs in answered.items()}
+    evaluation = Evaluation(
+        split="test",
+        n=len(data.test),
+        metrics=_measure(predictions, predictions.outputs, config),
+        baselines=baselines,
         **describe(predictions, data.labels, config.confidence),
-        "baselines": {
-            name: _measure(predictions, outputs, config) for name, outputs in answered.items()
-        },
-    }
+    )
     return _record(trained, data, evaluation, time.perf_counter() - began)
 
 
-def estimate(
-    score: Score, labels: np.ndarray, outputs: np.ndarray, level: float, counted: bool = False
-) -> Estimate:
-    """A score with its interval: Wilson's for a counted share of the examples, the bootstrap's for all others."""
-    if counted:
-        return share_interval(round(score(labels, outputs) * len(labels)), len(labels), level)
-    return bootstrap_interval(score, labels, outputs, level)
+def estimate(metric: Metric, labels: np.ndarray, outputs: np.ndarray, level: float) -> Estimate:
+    """A metric with its interval: Wilson's for a proportion of the examples, else bootstrap."""
+    if metric.is_proportion:
+        n = len(labels)
+        return share_interval(round(metric.score(labels, outputs) * n), n, level)
+    return bootstrap_interval(metric.score, labels, outputs, level)
 
 
 def _measure(
     predictions: Predictions, outputs: np.ndarray, config: EvaluationConfig
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Estimate]:
     """Each metric by name, of the model's outputs or a baseline's."""
     kind, labels = predictions.problem_type, predictions.labels
     return {
-        name: asdict(
-            estimate(load_metric(name, kind), labels, outputs, config.confidence, name in COUNTED)
-        )
-        for name in config.metrics or READINGS[kind].usual
+        name: estimate(load_metric(name, kind), labels, outputs, config.confidence)
+        for name in config.metrics or SCORING[kind].default_metrics
     }
 
 
-def _record(
-    trained: Trained, data: Data, evaluation: dict[str, Any], evaluate_s: float
-) -> RunRecord:
-    checkpoint, plan = trained.checkpoint, trained.plan
-    base = checkpoint.provenance
-    load_s, train_s = (
-        data.seconds + checkpoint.seconds,
-        sum(phase["seconds"] for phase in trained.phases),
-    )
-    frozen_s = sum(phase["frozen_seconds"] for phase in trained.phases)
+def _record(trained: Trained, data: Data, evaluation: Evaluation, evaluate_s: float) -> RunRecord:
+    base, plan = trained.checkpoint.provenance, trained.plan
     return RunRecord(
-        task=checkpoint.task.name,
-        problem_type=str(checkpoint.model.config.problem_type),
+        task=trained.checkpoint.task.name,
+        problem_type=trained.model.config.problem_type,
         seed=trained.training.seed,
-        base_model={"id": base.id, "revision": base.revision, "license": base.license},
-        dataset={
-            "id": data.origin.id,
-            "revision": data.origin.revision,
-            "license": data.origin.license,
-            "description": data.origin.description,
-            "fingerprint": data.fingerprint,
-            "labels": list(data.labels),
-            "splits": {
-                name: len(data.splits.get(name, ())) for name in ("train", "validation", "test")
-            },
-            "dropped": list(data.dropped),
-            "cut": list(data.cut),
-        },
-        strategy={
-            "requested": plan.requested or plan.strategy,
-            "used": plan.strategy,
-            "reasons": list(plan.reasons),
-            "pooling": plan.pooling,
-            "evidence": list(plan.evidence),
-        },
+        base_model=BaseModelFacts(base.id, base.revision, base.license),
+        dataset=_dataset(data),
+        strategy=StrategyFacts(
+            requested=plan.requested or plan.strategy,
+            used=plan.strategy,
+            reasons=list(plan.reasons),
+            pooling=plan.pooling,
+            evidence=list(plan.evidence),
+        ),
         phases=list(trained.phases),
         evaluation=evaluation,
-        timings={
-            "load_s": load_s,
-            "choose_s": plan.seconds,
-            "frozen_s": frozen_s,
-            "train_s": train_s,
-            "evaluate_s": evaluate_s,
-            "total_s": load_s + plan.seconds + frozen_s + train_s + evaluate_s,
-        },
+        timings=_timings(trained, data, evaluate_s),
         peak_memory_bytes=_peak_memory(),
         environment=_environment(trained),
-        model={
-            "class": type(checkpoint.model).__name__,
-            "architecture": checkpoint.model.config.model_type,
-            "parameters": parameter_count(checkpoint.model),
-            "new_parameters": list(checkpoint.new_parameters)
-            if plan.init == "pretrained"
-            else ["all"],
-            "fixed_parameters": list(checkpoint.fixed),
-            "hyperparameters": _hyperparameters(trained),
-        },
+        model=_model(trained),
+        card=CardFacts(),
+    )
+
+
+def _dataset(data: Data) -> DatasetFacts:
+    origin, validation = data.origin, data.validation
+    return DatasetFacts(
+        id=origin.id,
+        revision=origin.revision,
+        license=origin.license,
+        description=origin.description,
+        fingerprint=data.fingerprint,
+        labels=list(data.labels),
+        splits=SplitSizes(len(data.train), len(validation or ()), len(data.test)),
+        dropped=[DroppedExample(row["id"], row["reason"]) for row in data.dropped],
+        cut=list(data.cut),
+    )
+
+
+def _timings(trained: Trained, data: Data, evaluate_s: float) -> Timings:
+    load_s = data.seconds + trained.checkpoint.seconds
+    choose_s = trained.plan.seconds
+    frozen_s = sum(phase.frozen_seconds or 0.0 for phase in trained.phases)
+    train_s = sum(phase.seconds for phase in trained.phases)
+    total_s = load_s + choose_s + frozen_s + train_s + evaluate_s
+    return Timings(load_s, frozen_s, train_s, evaluate_s, total_s, choose_s)
+
+
+def _model(trained: Trained) -> ModelFacts:
+    model, checkpoint = trained.model, trained.checkpoint
+    is_pretrained = trained.plan.init == "pretrained"
+    return ModelFacts(
+        class_=type(model).__name__,
+        architecture=model.config.model_type,
+        parameters=parameter_count(model),
+        new_parameters=list(checkpoint.new_parameters) if is_pretrained else ["all"],
+        fixed_parameters=list(checkpoint.fixed),
+        hyperparameters=_hyperparameters(trained),
     )
 
 
@@ -129,7 +138,7 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
     """What took part: where all that learned was solved, nothing of the steps."""
     plan, arguments = trained.plan, trained.training
     stepped = [phase for phase in plan.phases if phase.solver == "trainer"]
-    sizes = list(dict.fromkeys(phase["batch_size"] for phase in trained.phases if phase["steps"]))
+    sizes = list(dict.fromkeys(phase.batch_size for phase in trained.phases if phase.steps))
     of_steps = {
         "learning_rate": plan.learning_rate,
         "rates": {p.name: {stage: p.lr_scale[stage] for stage in p.trainable} for p in stepped},
@@ -152,7 +161,7 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
         # Only where a phase learned from changed pictures: what is frozen is computed once.
         **(
             {"augmentation": arguments.augmentation}
-            if any("augmentation" in p for p in trained.phases)
+            if any(phase.augmentation for phase in trained.phases)
             else {}
         ),
         "precision": _precision(arguments),

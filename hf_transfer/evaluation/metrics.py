@@ -1,230 +1,310 @@
-"""Scores that need no network, as pure functions; others come from evaluate's collection on the Hub.
+"""Metrics of each problem type, computed without a network; others come from the Hub.
 
-READINGS says for each problem type how logits are read, and by which scores they are judged.
+METRICS has a row for each metric, SCORING how the logits of a problem type are decoded and scored.
 """
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-import evaluate
 import numpy as np
 from scipy.special import expit, softmax
 from scipy.stats import rankdata
 
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.errors import UserError, unknown
+from hf_transfer.record import ProblemType
 
-# (labels (n,), probabilities (n, classes)) -> value; several labels: both (n, labels); regression: numbers, both (n,)
+# (labels, outputs) -> value. One class a row: class ids (n,) and probabilities (n, classes);
+# several labels: both (n, labels); regression: numbers, both (n,).
 Score = Callable[[np.ndarray, np.ndarray], float]
-CLIP = 1e-7  # probabilities closer to 0 than this would make one answer's log loss decide all
-THRESHOLD = 0.5  # probability above which a label is taken to apply
+CLIP = 1e-7  # probabilities closer to 0 would let the log loss of one example decide all
+THRESHOLD = 0.5  # probability above which a label is predicted
 
 
 def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The share of right answers."""
+    """Share of examples whose most probable class is the right one."""
     return float(np.mean(probabilities.argmax(-1) == labels))
 
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The mean negative log probability of the right class, in nats."""
+    """Mean negative log probability of the right class, in nats."""
     right = probabilities[np.arange(len(labels)), labels]
     return float(-np.mean(np.log(np.clip(right, CLIP, 1.0))))
 
 
-def confusion_matrix(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarray:
-    """Counts (classes, classes): rows are the truth, columns the answers."""
-    return np.bincount(labels * classes + answers, minlength=classes * classes).reshape(
-        classes, classes
-    )
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """Counts (classes, classes): rows are the truth, columns the predictions."""
+    cells = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    return cells.reshape(classes, classes)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Of every class (classes,): right answers, answers, examples."""
+    """True positives, predictions and examples (support) of every class, each (classes,)."""
 
-    right: np.ndarray
-    answered: np.ndarray
-    present: np.ndarray
+    true_positives: np.ndarray
+    predicted: np.ndarray
+    support: np.ndarray
 
     @property
     def recall(self) -> np.ndarray:
-        """The share of a class's examples that were answered so; 0 where there is none."""
-        return np.divide(
-            self.right, self.present, out=np.zeros(len(self.right)), where=self.present > 0
-        )
+        """Share of the examples of a class that are predicted as it; 0 where it has none."""
+        return _divide(self.true_positives, self.support)
 
     @property
     def f1(self) -> np.ndarray:
-        """The harmonic mean of precision and recall; 0 where a class occurs in neither truth nor answers."""
-        both = self.answered + self.present
-        return np.divide(2 * self.right, both, out=np.zeros(len(self.right)), where=both > 0)
+        """Harmonic mean of precision and recall; 0 for a class in neither truth nor predictions."""
+        return _divide(2 * self.true_positives, self.predicted + self.support)
 
 
 def count_classes(labels: np.ndarray, probabilities: np.ndarray) -> Counts:
-    """The counts where each example has one class."""
+    """Counts where each example has one class."""
     matrix = confusion_matrix(labels, probabilities.argmax(-1), probabilities.shape[1])
     return Counts(np.diag(matrix), matrix.sum(0), matrix.sum(1))
 
 
 def count_labels(labels: np.ndarray, probabilities: np.ndarray) -> Counts:
-    """The counts where each example has any number of labels."""
-    answers = probabilities > THRESHOLD
-    return Counts((labels * answers).sum(0), answers.sum(0), labels.sum(0))
+    """Counts where each example has any number of labels."""
+    predicted = probabilities > THRESHOLD
+    return Counts((labels * predicted).sum(0), predicted.sum(0), labels.sum(0))
 
 
 def f1_macro(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The mean F1 over the classes that occur in truth or answers."""
+    """Mean F1 over the classes in truth or predictions."""
     return _mean_f1(count_classes(labels, probabilities))
 
 
 def f1_weighted(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The mean F1 over classes, each weighted by its number of examples."""
+    """Mean F1 over classes, weighted by their number of examples."""
     counts = count_classes(labels, probabilities)
-    return float(np.average(counts.f1, weights=counts.present))
+    return float(np.average(counts.f1, weights=counts.support))
 
 
 def balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The mean recall over the classes that occur."""
+    """Mean recall over the classes that have examples."""
     counts = count_classes(labels, probabilities)
-    return float(counts.recall[counts.present > 0].mean())
+    return float(counts.recall[counts.support > 0].mean())
 
 
-def labels_f1_macro(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The mean F1 over the labels that occur in truth or answers."""
+def multi_label_f1_macro(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean F1 over the labels in truth or predictions."""
     return _mean_f1(count_labels(labels, probabilities))
 
 
-def labels_f1_micro(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """F1 of all decisions, example by label, taken together; 0 where no label occurs."""
+def multi_label_f1_micro(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """F1 of all decisions, example by label, together; 0 where no label is in any."""
     counts = count_labels(labels, probabilities)
-    both = counts.answered.sum() + counts.present.sum()
-    return float(2 * counts.right.sum() / both) if both else 0.0
+    both = counts.predicted.sum() + counts.support.sum()
+    return float(2 * counts.true_positives.sum() / both) if both else 0.0
 
 
 def exact_match(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The share of examples with all labels right."""
+    """Share of examples with all labels right."""
     return float(np.mean(np.all((probabilities > THRESHOLD) == labels, axis=1)))
 
 
-def labels_log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The mean negative log probability of the truth over examples and labels, in nats."""
+def multi_label_log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean negative log probability of the truth over examples and labels, in nats."""
     right = np.where(labels > 0, probabilities, 1 - probabilities)
     return float(-np.mean(np.log(np.clip(right, CLIP, 1.0))))
 
 
-def rmse(numbers: np.ndarray, answers: np.ndarray) -> float:
-    """The root of the mean squared error, in the numbers' unit."""
-    return float(np.sqrt(np.mean((numbers - answers) ** 2)))
+def rmse(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Root of the mean squared error, in the unit of the labels."""
+    return float(np.sqrt(np.mean((labels - predicted) ** 2)))
 
 
-def mae(numbers: np.ndarray, answers: np.ndarray) -> float:
-    """The mean absolute error, in the numbers' unit."""
-    return float(np.mean(np.abs(numbers - answers)))
+def mae(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean absolute error, in the unit of the labels."""
+    return float(np.mean(np.abs(labels - predicted)))
 
 
-def r2(numbers: np.ndarray, answers: np.ndarray) -> float:
-    """The share of the numbers' variance that the answers explain; below 0 worse than their mean, 0 without any."""
-    spread = np.sum((numbers - numbers.mean()) ** 2)
-    return float(1 - np.sum((numbers - answers) ** 2) / spread) if spread > 0 else 0.0
+def r2(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Share of the variance of the labels that is explained.
+
+    It is below 0 where their mean predicts better, and 0 where they do not vary.
+    """
+    variation = np.sum((labels - labels.mean()) ** 2)
+    return float(1 - np.sum((labels - predicted) ** 2) / variation) if variation > 0 else 0.0
 
 
-def pearson(numbers: np.ndarray, answers: np.ndarray) -> float:
-    """The linear correlation; 0 where either is constant."""
-    a, b = numbers - numbers.mean(), answers - answers.mean()
-    spread = np.sqrt(np.sum(a * a) * np.sum(b * b))
-    return float(np.sum(a * b) / spread) if np.ptp(numbers) > 0 and np.ptp(answers) > 0 else 0.0
+def pearson(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Linear correlation; 0 where either is constant."""
+    if np.ptp(labels) == 0 or np.ptp(predicted) == 0:
+        return 0.0
+    a = labels - labels.mean()
+    b = predicted - predicted.mean()
+    return float(np.sum(a * b) / np.sqrt(np.sum(a * a) * np.sum(b * b)))
 
 
-def spearman(numbers: np.ndarray, answers: np.ndarray) -> float:
-    """The correlation of the ranks; 0 where either is constant."""
-    return pearson(rankdata(numbers), rankdata(answers))
+def spearman(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Correlation of the ranks; 0 where either is constant."""
+    return pearson(rankdata(labels), rankdata(predicted))
 
 
 def _mean_f1(counts: Counts) -> float:
-    occurs = (counts.answered + counts.present) > 0
+    occurs = (counts.predicted + counts.support) > 0
     return float(counts.f1[occurs].mean()) if occurs.any() else 0.0
 
 
+def _divide(counts: np.ndarray, totals: np.ndarray) -> np.ndarray:
+    """Their ratio; 0 where the total is."""
+    return np.divide(counts, totals, out=np.zeros(len(counts)), where=totals > 0)
+
+
 @dataclass(frozen=True)
-class Reading:
-    """How the logits of a problem type are read and judged."""
+class Metric:
+    """A metric: how it is computed, named and shown.
 
-    outputs: Callable[[np.ndarray], np.ndarray]  # logits (n, labels) -> what a Score takes
-    answers: Callable[[np.ndarray], np.ndarray]  # outputs -> what the model says
-    scores: dict[str, Score]
-    usual: tuple[str, ...]  # the default of --metrics
-    loss: Score  # what training makes small, of outputs
-    # labels, outputs, all labels to learn from -> (n,) how right each row is, 1 at most
-    right: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    A share is between 0 and 1 and shown in per cent. A proportion is the share of the examples that
+    are right, so that Wilson's interval applies. `hub_id` names the metric in a model card.
+    """
+
+    name: str
+    title: str
+    score: Score
+    hub_id: str
+    higher_is_better: bool = True
+    is_share: bool = False
+    is_proportion: bool = False
 
 
-READINGS: dict[ProblemType, Reading] = {
-    "single_label_classification": Reading(
-        outputs=lambda logits: softmax(logits, axis=-1),
-        answers=lambda probabilities: probabilities.argmax(-1),
-        scores={
-            s.__name__: s for s in (accuracy, balanced_accuracy, f1_macro, f1_weighted, log_loss)
-        },
-        usual=("accuracy", "f1_macro", "log_loss"),
+def _rows(*metrics: Metric) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+METRICS: dict[ProblemType, dict[str, Metric]] = {
+    "single_label_classification": _rows(
+        Metric("accuracy", "accuracy", accuracy, "accuracy", is_share=True, is_proportion=True),
+        Metric(
+            "balanced_accuracy",
+            "balanced accuracy",
+            balanced_accuracy,
+            "balanced_accuracy",
+            is_share=True,
+        ),
+        Metric("f1_macro", "F1 (macro)", f1_macro, "f1", is_share=True),
+        Metric("f1_weighted", "F1 (weighted)", f1_weighted, "f1", is_share=True),
+        Metric("log_loss", "log loss", log_loss, "log_loss", higher_is_better=False),
+    ),
+    "multi_label_classification": _rows(
+        Metric("f1_micro", "F1 (micro)", multi_label_f1_micro, "f1", is_share=True),
+        Metric("f1_macro", "F1 (macro)", multi_label_f1_macro, "f1", is_share=True),
+        Metric(
+            "exact_match",
+            "exact match",
+            exact_match,
+            "exact_match",
+            is_share=True,
+            is_proportion=True,
+        ),
+        Metric("log_loss", "log loss", multi_label_log_loss, "log_loss", higher_is_better=False),
+    ),
+    "regression": _rows(
+        Metric("rmse", "RMSE", rmse, "rmse", higher_is_better=False),
+        Metric("mae", "MAE", mae, "mae", higher_is_better=False),
+        Metric("r2", "R²", r2, "r_squared"),
+        Metric("pearson", "Pearson's r", pearson, "pearsonr"),
+        Metric("spearman", "Spearman's rho", spearman, "spearmanr"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the logits of a problem type are decoded, and by what they are scored by default."""
+
+    activation: Callable[[np.ndarray], np.ndarray]  # logits (n, labels) -> what a Score takes
+    predicted_labels: Callable[[np.ndarray], np.ndarray]  # of these outputs
+    default_metrics: tuple[str, ...]
+    loss: Score  # what training minimizes, of outputs
+    # (labels, outputs, labels of all training rows) -> score of each row (n,), 1 where it is right
+    row_scores: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+SCORING: dict[ProblemType, Scoring] = {
+    "single_label_classification": Scoring(
+        activation=lambda logits: softmax(logits, axis=-1),
+        predicted_labels=lambda probabilities: probabilities.argmax(-1),
+        default_metrics=("accuracy", "f1_macro", "log_loss"),
         loss=log_loss,
-        right=lambda labels, probabilities, _: (probabilities.argmax(-1) == labels).astype(float),
+        row_scores=lambda labels, outputs, _: (outputs.argmax(-1) == labels).astype(float),
     ),
-    "multi_label_classification": Reading(
-        outputs=expit,
-        answers=lambda probabilities: probabilities > THRESHOLD,
-        scores={
-            "f1_micro": labels_f1_micro,
-            "f1_macro": labels_f1_macro,
-            "exact_match": exact_match,
-            "log_loss": labels_log_loss,
-        },
-        usual=("f1_micro", "f1_macro", "exact_match", "log_loss"),
-        loss=labels_log_loss,
-        right=lambda labels, probabilities, _: ((probabilities > THRESHOLD) == labels).mean(1),
+    "multi_label_classification": Scoring(
+        activation=expit,
+        predicted_labels=lambda probabilities: probabilities > THRESHOLD,
+        default_metrics=("f1_micro", "f1_macro", "exact_match", "log_loss"),
+        loss=multi_label_log_loss,
+        row_scores=lambda labels, outputs, _: ((outputs > THRESHOLD) == labels).mean(1),
     ),
-    "regression": Reading(
-        outputs=lambda logits: logits[:, 0],
-        answers=lambda numbers: numbers,
-        scores={s.__name__: s for s in (rmse, mae, r2, pearson, spearman)},
-        usual=("rmse", "mae", "r2"),
+    "regression": Scoring(
+        activation=lambda logits: logits[:, 0],
+        predicted_labels=lambda numbers: numbers,
+        default_metrics=("rmse", "mae", "r2"),
         loss=rmse,
-        right=lambda numbers, answers, every: (
-            1 - (numbers - answers) ** 2 / (float(np.var(every)) or 1.0)
+        row_scores=lambda labels, outputs, training: (
+            1 - (labels - outputs) ** 2 / (float(np.var(training)) or 1.0)
         ),
     ),
 }
-COUNTED = ("accuracy", "exact_match")  # shares of examples that are right or not
 
 
-def require_metrics(names: Iterable[str] | None, problem_type: ProblemType | None) -> None:
-    """Raise UserError for a metric that does not fit; no problem type: it is still to be found from the labels."""
-    for name in names or ():
-        if problem_type is not None or name not in READINGS["multi_label_classification"].scores:
-            load_metric(name, problem_type or "single_label_classification")
+def find_metric(name: str, problem_type: ProblemType) -> Metric:
+    """The metric called `name`: a row of METRICS, else one of the `evaluate` library.
 
-
-def load_metric(name: str, problem_type: ProblemType = "single_label_classification") -> Score:
-    """The score called `name`: one of ours, else, for one class a row, evaluate's metric of that name.
-
-    Raises UserError for one that does not fit the problem type, or that nobody has.
+    The latter is downloaded when it first scores. Its title is its name, and nobody knows whether
+    it is a share.
     """
-    scores = READINGS[problem_type].scores
-    if name in scores:
-        return scores[name]
-    others = [kind for kind, reading in READINGS.items() if name in reading.scores]
-    if others or problem_type != "single_label_classification":
+    known = METRICS[problem_type].get(name)
+    return known or Metric(name, name, functools.partial(_score_by_evaluate, name), name)
+
+
+def load_metric(name: str, problem_type: ProblemType = "single_label_classification") -> Metric:
+    """The metric called `name`, ready to score.
+
+    Those of the `evaluate` library are for one class a row. Raises UserError for a metric that does
+    not fit the problem type or does not exist.
+    """
+    known = METRICS[problem_type]
+    others = [other for other, metrics in METRICS.items() if name in metrics]
+    if name not in known and (others or problem_type != "single_label_classification"):
         of_others = f"; {name} is for {' and '.join(others)}" if others else ""
         raise UserError(
             f"the metric {name!r} does not fit {problem_type}",
-            f"those that do: {', '.join(scores)}{of_others}",
+            f"those that do: {', '.join(known)}{of_others}",
         )
-    try:
-        metric = evaluate.load(name, keep_in_memory=True)
-    except (FileNotFoundError, ConnectionError, ModuleNotFoundError) as error:
-        refusal = unknown("metric", name, scores)
-        raise UserError(
-            refusal.message, f"{refusal.hint}; others are asked of the Hub, which has none"
-        ) from error
-    return lambda labels, probabilities: float(
-        next(iter(metric.compute(references=labels, predictions=probabilities.argmax(-1)).values()))
-    )
+    if name not in known:
+        try:
+            _load_from_evaluate(name)
+        except (FileNotFoundError, ConnectionError, ModuleNotFoundError) as error:
+            refusal = unknown("metric", name, known)
+            hint = f"{refusal.hint}; others are looked up on the Hub, which has none of this name"
+            raise UserError(refusal.message, hint) from error
+    return find_metric(name, problem_type)
+
+
+def require_metrics(names: Iterable[str] | None, problem_type: ProblemType | None) -> None:
+    """Raise UserError for a metric that does not fit the problem type.
+
+    A problem type of None is not known before the labels are read: then a metric of one class a row
+    or of several labels will do.
+    """
+    for name in names or ():
+        if problem_type is not None or name not in METRICS["multi_label_classification"]:
+            load_metric(name, problem_type or "single_label_classification")
+
+
+@functools.cache
+def _load_from_evaluate(name: str) -> Any:
+    import evaluate  # it imports datasets, which takes seconds
+
+    return evaluate.load(name, keep_in_memory=True)
+
+
+def _score_by_evaluate(name: str, labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The first value that the metric computes from labels and predicted classes."""
+    metric = _load_from_evaluate(name)
+    computed = metric.compute(references=labels, predictions=probabilities.argmax(-1))
+    return float(next(iter(computed.values())))

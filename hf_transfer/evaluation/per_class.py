@@ -1,72 +1,75 @@
-"""What a record tells beside the metrics: the figures of every class, or the answers themselves."""
+"""The parts of an evaluation that depend on the problem type: metrics of every class, or points."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.evaluation.intervals import f1_interval, share_interval
 from hf_transfer.evaluation.metrics import Counts, confusion_matrix, count_classes, count_labels
 from hf_transfer.evaluation.predict import Predictions
+from hf_transfer.record import ClassMetrics, ProblemType
 
-MOST_POINTS = 500  # more would not be told apart in a picture
-
-
-def describe(predictions: Predictions, names: tuple[str, ...], level: float) -> dict[str, Any]:
-    """The entry "per_class" of a record, empty for a regression, and the one that its picture is made from."""
-    return DETAILS[predictions.problem_type](predictions, names, level)
+MAX_POINTS = 500  # more could not be told apart in a plot
 
 
-def _classes(predictions: Predictions, names: tuple[str, ...], level: float) -> dict[str, Any]:
-    matrix = confusion_matrix(predictions.labels, predictions.answers, len(names))
+def describe(
+    predictions: Predictions, label_names: tuple[str, ...], level: float
+) -> dict[str, Any]:
+    """The fields `per_class`, `confusion` and `points` of an Evaluation, where they apply."""
+    return FIELDS[predictions.problem_type](predictions, label_names, level)
+
+
+def _single_label(
+    predictions: Predictions, label_names: tuple[str, ...], level: float
+) -> dict[str, Any]:
+    matrix = confusion_matrix(predictions.labels, predictions.predicted_labels, len(label_names))
+    cells = np.argwhere(matrix)
+    counts = count_classes(predictions.labels, predictions.outputs)
     return {
-        "per_class": _per_class(
-            count_classes(predictions.labels, predictions.outputs), names, level
-        ),
-        "confusion": [
-            [int(r), int(c), int(matrix[r, c])] for r, c in zip(*np.nonzero(matrix), strict=True)
-        ],
+        "per_class": _per_class(counts, label_names, level),
+        "confusion": np.column_stack([cells, matrix[tuple(cells.T)]]).tolist(),
     }
 
 
-def _labels(predictions: Predictions, names: tuple[str, ...], level: float) -> dict[str, Any]:
-    return {
-        "per_class": _per_class(count_labels(predictions.labels, predictions.outputs), names, level)
-    }
+def _multi_label(
+    predictions: Predictions, label_names: tuple[str, ...], level: float
+) -> dict[str, Any]:
+    counts = count_labels(predictions.labels, predictions.outputs)
+    return {"per_class": _per_class(counts, label_names, level)}
 
 
-def _numbers(predictions: Predictions, names: tuple[str, ...], level: float) -> dict[str, Any]:
-    """Pairs of truth and answer, of rows evenly spread over the split."""
-    rows = np.unique(np.linspace(0, len(predictions.ids) - 1, MOST_POINTS).round().astype(int))
-    pairs = zip(predictions.labels[rows], predictions.answers[rows], strict=True)
-    return {
-        "per_class": [],
-        "points": [[float(f"{truth:.6g}"), float(f"{answer:.6g}")] for truth, answer in pairs],
-    }
+def _regression(
+    predictions: Predictions, label_names: tuple[str, ...], level: float
+) -> dict[str, Any]:
+    """Pairs of truth and prediction, of rows evenly spread over the split."""
+    rows = np.unique(np.linspace(0, len(predictions.ids) - 1, MAX_POINTS).round().astype(int))
+    pairs = zip(predictions.labels[rows], predictions.predicted_labels[rows], strict=True)
+    points = [[float(f"{truth:.6g}"), float(f"{predicted:.6g}")] for truth, predicted in pairs]
+    return {"per_class": [], "points": points}
 
 
-def _per_class(counts: Counts, names: tuple[str, ...], level: float) -> list[dict[str, Any]]:
+def _per_class(counts: Counts, label_names: tuple[str, ...], level: float) -> list[ClassMetrics]:
     rows = []
-    for label, name in enumerate(names):
-        right, answered, present = (
-            int(of[label]) for of in (counts.right, counts.answered, counts.present)
-        )
+    for label, name in enumerate(label_names):
+        true_positives = int(counts.true_positives[label])
+        predicted = int(counts.predicted[label])
+        support = int(counts.support[label])
         rows.append(
-            {
-                "label": name,
-                "n": present,
-                "precision": asdict(share_interval(right, answered, level)),
-                "recall": asdict(share_interval(right, present, level)),
-                "f1": asdict(f1_interval(right, answered + present, level)),
-            }
+            ClassMetrics(
+                label=name,
+                n=support,
+                precision=share_interval(true_positives, predicted, level),
+                recall=share_interval(true_positives, support, level),
+                f1=f1_interval(true_positives, predicted, support, level),
+            )
         )
     return rows
 
 
-DETAILS: dict[ProblemType, Callable[[Predictions, tuple[str, ...], float], dict[str, Any]]] = {
-    "single_label_classification": _classes,
-    "multi_label_classification": _labels,
-    "regression": _numbers,
+FIELDS: dict[ProblemType, Callable[[Predictions, tuple[str, ...], float], dict[str, Any]]] = {
+    "single_label_classification": _single_label,
+    "multi_label_classification": _multi_label,
+    "regression": _regression,
 }

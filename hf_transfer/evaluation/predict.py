@@ -10,8 +10,10 @@ import torch
 from datasets import Dataset
 from transformers import ProgressCallback
 
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.evaluation.metrics import READINGS
+from hf_transfer.record import ProblemType
+from hf_transfer.evaluation.metrics import SCORING
 from hf_transfer.training.engine import Trained
 from hf_transfer.training.trainer import OneModelTrainer, phase_arguments
 
@@ -31,12 +33,12 @@ class Predictions:
     @property
     def outputs(self) -> np.ndarray:
         """Probabilities (n, classes): of one class a row they sum to 1; of several each is its own. Numbers (n,)."""
-        return READINGS[self.problem_type].outputs(self.logits)
+        return SCORING[self.problem_type].activation(self.logits)
 
     @property
-    def answers(self) -> np.ndarray:
+    def predicted_labels(self) -> np.ndarray:
         """(n,) ids of the most probable classes; (n, classes) whether a label applies; (n,) numbers."""
-        return READINGS[self.problem_type].answers(self.outputs)
+        return SCORING[self.problem_type].predicted_labels(self.outputs)
 
 
 def _no_loss(outputs: Any, labels: torch.Tensor, **_: Any) -> torch.Tensor:

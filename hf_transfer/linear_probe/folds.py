@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.data.splits import assign_folds, strata_of_numbers, strata_of_sets
 
 MAX_FOLDS = 5

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.linear_probe.solve import ProbeData, solve_head
 
 

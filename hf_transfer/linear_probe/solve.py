@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.linear_probe.folds import Folds, stratified_folds, train_masks
 from hf_transfer.linear_probe.logistic import build_problems, solve_logistic
 from hf_transfer.linear_probe.ridge import solve_ridge

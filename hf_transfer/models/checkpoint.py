@@ -17,7 +17,7 @@ from transformers import AutoConfig, set_seed
 from transformers.utils import find_adapter_config_file
 
 import hf_transfer
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.config.source_model import SourceModelConfig
 from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.hub_repository import card_license, find_repository

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.errors import UserError
 
 

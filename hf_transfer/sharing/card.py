@@ -3,6 +3,7 @@
 import base64
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,43 +12,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from hf_transfer.package_files import package_folder
 from hf_transfer.record import RunRecord
+from hf_transfer.evaluation.metrics import Metric, find_metric
+from hf_transfer.package_files import package_folder
+from hf_transfer.record import BaseModelFacts, DatasetFacts, RunRecord
 from hf_transfer.tasks import find_task
 
-METRIC_NAMES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "f1_macro": "F1 (macro)",
-    "f1_weighted": "F1 (weighted)",
-    "log_loss": "log loss",
-    "f1_micro": "F1 (micro)",
-    "exact_match": "exact match",
-    "rmse": "RMSE",
-    "mae": "MAE",
-    "r2": "R²",
-    "pearson": "Pearson's r",
-    "spearman": "Spearman's rho",
-}
 BASELINE_NAMES = {
     "single_label_classification": {"majority": "majority class", "raw_inputs": "raw inputs"},
     "multi_label_classification": {"majority": "label shares", "raw_inputs": "raw inputs"},
     "regression": {"majority": "mean", "raw_inputs": "raw inputs"},
 }
-HUB_METRICS = {  # our name -> the Hub's metric id
-    "f1_macro": "f1",
-    "f1_micro": "f1",
-    "f1_weighted": "f1",
-    "r2": "r_squared",
-    "pearson": "pearsonr",
-    "spearman": "spearmanr",
-}
-SHARES = (
-    "accuracy",
-    "balanced_accuracy",
-    "f1_macro",
-    "f1_micro",
-    "f1_weighted",
-    "exact_match",
-)  # shown in per cent
 MOST_LABELS_SHOWN = 60
 REQUIRED = ("license", "library_name", "pipeline_tag", "tags", "metrics", "model-index")
 
@@ -68,9 +42,13 @@ def render_card(record: RunRecord) -> ModelCard:
 def render_report(record: RunRecord, pictures: dict[str, bytes]) -> str:
     """The page of a run as one HTML file, its pictures (title -> PNG) inside."""
     encoded = {title: base64.b64encode(png).decode() for title, png in pictures.items()}
-    return _environment(autoescape=True).get_template("report.html").render(
-        **_facts(record), pictures=encoded, show=lambda m, v: f"{100 * v:.1f} %" if m in SHARES else show_plain(v)
-    )  # fmt: skip
+    template = _environment(autoescape=True).get_template("report.html")
+    return template.render(**_facts(record), pictures=encoded)
+
+
+def show_value(metric: Metric, value: float) -> str:
+    """A value of a metric as text, a share in per cent."""
+    return f"{100 * value:.1f} %" if metric.is_share else show_plain(value)
 
 
 def show_plain(value: float) -> str:
@@ -83,33 +61,36 @@ def show_plain(value: float) -> str:
 def card_metadata(record: RunRecord) -> ModelCardData:
     """The YAML block: licence, base model and dataset only where they are on the Hub, results as model-index."""
     base, dataset = record.base_model, record.dataset
+    metrics = {name: find_metric(name, record.problem_type) for name in record.metrics}
     results = [
         EvalResult(
             task_type=record.task,
-            dataset_type=dataset["id"],
-            dataset_name=dataset["id"].split("/")[-1].split(":")[-1],
-            dataset_split=record.evaluation["split"],
-            dataset_revision=dataset["revision"],
-            metric_type=HUB_METRICS.get(name, name),
-            metric_name=METRIC_NAMES.get(name, name),
+            dataset_type=dataset.id,
+            dataset_name=dataset.id.split("/")[-1].split(":")[-1],
+            dataset_split=record.evaluation.split,
+            dataset_revision=dataset.revision,
+            metric_type=metrics[name].hub_id,
+            metric_name=metrics[name].title,
             metric_value=round(estimate.value, 4),
         )
         for name, estimate in record.metrics.items()
     ]
-    transferred = record.strategy["used"] != "scratch"
-    linked = transferred and base["revision"]
-    adapter = record.model.get("adapter")
+    transferred = record.strategy.used != "scratch"
+    linked = transferred and base.revision
+    adapter = record.model.adapter
     relation = "adapter" if adapter else "finetune"
-    on_hub = {"base_model": base["id"], "base_model_relation": relation} if linked else {}
+    on_hub: dict[str, Any] = (
+        {"base_model": base.id, "base_model_relation": relation} if linked else {}
+    )
     return ModelCardData(
-        model_name=record.card["name"].split("/")[-1],
-        license=record.card["license"] or (transferred and base["license"]) or "unknown",
+        model_name=record.card.name.split("/")[-1],
+        license=record.card.license or (transferred and base.license) or "unknown",
         library_name="peft" if adapter else "transformers",
         pipeline_tag=record.task,
-        language=record.card["language"],
-        datasets=[dataset["id"]] if dataset["revision"] else None,
-        metrics=sorted({HUB_METRICS.get(name, name) for name in record.metrics}),
-        tags=["transfer-learning", "hf-transfer-learning", f"strategy:{record.strategy['used']}"],
+        language=record.card.language,
+        datasets=[dataset.id] if dataset.revision else None,
+        metrics=sorted({metric.hub_id for metric in metrics.values()}),
+        tags=["transfer-learning", "hf-transfer-learning", f"strategy:{record.strategy.used}"],
         eval_results=results,
         **on_hub,
     )
@@ -141,41 +122,38 @@ def _environment(autoescape: bool) -> Environment:
 
 
 def _facts(record: RunRecord) -> dict[str, Any]:
-    labels = [_in_table(label) for label in record.dataset["labels"]]
-    per_class = [
-        {**row, "label": _in_table(row["label"])} for row in record.evaluation["per_class"]
-    ]
-    seen = [row for row in per_class if row["n"]]
+    labels = [_in_table(label) for label in record.dataset.labels]
+    per_class = [replace(row, label=_in_table(row.label)) for row in record.evaluation.per_class]
+    seen = [row for row in per_class if row.n]
     metrics = record.metrics
     return {
         "r": record,
-        "name": record.card["name"],
+        "name": record.card.name,
         "task": find_task(record.task),
-        "curve": any(phase["history"] for phase in record.phases),
+        "curve": any(phase.history for phase in record.phases),
         "kind": find_task(record.task).modality,
         "labels": labels,
         "shown_labels": _listed(labels),
         "metrics": metrics,
         "baselines": record.baselines,
-        "metric_names": METRIC_NAMES,
+        "known": {name: find_metric(name, record.problem_type) for name in metrics},
         "baseline_names": BASELINE_NAMES[record.problem_type],
-        "plain": show_plain,
-        "shares": SHARES,
+        "show": show_value,
         "level": next(iter(metrics.values())).level,
         "per_class": per_class,
-        "weakest": min(seen, key=lambda row: row["f1"]["value"]) if len(seen) > 1 else None,
+        "weakest": min(seen, key=lambda row: row.f1.value) if len(seen) > 1 else None,
         "base_link": _link(record.base_model, ""),
         "dataset_link": _link(record.dataset, "datasets/"),
-        "left_out": Counter(row["reason"].partition(":")[0] for row in record.dataset["dropped"]),
-        "hyperparameters": _flat(record.model["hyperparameters"]),
-        "citation_key": re.sub(r"\W+", "_", record.card["name"].split("/")[-1]),
+        "left_out": Counter(row.reason.partition(":")[0] for row in record.dataset.dropped),
+        "hyperparameters": _flat(record.model.hyperparameters),
+        "citation_key": re.sub(r"\W+", "_", record.card.name.split("/")[-1]),
     }
 
 
-def _link(origin: dict[str, Any], prefix: str) -> str:
-    if origin["revision"]:
-        return f"[{origin['id']}](https://huggingface.co/{prefix}{origin['id']})"
-    source, _, name = origin["id"].rpartition(":")
+def _link(origin: BaseModelFacts | DatasetFacts, prefix: str) -> str:
+    if origin.revision:
+        return f"[{origin.id}](https://huggingface.co/{prefix}{origin.id})"
+    source, _, name = origin.id.rpartition(":")
     kinds = {"builtin": " (shipped with hf-transfer-learning)", "local": " (not published)"}
     return f"`{name}`{kinds.get(source, '')}"
 

@@ -9,11 +9,13 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hf_transfer.config.run import CHECKPOINTS, RunConfig
+from hf_transfer.config.run import CHECKPOINTS, RunConfig
+from hf_transfer.evaluation.metrics import find_metric
 from hf_transfer.models.adapters import save_adapter
-from hf_transfer.record import RunRecord
+from hf_transfer.record import CardFacts, RunRecord
 from hf_transfer.resume.run_folder import finish, note
 from hf_transfer.resume.states import STAGE
-from hf_transfer.sharing.card import BASELINE_NAMES, METRIC_NAMES, SHARES, show_plain
+from hf_transfer.sharing.card import BASELINE_NAMES, show_plain
 from hf_transfer.sharing.hub import Published, published_files, push
 from hf_transfer.sharing.render import document_names, write_documents
 from hf_transfer.sharing.verify import verify
@@ -33,7 +35,7 @@ def save(trained: Trained, record: RunRecord, config: RunConfig) -> RunRecord:
         name = str(config.hub.hub_model_id) if config.hub else config.output_dir.resolve().name
         record = replace(
             record,
-            card={"name": name, "license": config.card.license, "language": config.card.language},
+            card=CardFacts(name, config.card.license, config.card.language),
         )
         place = (
             config.output_dir / CHECKPOINTS
@@ -64,15 +66,15 @@ def publish(config: RunConfig) -> Published | None:
 def announce(record: RunRecord, config: RunConfig) -> None:
     """Say what a person wants to know at the end of a run, and what to type next."""
     rows = [_summary_row(name, record) for name in record.metrics]
-    folder, splits = config.output_dir, record.dataset["splits"]
+    folder = config.output_dir
     log.info(
         "\n%s\n\n  %d training examples, strategy %s, %d test examples, %.0f s\n\n"
         "  look at it   %s\n  use it       hf-transfer predict %s FILE\n  share it     %s\n",
         "\n".join(rows),
-        splits["train"],
-        record.strategy["used"],
-        record.evaluation["n"],
-        record.timings["total_s"],
+        record.dataset.splits.train,
+        record.strategy.used,
+        record.evaluation.n,
+        record.timings.total_s,
         folder / "report.html",
         folder,
         f"hf-transfer run push_to_hub --output_dir {folder} --hub_model_id YOU/{folder.name}",
@@ -81,14 +83,15 @@ def announce(record: RunRecord, config: RunConfig) -> None:
 
 def _summary_row(name: str, record: RunRecord) -> str:
     e = record.metrics[name]
-    unit, show = (" %", lambda x: f"{100 * x:.1f}") if name in SHARES else ("  ", show_plain)
+    metric = find_metric(name, record.problem_type)
+    unit, show = (" %", lambda x: f"{100 * x:.1f}") if metric.is_share else ("  ", show_plain)
     names = BASELINE_NAMES[record.problem_type]
     others = [
         f"{names[baseline]} {show(values[name].value)}"
         for baseline, values in record.baselines.items()
     ]
     between = f"{show(e.low)} to {show(e.high)}"
-    return f"  {METRIC_NAMES.get(name, name):<18}{show(e.value):>7}{unit}   {between}   ({', '.join(others)})"
+    return f"  {metric.title:<18}{show(e.value):>7}{unit}   {between}   ({', '.join(others)})"
 
 
 def _write(trained: Trained, record: RunRecord, folder: Path, keep_adapter: bool) -> RunRecord:
@@ -103,14 +106,9 @@ def _write(trained: Trained, record: RunRecord, folder: Path, keep_adapter: bool
     checkpoint.processor.save_pretrained(folder)
     _forget_paths(folder)
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    record = replace(
-        record,
-        model={
-            **record.model,
-            "files": sorted(written.union(document_names(record))),
-            "adapter": str(adapter.settings.peft_type.value).lower() if adapter else None,
-        },
-    )
+    files = sorted(written.union(document_names(record)))
+    method = str(adapter.settings.peft_type.value).lower() if adapter else None
+    record = replace(record, model=replace(record.model, files=files, adapter=method))
     write_documents(record, folder)
     return record
 

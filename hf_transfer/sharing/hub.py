@@ -87,9 +87,9 @@ def push(folder: Path, target: HubTarget) -> Published:
     name = full_name(target)
     record = read_record(folder / "record.json")
     if (
-        record.card["name"] != name
+        record.card.name != name
     ):  # the card says how to load the model, by the name that it has on the Hub
-        write_documents(replace(record, card={**record.card, "name": name}), folder)
+        write_documents(replace(record, card=replace(record.card, name=name)), folder)
     api, branch = HfApi(token=target.hub_token), target.hub_revision
     try:
         url = _again(lambda: api.create_repo(name, private=target.hub_private_repo, exist_ok=True))
@@ -135,7 +135,7 @@ def published_files(folder: Path, whole: bool = True) -> list[str]:
             f"{str(folder)!r} holds no run",
             "name a folder with a record.json, the output of a recipe",
         )
-    files = read_record(folder / "record.json").model["files"]
+    files = read_record(folder / "record.json").model.files or []
     outside = [
         name for name in files if not (folder / name).resolve().is_relative_to(folder.resolve())
     ]

@@ -23,7 +23,7 @@ def write_documents(record: RunRecord, folder: Path) -> None:
         (folder / _path_of(title)).write_bytes(png)
     (folder / "report.html").write_text(render_report(record, pictures), encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
-    (folder / "record.json").write_text(record.to_json() + "\n", encoding="utf-8")
+    (folder / "record.json").write_text(record.to_json_string() + "\n", encoding="utf-8")
 
 
 def _path_of(title: str) -> str:

@@ -9,9 +9,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
+
+from hf_transfer import record
 
 # It goes on from the solved head at a small rate. Kumar et al. 2022 (arXiv 2202.10054) find it ahead of both its parts,
 # and so do we on digits and docstrings, in the mean of the columns (README).
@@ -112,24 +113,20 @@ def explain(trials: Sequence[Trial]) -> tuple[str, ...]:
     return (*reasons, f"so {find_best(trials).strategy} is used")
 
 
-def as_facts(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """The trials for the record; the gain is in units of the score, over the first plan on the same rows."""
-    facts: list[dict[str, Any]] = []
+def as_facts(trials: Sequence[Trial]) -> list[record.Trial]:
+    """The trials for the record; gains are in units of the score, over the first trial's."""
+    facts = []
     for trial in trials:
         gain = find_gain(trial, trials[0])
-        compared = (
-            {"gain": gain.mean, "standard_error": gain.error}
-            if trial is not trials[0] and gain.n > 1
-            else {}
-        )
-        score, rows = float(trial.scores.mean()), len(trial.rows)
+        compared = trial is not trials[0] and gain.n > 1
         facts.append(
-            {
-                "strategy": trial.strategy,
-                "score": score,
-                "n": rows,
-                "seconds": trial.seconds,
-                **compared,
-            }
+            record.Trial(
+                strategy=trial.strategy,
+                score=float(trial.scores.mean()),
+                n=len(trial.rows),
+                seconds=trial.seconds,
+                gain=gain.mean if compared else None,
+                standard_error=gain.error if compared else None,
+            )
         )
     return facts

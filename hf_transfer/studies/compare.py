@@ -51,7 +51,7 @@ def compare(config: RunConfig) -> dict[Cell, RunRecord]:
             with only_warnings():
                 record = _run(cell, config)
             if state.is_main_process:
-                write_whole(path, record.to_json())
+                write_whole(path, record.to_json_string())
             state.wait_for_everyone()
         records[cell] = read_record(path)
     return records

@@ -69,8 +69,9 @@ def durations(records: Records, with_choice: bool = True) -> Draws:
     """The seconds of every run that learning took, without loading and evaluation."""
     values: Draws = {}
     for cell, record in records.items():
-        parts = ("frozen_s", "train_s", *(("choose_s",) if with_choice else ()))
-        seconds = sum(record.timings.get(part, 0.0) for part in parts)
+        timings = record.timings
+        chosen_in = timings.choose_s or 0.0 if with_choice else 0.0
+        seconds = timings.frozen_s + timings.train_s + chosen_in
         values.setdefault(cell.strategy, {}).setdefault(cell.budget, {})[cell.seed] = seconds
     return values
 
@@ -130,7 +131,7 @@ def auto_table(records: Records) -> str:
         }
         best = max(named, key=lambda name: means[name])
         chosen = Counter(
-            r.strategy["used"]
+            r.strategy.used
             for c, r in records.items()
             if (c.strategy, c.budget) == ("auto", budget)
         )

@@ -7,7 +7,7 @@ from datasets import Dataset
 from transformers import set_seed
 
 from hf_transfer.config.cache import CacheConfig
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.augmentation import fit_augmentation
 from hf_transfer.data.encode import Encoder

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.errors import UserError
 from hf_transfer.models.head import read_logits

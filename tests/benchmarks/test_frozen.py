@@ -225,11 +225,11 @@ def test_a_solved_head_against_a_frozen_trainer_and_a_plain_pass(minilm: Subject
         times["plain"].append(_plain_pass(minilm))
         trained, _ = minilm.train(*store)
         (phase,) = trained.phases
-        times["head"].append(phase["frozen_seconds"] + phase["seconds"])
-        times["solving"].append(phase["seconds"])
+        times["head"].append(phase.frozen_seconds + phase.seconds)
+        times["solving"].append(phase.seconds)
         (phase,) = minilm.train(*store, "--seed", "1")[0].phases
-        times["again"].append(phase["frozen_seconds"] + phase["seconds"])
-        assert (phase["frozen_passes"], phase["cache"]) == (0, "hit")
+        times["again"].append(phase.frozen_seconds + phase.seconds)
+        assert (phase.frozen_passes, phase.cache) == (0, "hit")
         times["epoch"].append(_frozen_trainer(minilm))
     seconds = {name: median(measured) for name, measured in times.items()}
     stepped = EPOCHS_OF_A_HEAD * seconds["epoch"]

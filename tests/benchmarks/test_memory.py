@@ -70,7 +70,7 @@ def test_peak_memory_does_not_grow_with_the_rows(
         )
         record = read_record(folder / "record.json")
         peaks.append(record.peak_memory_bytes)
-        stored.append(record.phases[0]["cached_bytes"])
+        stored.append(record.phases[0].cached_bytes)
     print(f"\n{strategy}, {ROWS[0]} and {ROWS[1]} rows of {TOKENS} words, a BERT {WIDTH} wide")
     print(f"  stored        {stored[0] / 1e6:7.0f} MB  {stored[1] / 1e6:7.0f} MB")
     print(

@@ -59,7 +59,7 @@ def test_a_state_every_hundred_steps_beside_none(
         checkpoint = load_checkpoint(f"{next(iter(minilm.__path__))}/model", task, data.labels)
         plan = make_plan(config.transfer, checkpoint, data, config.training)
         return float(
-            run_plan(plan, checkpoint, data, config.training, max_length=64).phases[0]["seconds"]
+            run_plan(plan, checkpoint, data, config.training, max_length=64).phases[0].seconds
         )
 
     times: dict[str, list[float]] = {"no": [], "steps": []}

@@ -5,11 +5,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from hf_transfer.record import read_record
+from hf_transfer.record import PhaseFacts, read_record
 from tests.conftest import ROOT
 
 
@@ -88,7 +87,7 @@ def test_a_launcher_that_restarts_lost_processes_ends_the_run_as_if_none_had_bee
     done = _launch("die once", broken, restarts=8)
     assert done.returncode == 0, done.stderr
     (phase,) = read_record(broken / "record.json").phases
-    assert phase["resumed_at"] == [2]
+    assert phase.resumed_at == [2]
     assert _launch("nothing", unbroken).returncode == 0
     assert (broken / "model.safetensors").read_bytes() == (
         unbroken / "model.safetensors"
@@ -104,10 +103,10 @@ def test_two_processes_then_one_then_two_make_the_steps_of_two(tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     (phase,) = read_record(folder / "record.json").phases
     (unbroken,) = _unbroken(tmp_path / "unbroken")
-    assert phase["resumed_at"] == [2, 6]
-    assert (phase["steps"], phase["batch_size"]) == (unbroken["steps"], unbroken["batch_size"])
+    assert phase.resumed_at == [2, 6]
+    assert (phase.steps, phase.batch_size) == (unbroken.steps, unbroken.batch_size)
 
 
-def _unbroken(folder: Path) -> list[dict[str, Any]]:
+def _unbroken(folder: Path) -> list[PhaseFacts]:
     assert _launch("nothing", folder).returncode == 0
     return read_record(folder / "record.json").phases

@@ -69,9 +69,9 @@ def test_both_processes_skip_the_step_and_name_it_once(
     said = "".join(process.said for process in processes)
     assert [process.code for process in processes] == [0, 0], said
     assert said.count("step 3 is skipped, not finite: examples") == 1
-    (skipped,) = read_record(tmp_path / "run" / "record.json").phases[0]["skipped_steps"]
-    assert skipped["step"] == 2
-    assert len(set(skipped["ids"])) == 4
+    (skipped,) = read_record(tmp_path / "run" / "record.json").phases[0].skipped_steps
+    assert skipped.step == 2
+    assert len(set(skipped.ids)) == 4
     assert all(
         torch.isfinite(tensor).all()
         for tensor in load_file(tmp_path / "run" / "model.safetensors").values()

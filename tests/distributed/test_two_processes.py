@@ -87,11 +87,11 @@ def test_two_processes_give_one_folder_and_the_metrics_of_one_over_every_example
         assert [path.name for path in folder.parent.iterdir()] == ["run"]
         records[processes] = read_record(folder / "record.json")
     assert records[2].environment["processes"] == 2
-    assert records[1].evaluation["n"] == records[2].evaluation["n"] == 500
-    assert sum(count for _, _, count in records[2].evaluation["confusion"]) == 500
+    assert records[1].evaluation.n == records[2].evaluation.n == 500
+    assert sum(count for _, _, count in records[2].evaluation.confusion) == 500
     assert (
-        records[1].model["hyperparameters"]["batch_size"]
-        == records[2].model["hyperparameters"]["batch_size"]
+        records[1].model.hyperparameters["batch_size"]
+        == records[2].model.hyperparameters["batch_size"]
     )
     assert _log_loss_of_the_saved_model(tmp_path / "2" / "run") == pytest.approx(
         records[2].metrics["log_loss"].value, abs=1e-4
@@ -130,7 +130,7 @@ def test_two_processes_count_every_number_once_and_the_saved_model_answers_as_me
     ]
     _launch("text_classification", 2, "--model_name_or_path", str(tiny_bert), *data, *flags)
     record = read_record(tmp_path / "run" / "record.json")
-    assert len(record.evaluation["points"]) == record.evaluation["n"] == 23
+    assert len(record.evaluation.points) == record.evaluation.n == 23
     held = load_data(
         DataConfig(data[1], label_column="cold", problem_type="regression"),
         find_task("text-classification"),
@@ -171,11 +171,11 @@ def _share_a_pass(strategy: str, model: Path, texts: Path, tmp_path: Path) -> di
         assert entry.rows is not None
         assert [path.name for path in store.iterdir() if path.name.startswith(".")] == []
     (one,), (two,) = records[1].phases, records[2].phases
-    assert (one["frozen_passes"], one["cached_bytes"]) == (
-        two["frozen_passes"],
-        two["cached_bytes"],
+    assert (one.frozen_passes, one.cached_bytes) == (
+        two.frozen_passes,
+        two.cached_bytes,
     )
-    assert one["cache"] == two["cache"] == "miss"
+    assert one.cache == two.cache == "miss"
     return records
 
 
@@ -196,4 +196,4 @@ def test_two_processes_train_layers_on_the_pass_that_they_share(
     tiny_bert: Path, text_file: Path, tmp_path: Path
 ) -> None:
     records = _share_a_pass("top_layers", tiny_bert, text_file, tmp_path)
-    assert records[1].phases[0]["steps"] == records[2].phases[0]["steps"] == 6
+    assert records[1].phases[0].steps == records[2].phases[0].steps == 6

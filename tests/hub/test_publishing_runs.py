@@ -328,7 +328,8 @@ def test_a_metric_that_is_not_ours_comes_from_the_hub(
         """
         import numpy as np
         from hf_transfer.evaluation.metrics import load_metric
-        print(load_metric("share_right")(np.array([0, 1, 1, 0]), np.eye(2)[[0, 1, 0, 0]]))
+        metric = load_metric("share_right")
+        print(metric.score(np.array([0, 1, 1, 0]), np.eye(2)[[0, 1, 0, 0]]))
         """
     )
     assert said.splitlines()[-1] == "0.75"

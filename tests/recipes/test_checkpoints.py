@@ -86,7 +86,7 @@ def test_a_head_for_as_many_labels_of_other_names_is_new(
         "image_classification", "--model_name_or_path", first, *digits, "--output_dir", second
     )
     assert ended.code == 0, ended.err
-    assert read_record(second / "record.json").model["new_parameters"] == [
+    assert read_record(second / "record.json").model.new_parameters == [
         "classifier.weight",
         "classifier.bias",
     ]
@@ -125,7 +125,7 @@ def test_ones_own_model_goes_on_with_its_head(
     before, after = (
         AutoModelForImageClassification.from_pretrained(tmp_path / name) for name in "ab"
     )
-    assert read_record(tmp_path / "b" / "record.json").model["new_parameters"] == []
+    assert read_record(tmp_path / "b" / "record.json").model.new_parameters == []
     assert torch.allclose(after.classifier.weight, before.classifier.weight, atol=1e-6)
 
 
@@ -174,7 +174,7 @@ def test_a_kept_adapter_loads_again_with_its_head(
     assert (folder / "adapter_model.safetensors").is_file()
     assert not (folder / "model.safetensors").exists()
     record = read_record(folder / "record.json")
-    assert record.model["adapter"] == "lora"
+    assert record.model.adapter == "lora"
     assert record.metrics["accuracy"].value == 1.0
     merged = tmp_path / "merged"
     assert (
@@ -183,7 +183,7 @@ def test_a_kept_adapter_loads_again_with_its_head(
         ).code
         == 0
     )
-    labels = dict(enumerate(record.dataset["labels"]))
+    labels = dict(enumerate(record.dataset.labels))
     loaded = AutoModelForImageClassification.from_pretrained(
         base, id2label=labels, ignore_mismatched_sizes=True
     )

@@ -176,7 +176,7 @@ def test_a_signal_stops_a_run_at_a_step_and_the_same_command_goes_on_to_the_same
     ended = asked.run(forked, tmp_path / "run")
     assert ended.code == 0, ended.said
     assert ended.said.count("going on from") == 1
-    assert read_record(tmp_path / "run" / "record.json").phases[0]["resumed_at"] == [step]
+    assert read_record(tmp_path / "run" / "record.json").phases[0].resumed_at == [step]
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == asked.weights
     assert _states(tmp_path / "run") == []
 
@@ -213,7 +213,7 @@ def test_a_run_may_be_stopped_again_and_again(
     steps.append(_newest(again).facts["step"])
     assert steps[0] < steps[1]
     assert texts.run(forked, again).code == 0
-    assert read_record(again / "record.json").phases[0]["resumed_at"] == steps
+    assert read_record(again / "record.json").phases[0].resumed_at == steps
     assert (again / "model.safetensors").read_bytes() == texts.weights
 
 
@@ -315,7 +315,7 @@ def test_overwrite_output_dir_starts_over(forked: ForkServer, texts: Workload, a
     ended = texts.run(forked, again, "--overwrite_output_dir")
     assert ended.code == 0, ended.said
     assert "going on from" not in ended.said
-    assert read_record(again / "record.json").phases[0]["resumed_at"] == []
+    assert read_record(again / "record.json").phases[0].resumed_at == []
     assert (again / "model.safetensors").read_bytes() == texts.weights
 
 
@@ -416,5 +416,5 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(
     assert [process.wait() for process in start(tmp_path / "run")] == [0, 0]
     assert [process.wait() for process in start(tmp_path / "unbroken")] == [0, 0]
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "unbroken")]
-    assert read_record(tmp_path / "run" / "record.json").phases[0]["resumed_at"] == [step]
+    assert read_record(tmp_path / "run" / "record.json").phases[0].resumed_at == [step]
     assert weights[0] == weights[1]

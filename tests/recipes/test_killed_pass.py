@@ -61,7 +61,7 @@ def test_a_pass_that_was_killed_leaves_nothing_that_is_trusted(
     for name, place in (("again", store), ("unbroken", tmp_path / "other")):
         assert _start(tiny_bert, tmp_path / name, place).wait() == 0
         (phase,) = read_record(tmp_path / name / "record.json").phases
-        assert (phase["frozen_passes"], phase["cache"]) == (1, "miss")
+        assert (phase.frozen_passes, phase.cache) == (1, "miss")
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert [path for path in store.iterdir() if path.name.startswith(".")] == []

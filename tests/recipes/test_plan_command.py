@@ -106,16 +106,16 @@ def test_a_run_does_what_the_plan_says(
     ended = recipe("text_classification", *texts, *flags, *own, "--output_dir", tmp_path / "run")
     assert ended.code == 0, ended.err
     phases, done = _phases(asked.out), read_record(tmp_path / "run" / "record.json").phases
-    assert list(phases) == [phase["name"] for phase in done]
+    assert list(phases) == [phase.name for phase in done]
     for said, phase in zip(phases.values(), done, strict=True):
-        assert said["learns"].startswith(f"{phase['trainable_parameters']:,} (")
-        assert (said["how"] == "solved") == ("solved" in phase)
+        assert said["learns"].startswith(f"{phase.trainable_parameters:,} (")
+        assert (said["how"] == "solved") == (phase.solved is not None)
         if said["how"] != "solved":
-            assert int(said["steps"]) == phase["steps"]
-            assert float(said["epochs"]) == pytest.approx(phase["epochs"], abs=0.1)
-        assert (said["computed once"] != "nothing") == (phase["frozen_passes"] > 0)
-        if phase["cached_bytes"]:
-            assert _bytes(said["cache"]) == pytest.approx(phase["cached_bytes"], rel=0.1)
+            assert int(said["steps"]) == phase.steps
+            assert float(said["epochs"]) == pytest.approx(phase.epochs, abs=0.1)
+        assert (said["computed once"] != "nothing") == (phase.frozen_passes > 0)
+        if phase.cached_bytes:
+            assert _bytes(said["cache"]) == pytest.approx(phase.cached_bytes, rel=0.1)
         else:
             assert said["cache"] in ("-", "in memory")
 

@@ -91,10 +91,10 @@ def test_texts_with_several_labels_are_learned_and_every_label_has_its_own_proba
     assert "exact match" in ended.err
     record = read_record(folder / "record.json")
     assert record.problem_type == "multi_label_classification"
-    assert record.dataset["labels"] == list(ANIMALS)
+    assert record.dataset.labels == list(ANIMALS)
     assert list(record.metrics) == ["f1_micro", "f1_macro", "exact_match", "log_loss"]
     assert record.metrics["f1_micro"].value > 0.9 > record.baselines["majority"]["f1_micro"].value
-    assert [row["label"] for row in record.evaluation["per_class"]] == list(ANIMALS)
+    assert [row.label for row in record.evaluation.per_class] == list(ANIMALS)
     answers = pipeline("text-classification", model=str(folder))(
         ["a cat and a dog", "red"], top_k=3
     )
@@ -148,12 +148,12 @@ def test_pictures_are_learned_to_a_number_in_its_own_unit(
     )
     assert ended.code == 0, ended.err
     record = read_record(folder / "record.json")
-    assert record.dataset["labels"] == ["price"]
+    assert record.dataset.labels == ["price"]
     assert list(record.metrics) == ["rmse", "mae", "r2"]
     assert record.metrics["r2"].value > 0.9
     assert record.baselines["majority"]["rmse"].value > 100
-    assert len(record.evaluation["points"]) == record.evaluation["n"] == 20
-    assert "confusion" not in record.evaluation
+    assert len(record.evaluation.points) == record.evaluation.n == 20
+    assert record.evaluation.confusion is None
     assert (folder / "plots" / "truth_and_answer.png").is_file()
     assert "truth_and_answer.png" in (folder / "README.md").read_text(encoding="utf-8")
     PILImage.new("RGB", (16, 16), (128, 128, 128)).save(tmp_path / "grey.png")

@@ -18,7 +18,7 @@ from transformers import (
 from hf_transfer.cli.flags import parse_config
 from hf_transfer.config.run import COMPARING, FINE_TUNING, PRETRAINING
 from hf_transfer.data.builtin import load_builtin
-from hf_transfer.record import read_record
+from hf_transfer.record import DroppedExample, read_record
 from hf_transfer.resume.states import States
 from hf_transfer.sharing.hub import published_files
 from tests.conftest import ROOT, Outcome
@@ -150,11 +150,11 @@ def test_bad_examples_are_left_out_and_stand_in_the_record_and_the_card(
     assert ended.code == 0, ended.err
     assert "left out 2 of 242 examples" in ended.err
     dataset = read_record(folder / "record.json").dataset
-    assert dataset["dropped"] == [
-        {"id": "train/240", "reason": "no text"},
-        {"id": "train/241", "reason": "no label"},
+    assert dataset.dropped == [
+        DroppedExample("train/240", "no text"),
+        DroppedExample("train/241", "no label"),
     ]
-    assert sum(dataset["splits"].values()) == 240
+    assert sum(vars(dataset.splits).values()) == 240
     for name in ("README.md", "report.html"):
         assert "no text (1), no label (1)" in (folder / name).read_text(encoding="utf-8")
 
@@ -197,11 +197,9 @@ def test_the_best_step_on_validation_is_what_is_saved(
     )
     assert ended.code == 0, ended.err
     (phase,) = read_record(folder / "record.json").phases
-    losses = {
-        entry["step"]: entry["eval_loss"] for entry in phase["history"] if "eval_loss" in entry
-    }
+    losses = {entry.step: entry.eval_loss for entry in phase.history if entry.eval_loss is not None}
     assert sorted(losses) == [3, 6, 9, 12]
-    assert phase["best_step"] == min(losses, key=lambda step: losses[step])
+    assert phase.best_step == min(losses, key=lambda step: losses[step])
 
 
 def test_pairs_of_texts_are_learned_together(
@@ -234,7 +232,7 @@ def test_pairs_of_texts_are_learned_together(
         ),
     )
     assert ended.code == 0, ended.err
-    assert read_record(tmp_path / "o" / "record.json").dataset["labels"] == ["0", "1"]
+    assert read_record(tmp_path / "o" / "record.json").dataset.labels == ["0", "1"]
 
 
 def test_a_folder_of_pictures_is_learned_by_class(
@@ -346,7 +344,7 @@ def test_a_source_model_is_pretrained_and_another_task_starts_from_it(
     record = read_record(target / "record.json")
     assert record.base_model == {"id": "local:source", "revision": None, "license": "mit"}
     # As many labels as the source task has, and of the same names: the head is new all the same.
-    assert record.model["new_parameters"] == ["classifier.1.weight", "classifier.1.bias"]
+    assert record.model.new_parameters == ["classifier.1.weight", "classifier.1.bias"]
 
 
 def test_a_comparison_goes_on_where_it_stopped(
@@ -413,7 +411,7 @@ def test_a_comparison_takes_the_flags_of_its_strategies(
     ended = recipe("compare_strategies", *flags, *asked, *given)
     assert ended.code == 0, ended.err
     (run,) = (tmp_path / "study" / "runs").iterdir()
-    assert read_record(run).strategy["pooling"] == "mean"
+    assert read_record(run).strategy.pooling == "mean"
 
 
 def test_a_comparison_of_something_else_is_refused(

@@ -126,7 +126,7 @@ def test_evaluation_sees_plain_pictures_and_training_changed_ones(
 
 def test_the_phases_say_which_of_them_saw_changed_pictures(tiny_vit: Path, tmp_path: Path) -> None:
     phases = _run(tiny_vit, tmp_path, "--augmentation", "light", strategy="head_then_full").phases
-    assert [phase.get("augmentation") for phase in phases] == [None, "light"]
+    assert [phase.augmentation for phase in phases] == [None, "light"]
 
 
 def test_where_all_is_computed_once_augmentation_changes_nothing_and_says_so(
@@ -138,7 +138,7 @@ def test_where_all_is_computed_once_augmentation_changes_nothing_and_says_so(
     ]
     weights = [run.model.state_dict()["classifier.weight"] for run in runs]
     assert torch.equal(*weights)
-    assert "augmentation" not in runs[0].phases[0]
+    assert runs[0].phases[0].augmentation is None
     assert [r.message for r in caplog.records if "augmentation light changes nothing" in r.message]
 
 
@@ -234,7 +234,7 @@ def test_the_record_names_the_augmentation_of_a_run(
     )
     assert ended.code == 0, ended.err
     assert (
-        read_record(tmp_path / "run" / "record.json").model["hyperparameters"]["augmentation"]
+        read_record(tmp_path / "run" / "record.json").model.hyperparameters["augmentation"]
         == "light"
     )
     assert "| augmentation | light |" in (tmp_path / "run" / "README.md").read_text(

@@ -13,7 +13,7 @@ def test_wilsons_interval_has_its_published_values() -> None:
 
 def test_all_right_is_not_certainty() -> None:
     assert share_interval(50, 50, 0.95).low < 0.94
-    assert f1_interval(50, 100, 0.95).low < 0.97
+    assert f1_interval(50, 50, 50, 0.95).low < 0.97
 
 
 def test_no_examples_say_nothing() -> None:
@@ -22,7 +22,7 @@ def test_no_examples_say_nothing() -> None:
 
 def test_f1_of_a_class_is_that_of_its_counts() -> None:
     # 8 right, 2 missed, 4 false: F1 = 16 / 22.
-    assert f1_interval(8, 10 + 12, 0.95).value == pytest.approx(16 / 22)
+    assert f1_interval(8, 12, 10, 0.95).value == pytest.approx(16 / 22)
 
 
 def test_intervals_hold_the_true_value_as_often_as_they_say() -> None:

@@ -5,11 +5,17 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.errors import UserError
-from hf_transfer.evaluation.metrics import READINGS, exact_match, load_metric, require_metrics
+from hf_transfer.evaluation.metrics import (
+    METRICS,
+    SCORING,
+    Score,
+    find_metric,
+    load_metric,
+    require_metrics,
+)
 from hf_transfer.evaluation.predict import Predictions
-from hf_transfer.sharing.card import METRIC_NAMES
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 4, 300)
@@ -37,9 +43,8 @@ ESTIMATES = NUMBERS.round(-1) + RNG.normal(0, 5, 300)
     ],
 )
 def test_scores_agree_with_scikit_learn(name: str, expected: float) -> None:
-    assert READINGS["single_label_classification"].scores[name](
-        LABELS, PROBABILITIES
-    ) == pytest.approx(expected)
+    score = METRICS["single_label_classification"][name].score
+    assert score(LABELS, PROBABILITIES) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -52,9 +57,8 @@ def test_scores_agree_with_scikit_learn(name: str, expected: float) -> None:
     ],
 )
 def test_scores_of_several_labels_agree_with_scikit_learn(name: str, expected: float) -> None:
-    assert READINGS["multi_label_classification"].scores[name](SETS, CHANCES) == pytest.approx(
-        expected
-    )
+    score = METRICS["multi_label_classification"][name].score
+    assert score(SETS, CHANCES) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -68,32 +72,54 @@ def test_scores_of_several_labels_agree_with_scikit_learn(name: str, expected: f
     ],
 )
 def test_scores_of_numbers_agree_with_scikit_learn_and_scipy(name: str, expected: float) -> None:
-    assert READINGS["regression"].scores[name](NUMBERS, ESTIMATES) == pytest.approx(expected)
+    assert METRICS["regression"][name].score(NUMBERS, ESTIMATES) == pytest.approx(expected)
 
 
 def test_scores_stay_finite_where_nothing_varies_or_nothing_occurs() -> None:
     same = np.full(5, 2.0)
-    assert all(np.isfinite(score(same, same)) for score in READINGS["regression"].scores.values())
+    assert all(np.isfinite(score(same, same)) for score in _scores("regression"))
     nothing, never = np.zeros((5, 3)), np.full((5, 3), 0.1)
     assert all(
-        np.isfinite(score(nothing, never))
-        for score in READINGS["multi_label_classification"].scores.values()
+        np.isfinite(score(nothing, never)) for score in _scores("multi_label_classification")
     )
 
 
-def test_the_usual_metrics_are_among_those_that_fit() -> None:
-    assert set(READINGS) == set(get_args(ProblemType))
-    for reading in READINGS.values():
-        assert set(reading.usual) <= set(reading.scores) <= set(METRIC_NAMES)
+def _scores(problem_type: ProblemType) -> list[Score]:
+    scores = [metric.score for metric in METRICS[problem_type].values()]
+    assert len(scores) > 3
+    return scores
+
+
+def test_the_tables_have_a_row_for_each_problem_type_and_the_default_metrics_fit() -> None:
+    assert set(METRICS) == set(SCORING) == set(get_args(ProblemType))
+    for problem_type, scoring in SCORING.items():
+        assert set(scoring.default_metrics) <= set(METRICS[problem_type])
+
+
+@pytest.mark.parametrize("problem_type", get_args(ProblemType))
+def test_each_metric_is_better_for_right_predictions_in_the_direction_that_it_names(
+    problem_type: ProblemType,
+) -> None:
+    labels, worse = {
+        "single_label_classification": (LABELS, PROBABILITIES),
+        "multi_label_classification": (SETS, CHANCES),
+        "regression": (NUMBERS, ESTIMATES),
+    }[problem_type]
+    right = np.eye(5)[LABELS] if problem_type == "single_label_classification" else labels
+    for metric in METRICS[problem_type].values():
+        gain = metric.score(labels, right) - metric.score(labels, worse)
+        assert (gain > 0) == metric.higher_is_better, metric.name
+        assert not (metric.is_share and metric.score(labels, right) != pytest.approx(1.0))
+        assert metric.is_share or not metric.is_proportion
 
 
 def test_logits_are_read_by_problem_type() -> None:
     logits = np.array([[2.0, -1.0], [0.5, 0.6]])
     several = Predictions(("a", "b"), logits, np.zeros((2, 2)), "multi_label_classification")
     assert several.outputs == pytest.approx(1 / (1 + np.exp(-logits)))
-    assert several.answers.tolist() == [[True, False], [True, True]]
+    assert several.predicted_labels.tolist() == [[True, False], [True, True]]
     number = Predictions(("a", "b"), logits[:, :1], np.zeros(2), "regression")
-    assert number.answers.tolist() == [2.0, 0.5]
+    assert number.predicted_labels.tolist() == [2.0, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -121,7 +147,13 @@ def test_a_metric_that_does_not_fit_is_refused_with_those_that_do(
 
 def test_before_the_labels_are_read_metrics_of_one_and_of_several_labels_are_taken() -> None:
     require_metrics(["accuracy", "exact_match", "log_loss"], None)
-    assert load_metric("exact_match", "multi_label_classification") is exact_match
+    metric = load_metric("exact_match", "multi_label_classification")
+    assert metric is METRICS["multi_label_classification"]["exact_match"]
+
+
+def test_a_metric_of_the_evaluate_library_has_its_name_as_title_and_is_no_share() -> None:
+    metric = find_metric("share_right", "single_label_classification")
+    assert (metric.title, metric.hub_id, metric.is_share) == ("share_right", "share_right", False)
 
 
 def test_an_unknown_metric_is_refused_with_those_that_there_are() -> None:

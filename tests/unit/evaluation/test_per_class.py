@@ -13,9 +13,9 @@ def test_each_label_of_several_has_its_own_figures() -> None:
     )
     assert set(told) == {"per_class"}
     first, second = told["per_class"]
-    assert (first["n"], first["precision"]["value"], first["recall"]["value"]) == (3, 2 / 3, 2 / 3)
-    assert (second["n"], second["precision"]["value"], second["recall"]["value"]) == (2, 1.0, 0.5)
-    assert second["f1"]["value"] == pytest.approx(2 / 3)
+    assert (first.n, first.precision.value, first.recall.value) == (3, 2 / 3, 2 / 3)
+    assert (second.n, second.precision.value, second.recall.value) == (2, 1.0, 0.5)
+    assert second.f1.value == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(("n", "kept"), [(3, 3), (2000, 500)])

@@ -70,7 +70,13 @@ def _train(folder: Path, kind: str, *flags: str) -> Trained:
 
 def _facts(trained: Trained) -> tuple[int, str]:
     (phase,) = trained.phases
-    return phase["frozen_passes"], phase["cache"]
+    return phase.frozen_passes, phase.cache
+
+
+def _curve(trained: Trained, key: str) -> list[float]:
+    """The values of a loss in the order in which they were logged."""
+    logged = [getattr(entry, key) for entry in trained.phases[0].history]
+    return [value for value in logged if value is not None]
 
 
 @pytest.fixture
@@ -116,7 +122,7 @@ def test_the_loss_curve_is_the_one_without_the_cache(
     )
     assert (_facts(cached), _facts(plain)) == ((2, "miss"), (0, "off"))  # train and validation
     for key, least in (("loss", 12), ("eval_loss", 2)):
-        curves = [[e[key] for e in t.phases[0]["history"] if key in e] for t in (cached, plain)]
+        curves = [_curve(trained, key) for trained in (cached, plain)]
         assert len(curves[0]) >= least
         assert max(curves[0]) > min(curves[0]) + 1e-3
         assert curves[0] == pytest.approx(curves[1], abs=1e-5)
@@ -280,11 +286,7 @@ def test_texts_of_any_length_learn_as_without_the_cache_on_either_side(
     )
     flags += ("--train_sampling_strategy", "random")
     curves = [
-        [
-            e["loss"]
-            for e in _train(tmp_path, "text", *flags, *more).phases[0]["history"]
-            if "loss" in e
-        ]
+        _curve(_train(tmp_path, "text", *flags, *more), "loss")
         for more in ((), ("--cache_frozen", "false"))
     ]
     assert len(curves[0]) >= 3
@@ -305,7 +307,7 @@ def test_without_room_the_head_is_solved_all_the_same(
         "--cache_dir",
         "nowhere",
     )
-    assert (full.phases[0]["frozen_passes"], full.phases[0]["cache"]) == (1, "off")
+    assert (full.phases[0].frozen_passes, full.phases[0].cache) == (1, "off")
     assert "are more than --cache_limit_gb 1e-09" in caplog.text
     assert torch.allclose(full.model.classifier.weight, stored.model.classifier.weight, atol=1e-5)
 
@@ -328,7 +330,7 @@ def test_a_model_that_cannot_be_split_trains_without_the_cache(
     config = XLNetConfig(vocab_size=len(tokenizer), d_model=16, n_layer=4, n_head=2, d_inner=32)
     XLNetForSequenceClassification(config).save_pretrained(tmp_path)
     trained = _train(tmp_path, "text", "--strategy", "top_layers", "--max_steps", "2")
-    assert trained.phases[0]["steps"] == 2
+    assert trained.phases[0].steps == 2
     assert _facts(trained) == (0, "off")
     assert "run in every epoch" in caplog.text
 
@@ -348,7 +350,7 @@ def test_a_model_that_pads_inside_trains_without_the_cache(
     )
     LongformerForSequenceClassification(config).save_pretrained(tmp_path)
     trained = _train(tmp_path, "text", "--strategy", "top_layers", "--max_steps", "2")
-    assert (trained.phases[0]["steps"], _facts(trained)) == (2, (0, "off"))
+    assert (trained.phases[0].steps, _facts(trained)) == (2, (0, "off"))
     assert "run in every epoch" in caplog.text
 
 
@@ -362,8 +364,8 @@ def test_an_image_model_whose_upper_layers_read_its_inputs_trains_without_the_ca
     config = ImageGPTConfig(vocab_size=9, n_positions=16, n_embd=16, n_layer=4, n_head=2)
     ImageGPTForImageClassification(config).save_pretrained(tmp_path)
     trained = _train(tmp_path, "image", "--strategy", "top_layers", "--max_steps", "2")
-    assert (trained.phases[0]["steps"], _facts(trained)) == (2, (0, "off"))
-    assert "the layers above the boundary also read input_ids" in caplog.text
+    assert (trained.phases[0].steps, _facts(trained)) == (2, (0, "off"))
+    assert "its upper part reads input_ids too" in caplog.text
 
 
 def test_code_of_ones_own_is_in_the_key(
@@ -406,9 +408,9 @@ def test_a_solved_head_is_the_start_of_full_and_may_be_the_best_step(tiny_vit: P
         "10",
     )
     head, full = _train(tiny_vit, "image", "--strategy", "head_then_full", *flags).phases
-    assert "solved" in head
-    assert next(entry["step"] for entry in full["history"] if "eval_loss" in entry) == 0
-    assert full["best_step"] == 0
+    assert head.solved
+    assert next(entry.step for entry in full.history if entry.eval_loss is not None) == 0
+    assert full.best_step == 0
 
 
 def test_more_layers_than_there_are_is_refused(tiny_vit: Path) -> None:
@@ -457,7 +459,7 @@ def test_a_model_that_sees_the_padding_trains_without_the_cache(
 def test_in_bfloat16_half_is_stored_and_the_weights_stay_to_the_bit(tiny_bert: Path) -> None:
     precise = _train(tiny_bert, "text", "--strategy", "head")
     halved = _train(tiny_bert, "text", "--strategy", "head", "--frozen_dtype", "bfloat16")
-    assert halved.phases[0]["cached_bytes"] < 0.7 * precise.phases[0]["cached_bytes"]
+    assert halved.phases[0].cached_bytes < 0.7 * precise.phases[0].cached_bytes
     body = {n: t for n, t in precise.model.state_dict().items() if not n.startswith("classifier")}
     after = halved.model.state_dict()
     assert all(t.dtype == after[n].dtype and torch.equal(t, after[n]) for n, t in body.items())
@@ -482,7 +484,7 @@ def test_views_are_computed_once_each_and_learned_from(tiny_vit: Path) -> None:
     first = _train(tiny_vit, "image", *flags, "--cached_views", "3")
     again = _train(tiny_vit, "image", *flags, "--cached_views", "4", "--seed", "5")
     assert (_facts(first), _facts(again)) == ((3, "miss"), (1, "miss"))
-    assert first.phases[0]["augmentation"] == "light"
+    assert first.phases[0].augmentation == "light"
     assert not torch.allclose(
         first.model.classifier.weight, plain.model.classifier.weight, atol=1e-3
     )
@@ -501,7 +503,7 @@ def test_layers_above_the_boundary_learn_from_all_views(tiny_vit: Path) -> None:
     )
     trained = _train(tiny_vit, "image", *flags)
     assert _facts(trained) == (3, "miss")  # two views, and the validation rows as they are
-    assert trained.phases[0]["augmentation"] == "light"
+    assert trained.phases[0].augmentation == "light"
 
 
 def _logits_of(trained: Trained, rows: Any) -> np.ndarray:

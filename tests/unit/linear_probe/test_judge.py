@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, mean_squared_error
 
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.linear_probe.judge import held_out_loss
 from hf_transfer.linear_probe.solve import ProbeData, solve_head
 

@@ -10,7 +10,7 @@ from scipy.special import expit, log_softmax, softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.linear_probe.folds import stratified_folds
 from hf_transfer.linear_probe.solve import (
     FIXED_L2,

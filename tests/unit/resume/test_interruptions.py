@@ -85,8 +85,8 @@ def test_weights_between_steps_are_judged_alike_after_an_interruption(
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "broken", *flags)
     again = run(tmp_path / "broken", *flags)
-    assert again.phases[0]["candidates"] == unbroken.phases[0]["candidates"]
-    assert len(again.phases[0]["candidates"]) == 2
+    assert again.phases[0].candidates == unbroken.phases[0].candidates
+    assert len(again.phases[0].candidates) == 2
     _require_equal(again, unbroken)
 
 
@@ -139,9 +139,7 @@ def test_a_head_that_could_not_be_solved_keeps_its_share_of_the_steps(
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "broken", *flags)
     again = run(tmp_path / "broken", *flags)
-    assert [phase["steps"] for phase in again.phases] == [
-        phase["steps"] for phase in unbroken.phases
-    ]
+    assert [phase.steps for phase in again.phases] == [phase.steps for phase in unbroken.phases]
     _require_equal(again, unbroken)
 
 
@@ -160,7 +158,7 @@ def test_a_run_told_to_start_over_does_so_in_the_process_that_ran_before(
     )
     run(tmp_path / "run", *flags)
     again = run(tmp_path / "run", *flags, "--overwrite_output_dir", "--seed", "7")
-    assert again.phases[0]["resumed_at"] == []
+    assert again.phases[0].resumed_at == []
 
 
 def _interrupt(*_: Any) -> None:

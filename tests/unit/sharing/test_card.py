@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_transfer.record import RunRecord
+from hf_transfer.record import (
+    BaseModelFacts,
+    CardFacts,
+    ClosedFormFacts,
+    DroppedExample,
+    RunRecord,
+)
 from hf_transfer.sharing import plots
 from hf_transfer.sharing.card import (
     card_metadata,
@@ -15,7 +21,12 @@ from hf_transfer.sharing.card import (
     show_plain,
 )
 from hf_transfer.sharing.render import document_names, write_documents
-from tests.unit.sharing.example import example_record, multi_label_record, regression_record
+from tests.unit.sharing.example import (
+    HEAD,
+    example_record,
+    multi_label_record,
+    regression_record,
+)
 
 REVIEWED = Path(__file__).with_name("reviewed_card.md")
 
@@ -43,8 +54,8 @@ def test_card_and_report_count_what_was_left_out_by_reason_and_only_then() -> No
         "the picture cannot be read: truncated",
         "the picture cannot be read: its format",
     )
-    dropped = [{"id": f"train/{number}", "reason": reason} for number, reason in enumerate(reasons)]
-    damaged = replace(record, dataset={**record.dataset, "dropped": dropped})
+    dropped = [DroppedExample(f"train/{number}", reason) for number, reason in enumerate(reasons)]
+    damaged = replace(record, dataset=replace(record.dataset, dropped=dropped))
     said = "left out because they cannot be used: no label (1), the picture cannot be read (2)."
     for render in (lambda r: str(render_card(r)), lambda r: render_report(r, {})):
         assert said in render(damaged).replace("&#39;", "'")
@@ -55,8 +66,8 @@ def test_what_is_not_on_the_hub_is_not_linked_to_it() -> None:
     record = example_record()
     record = replace(
         record,
-        base_model={"id": "builtin:letters-resnet", "revision": None, "license": "apache-2.0"},
-        dataset={**record.dataset, "id": "local:pictures", "revision": None},
+        base_model=BaseModelFacts("builtin:letters-resnet", None, "apache-2.0"),
+        dataset=replace(record.dataset, id="local:pictures", revision=None),
     )
     text = str(render_card(record))
     assert "base_model:" not in text
@@ -66,13 +77,13 @@ def test_what_is_not_on_the_hub_is_not_linked_to_it() -> None:
 
 
 def test_the_publishers_licence_wins_over_the_base_models() -> None:
-    record = example_record(card={"name": "me/animals", "license": "apache-2.0", "language": "en"})
+    record = example_record(card=CardFacts("me/animals", "apache-2.0", "en"))
     assert card_metadata(record).license == "apache-2.0"
     assert card_metadata(record).language == "en"
 
 
 def test_an_unknown_licence_is_said_to_be_unknown() -> None:
-    record = example_record(base_model={"id": "org/vit", "revision": "a" * 40, "license": None})
+    record = example_record(base_model=BaseModelFacts("org/vit", "a" * 40, None))
     assert card_metadata(record).license == "unknown"
     assert "ask before you reuse it" in str(render_card(record))
 
@@ -96,11 +107,11 @@ def test_a_card_without_results_is_an_error() -> None:
 
 def test_many_classes_are_summed_up() -> None:
     record = example_record()
-    rows = [{**record.evaluation["per_class"][0], "label": f"class {n}"} for n in range(100)]
+    rows = [replace(record.evaluation.per_class[0], label=f"class {n}") for n in range(100)]
     record = replace(
         record,
-        dataset={**record.dataset, "labels": [row["label"] for row in rows]},
-        evaluation={**record.evaluation, "per_class": rows},
+        dataset=replace(record.dataset, labels=[row.label for row in rows]),
+        evaluation=replace(record.evaluation, per_class=rows),
     )
     text = str(render_card(record))
     assert "and 40 more" in text
@@ -142,13 +153,7 @@ def test_the_plots_and_the_report_fit_the_problem_type(record: RunRecord, tmp_pa
 
 def test_a_head_that_was_solved_has_a_strength_and_no_learning_curve(tmp_path: Path) -> None:
     record = example_record()
-    solved = {
-        **record.phases[0],
-        "epochs": 0.0,
-        "steps": 0,
-        "history": [],
-        "solved": {"strength": 0.0316},
-    }
+    solved = replace(HEAD, epochs=0.0, steps=0, history=[], solved=ClosedFormFacts(0.0316))
     record = replace(record, phases=[solved])
     write_documents(record, tmp_path)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
@@ -172,7 +177,7 @@ def test_large_figures_have_no_decimals_and_nothing_is_less_than_zero_by_roundin
 
 
 def test_the_report_holds_its_pictures_and_escapes_names() -> None:
-    record = example_record(card={"name": "a<b", "license": None, "language": None})
+    record = example_record(card=CardFacts("a<b", None, None))
     page = render_report(record, {"confusion matrix": b"png"})
     assert "a&lt;b" in page
     assert "data:image/png;base64,cG5n" in page
@@ -196,7 +201,7 @@ def test_the_learning_curve_marks_the_phases_and_the_step_that_was_kept() -> Non
 
 def test_the_card_of_an_adapter_says_so_and_how_to_load_it_with_its_base_model() -> None:
     record = example_record()
-    text = str(render_card(replace(record, model={**record.model, "adapter": "lora"})))
+    text = str(render_card(replace(record, model=replace(record.model, adapter="lora"))))
     assert "library_name: peft" in text
     assert "base_model_relation: adapter" in text
     assert (

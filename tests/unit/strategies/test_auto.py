@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from hf_transfer import record
 from hf_transfer.strategies.auto import (
     CANDIDATES,
     FEWEST_A_CLASS,
@@ -176,27 +177,20 @@ def test_the_facts_hold_every_trial_beside_the_first() -> None:
     first, other = as_facts(
         [_trial("full", [1, 0, 0, 0], seconds=2), _trial("head", [1, 1, 1, 0], seconds=9)]
     )
-    assert first == {"strategy": "full", "score": 0.25, "n": 4, "seconds": 2}
+    assert first == record.Trial("full", 0.25, n=4, seconds=2)
     error = pytest.approx(math.sqrt(OVERLAP / 3) / 2)
-    assert other == {
-        "strategy": "head",
-        "score": 0.75,
-        "n": 4,
-        "seconds": 9,
-        "gain": 0.5,
-        "standard_error": error,
-    }
+    assert other == record.Trial("head", 0.75, n=4, seconds=9, gain=0.5, standard_error=error)
 
 
 @pytest.mark.parametrize("rows", [2, 6])
 def test_the_facts_of_a_trial_on_fewer_or_more_rows_say_of_how_many_they_are(rows: int) -> None:
     _, other = as_facts([_trial("full", [1, 0, 0, 0]), _trial("head", [1] * rows)])
-    assert (other["n"], other["score"], other["gain"]) == (rows, 1.0, 0.5 if rows == 2 else 0.75)
+    assert (other.n, other.score, other.gain) == (rows, 1.0, 0.5 if rows == 2 else 0.75)
 
 
 def test_of_a_gain_on_one_row_there_is_no_error_to_say() -> None:
     _, other = as_facts([_trial("full", [1, 0, 0, 0]), _trial("head", [1])])
-    assert other == {"strategy": "head", "score": 1.0, "n": 1, "seconds": 1.0}
+    assert other == record.Trial("head", 1.0, n=1, seconds=1.0)
 
 
 def test_one_number_far_off_in_both_plans_hides_no_gain() -> None:

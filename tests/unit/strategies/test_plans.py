@@ -17,7 +17,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.config.transfer import Strategy, TransferConfig
 from hf_transfer.data.sources import Data, Origin

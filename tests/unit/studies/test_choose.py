@@ -9,7 +9,8 @@ import pytest
 import torch
 from datasets import Dataset, Value
 
-from hf_transfer.config.data import DataConfig, ProblemType
+from hf_transfer.config.data import DataConfig
+from hf_transfer.record import ProblemType
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.encode import make_encoder
@@ -147,9 +148,9 @@ def test_auto_uses_one_of_its_candidates_and_says_why(pictures: Checkpoint, digi
     assert plan == replace(
         made, requested="auto", reasons=plan.reasons, evidence=plan.evidence, seconds=plan.seconds
     )
-    tried = [fact["strategy"] for fact in plan.evidence]
+    tried = [fact.strategy for fact in plan.evidence]
     assert tried == [FIRST, *CANDIDATES]
-    assert plan.evidence[0]["n"] == 18
+    assert plan.evidence[0].n == 18
     for name, reason in zip(tried[1:], plan.reasons, strict=False):
         assert reason.startswith(f"trial of {name}: ")
     assert f"so {plan.strategy} is used" in plan.reasons
@@ -158,7 +159,7 @@ def test_auto_uses_one_of_its_candidates_and_says_why(pictures: Checkpoint, digi
 def test_auto_decides_alike_for_the_same_seed(pictures: Checkpoint, digits: Digits) -> None:
     plans = [_choose(pictures, digits(4), auto_budget=1.0, max_steps=4) for _ in range(2)]
     found = [
-        (plan.strategy, plan.reasons, [{**fact, "seconds": 0} for fact in plan.evidence])
+        (plan.strategy, plan.reasons, [replace(fact, seconds=0) for fact in plan.evidence])
         for plan in plans
     ]
     assert found[0] == found[1]
@@ -171,10 +172,10 @@ def test_auto_finds_the_only_plan_that_learns(
     """At a rate that destroys the network, only the head that is solved is left."""
     monkeypatch.setattr(choose, "CANDIDATES", ("head",))
     plan = _choose(pictures, digits(8), learning_rate=30.0, max_steps=12)
-    assert [fact["strategy"] for fact in plan.evidence] == [FIRST, "head"]
+    assert [fact.strategy for fact in plan.evidence] == [FIRST, "head"]
     assert plan.strategy == "head"
     assert "better beyond noise" in plan.reasons[0]
-    assert plan.evidence[1]["gain"] > plan.evidence[1]["standard_error"] > 0
+    assert plan.evidence[1].gain > plan.evidence[1].standard_error > 0
 
 
 def test_what_trials_took_is_known_to_the_same_run_started_again(
@@ -260,7 +261,7 @@ def test_a_plan_that_answers_what_is_not_finite_has_failed(
     monkeypatch.setattr(choose, "predict", spoil)
     plan = _choose(pictures, digits(4), auto_budget=100.0, max_steps=3)
     assert f"the trial of {FIRST} failed: {FIRST} answers what is not finite" in plan.reasons
-    assert FIRST not in [fact["strategy"] for fact in plan.evidence]
+    assert FIRST not in [fact.strategy for fact in plan.evidence]
 
 
 def test_folds_that_the_best_was_not_tried_on_are_not_tried(
@@ -291,7 +292,7 @@ def test_with_few_labels_a_class_auto_tries_nothing_and_says_why(
 
 def test_three_labels_a_class_are_enough_to_try(pictures: Checkpoint, digits: Digits) -> None:
     plan = _choose(pictures, digits(3), auto_budget=3.0, max_steps=3)
-    assert plan.evidence[0]["n"] == 9
+    assert plan.evidence[0].n == 9
 
 
 def test_the_budget_ends_the_trials_and_the_plan_says_so(
@@ -374,7 +375,7 @@ def test_trials_see_training_rows_alone_and_each_is_held_out_once(
         held for (strategy, _, _), held in zip(learned, judged, strict=True) if strategy == FIRST
     ]
     assert sum(map(len, of_first)) == len(set.union(*of_first)) == len(every)
-    assert plan.evidence[0]["n"] == len(every)
+    assert plan.evidence[0].n == len(every)
 
 
 def test_the_given_checkpoint_and_arguments_stay_as_they_were(
@@ -411,9 +412,9 @@ def test_without_one_class_a_row_contrastive_is_not_tried(
     data = _texts(30, problem_type)
     checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels, problem_type=problem_type)
     plan = _choose(checkpoint, data, pooling="own", max_steps=2)
-    assert {fact["strategy"] for fact in plan.evidence} == {"head", "top_layers", "head_then_full"}
+    assert {fact.strategy for fact in plan.evidence} == {"head", "top_layers", "head_then_full"}
     assert plan.strategy in (FIRST, *CANDIDATES)
-    assert all(np.isfinite(fact["score"]) for fact in plan.evidence)
+    assert all(np.isfinite(fact.score) for fact in plan.evidence)
 
 
 # --- the pooling ---

@@ -1,9 +1,9 @@
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hf_transfer.record import Estimate, RunRecord
+from hf_transfer.record import Estimate, RunRecord, Timings
 from hf_transfer.studies.compare_tables import (
     Cell,
     accuracies,
@@ -23,18 +23,11 @@ def _record(accuracy: float, used: str = "head", choose_s: float = 0.0) -> RunRe
     record = example_record()
     return replace(
         record,
-        evaluation={
-            **record.evaluation,
-            "metrics": {"accuracy": asdict(Estimate(accuracy, 0.0, 1.0, 0.95, 100))},
-        },
-        strategy={**record.strategy, "used": used},
-        timings={
-            "load_s": 50.0,
-            "frozen_s": 1.0,
-            "train_s": 2.0,
-            "evaluate_s": 70.0,
-            "choose_s": choose_s,
-        },
+        evaluation=replace(
+            record.evaluation, metrics={"accuracy": Estimate(accuracy, 0.0, 1.0, 0.95, 100)}
+        ),
+        strategy=replace(record.strategy, used=used),
+        timings=Timings(50.0, 1.0, 2.0, 70.0, 123.0 + choose_s, choose_s),
     )
 
 
@@ -102,7 +95,7 @@ def test_learning_takes_what_is_frozen_and_trained_and_chosen(
 
 
 def test_a_record_without_the_time_of_choosing_took_none() -> None:
-    record = replace(_record(0.5), timings={"frozen_s": 1.0, "train_s": 2.0})
+    record = replace(_record(0.5), timings=Timings(0.0, 1.0, 2.0, 0.0, 3.0))
     assert durations({Cell("head", 1, 0): record}) == {"head": {1: {0: 3.0}}}
 
 

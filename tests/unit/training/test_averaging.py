@@ -18,6 +18,7 @@ from hf_transfer.errors import UserError
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.freeze import training_only
 from hf_transfer.models.weights import copy_weights, restore_weights
+from hf_transfer.record import PhaseFacts
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.averaging import (
@@ -131,7 +132,7 @@ def test_an_average_that_is_better_than_the_last_step_is_kept(
     values = _values(trained.phases[0])
     assert list(values) == ["last step", "average of the last 10 steps"]
     assert values["average of the last 10 steps"] < values["last step"]
-    assert trained.phases[0]["kept"] == "average of the last 10 steps"
+    assert trained.phases[0].kept == "average of the last 10 steps"
     assert _loss(trained, digits) == pytest.approx(min(values.values()), rel=1e-4)
 
 
@@ -151,16 +152,16 @@ def test_an_average_that_is_worse_than_the_last_step_changes_nothing(
     )
     averaged = _run(tiny_resnet, digits, tmp_path, *flags, "--average_last", "1")
     plain = _run(tiny_resnet, digits, tmp_path, *flags)
-    assert averaged.phases[0]["kept"] == "last step"
+    assert averaged.phases[0].kept == "last step"
     assert _same(averaged.model.state_dict(), plain.model.state_dict())
-    assert averaged.phases[0]["history"] == plain.phases[0]["history"]
+    assert averaged.phases[0].history == plain.phases[0].history
 
 
 def test_without_the_options_the_record_says_nothing_of_candidates(
     tiny_vit: Path, digits: Data, tmp_path: Path
 ) -> None:
     trained = _run(tiny_vit, digits, tmp_path, "--strategy", "full", "--max_steps", "2")
-    assert not {"kept", "candidates"}.intersection(trained.phases[0])
+    assert (trained.phases[0].kept, trained.phases[0].candidates) == (None, None)
 
 
 def test_accuracy_chooses_where_it_is_asked_for(
@@ -171,7 +172,7 @@ def test_accuracy_chooses_where_it_is_asked_for(
     values = _values(facts)
     assert len(values) == 2
     assert all(round(50 * value, 6) == round(50 * value) for value in values.values())
-    assert values[facts["kept"]] == max(values.values())
+    assert values[facts.kept] == max(values.values())
 
 
 def test_adapters_are_averaged_too(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
@@ -204,7 +205,7 @@ def test_a_contrastive_phase_has_nothing_to_choose_by(
 def test_what_is_kept_is_what_is_saved(tiny_resnet: Path, digits: Data, tmp_path: Path) -> None:
     flags = ("--average_last", "0.5", "--learning_rate", "0.05", "--max_steps", "8", *STEADY)
     trained = _run(tiny_resnet, digits, tmp_path, "--strategy", "full", *flags)
-    assert trained.phases[0]["kept"] == "average of the last 4 steps"
+    assert trained.phases[0].kept == "average of the last 4 steps"
     trained.model.save_pretrained(tmp_path / "saved")
     saved = load_file(tmp_path / "saved" / "model.safetensors")
     again = type(trained.model).from_pretrained(tmp_path / "saved")
@@ -290,8 +291,8 @@ def test_where_training_did_harm_the_phase_leaves_exactly_what_it_began_with(
         "4",
     )
     trained = _run(folder, digits, tmp_path, "--strategy", "head_then_full", *flags, *STEADY)
-    assert "kept" not in trained.phases[0]
-    assert trained.phases[1]["kept"] == "0.0 of the way (WiSE-FT)"
+    assert trained.phases[0].kept is None
+    assert trained.phases[1].kept == "0.0 of the way (WiSE-FT)"
     body = {key: tensor for key, tensor in before.items() if not key.startswith("classifier")}
     assert len(body) > 10
     assert _same(body, {key: trained.model.state_dict()[key] for key in body})
@@ -351,9 +352,9 @@ def test_a_tie_goes_to_what_the_phase_ended_with(
         "no",
         *flags,
     ).phases[1]
-    assert len(facts["candidates"]) == 2
+    assert len(facts.candidates) == 2
     assert len(set(_values(facts).values())) == 1
-    assert facts["kept"] == "last step"
+    assert facts.kept == "last step"
 
 
 def test_a_phase_that_ended_where_it_began_has_no_way_between(
@@ -361,7 +362,7 @@ def test_a_phase_that_ended_where_it_began_has_no_way_between(
 ) -> None:
     flags = ("--wise_ft", "true", "--learning_rate", "3", "--max_steps", "3", *STEADY)
     facts = _run(tiny_resnet, digits, tmp_path, "--strategy", "head_then_full", *flags).phases[1]
-    assert facts["best_step"] == 0
+    assert facts.best_step == 0
     assert list(_values(facts)) == ["best step"]
 
 
@@ -371,7 +372,7 @@ def test_of_gradual_only_the_last_phase_goes_part_of_the_way(
     trained = _run(
         tiny_vit, digits, tmp_path, "--strategy", "gradual", "--wise_ft", "true", "--max_steps", "4"
     )
-    assert [("kept" in phase) for phase in trained.phases] == [False, False, True]
+    assert [phase.kept is not None for phase in trained.phases] == [False, False, True]
 
 
 def test_what_was_the_best_step_is_called_so(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
@@ -387,8 +388,8 @@ def test_what_was_the_best_step_is_called_so(tiny_vit: Path, digits: Data, tmp_p
         *STEADY,
     )
     facts = _run(tiny_vit, digits, tmp_path, "--strategy", "full", *flags).phases[0]
-    assert facts["best_step"] == 0
-    assert facts["kept"] == "best step"
+    assert facts.best_step == 0
+    assert facts.kept == "best step"
 
 
 # --- what does not fit ---
@@ -497,8 +498,8 @@ def _loss(trained: Trained, data: Data) -> float:
     return float(nn.functional.cross_entropy(logits, batch["labels"]))
 
 
-def _values(facts: Mapping[str, Any]) -> dict[str, float]:
-    return {each["name"]: each["value"] for each in facts["candidates"]}
+def _values(facts: PhaseFacts) -> dict[str, float]:
+    return {each.name: each.value for each in facts.candidates}
 
 
 def _same(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> bool:

@@ -256,7 +256,7 @@ def test_the_engine_trains_on_features_in_balanced_batches_that_differ(
     trained = _train(
         checkpoint, data, tmp_path, "--num_train_epochs", "2", "--learning_rate", "1e-30"
     )
-    assert len(seen) == trained.phases[0]["steps"] == 4
+    assert len(seen) == trained.phases[0].steps == 4
     for shape, labels, _ in seen:
         assert shape == (4 * classes, width)
         assert Counter(labels) == dict.fromkeys(range(classes), 4)
@@ -273,7 +273,7 @@ def test_a_small_batch_that_was_asked_for_holds_two_classes(load: Load, tmp_path
         "--per_device_train_batch_size",
         "8",
     )
-    assert trained.phases[0]["steps"] == 3  # of 24 rows
+    assert trained.phases[0].steps == 3  # of 24 rows
 
 
 def test_the_body_learns_by_the_contrastive_loss_and_then_the_head_is_solved(
@@ -283,13 +283,12 @@ def test_the_body_learns_by_the_contrastive_loss_and_then_the_head_is_solved(
     before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
     trained = _train(checkpoint, data, tmp_path, "--num_train_epochs", "2")
     body, head = trained.phases
-    assert (body["name"], head["name"]) == ("contrastive", "head")
+    assert (body.name, head.name) == ("contrastive", "head")
     assert (
-        body["trainable_parameters"] + head["trainable_parameters"]
-        == checkpoint.model.num_parameters()
+        body.trainable_parameters + head.trainable_parameters == checkpoint.model.num_parameters()
     )
-    assert "solved" in head
-    assert head["cache"] == "off"  # weights that have learned are of use to no other run
+    assert head.solved
+    assert head.cache == "off"  # weights that have learned are of use to no other run
     after = trained.model.state_dict()
     assert not any(
         torch.equal(after[name], before[name]) for name in before if name.endswith("query.weight")
@@ -300,9 +299,9 @@ def test_the_validation_rows_play_no_part_in_it(load: Load, tmp_path: Path) -> N
     checkpoint, data = load("tiny_bert")
     data = replace(data, splits={**data.splits, "validation": data.test})
     body, _ = _train(checkpoint, data, tmp_path, "--num_train_epochs", "2").phases
-    assert body["best_step"] is None
-    assert body["history"]
-    assert not any("eval_loss" in entry for entry in body["history"])
+    assert body.best_step is None
+    assert body.history
+    assert not any(entry.eval_loss is not None for entry in body.history)
 
 
 @pytest.mark.parametrize("name", ["tiny_bert", "tiny_resnet", "tiny_gpt2"])
@@ -319,7 +318,7 @@ def test_rows_of_a_class_lie_closer_than_before_and_those_of_others_farther(
     )
     after = _closeness(trained.model, batch, labels)
     assert after.within - after.between > before.within - before.between + 0.2
-    history = [entry["loss"] for entry in trained.phases[0]["history"]]
+    history = [entry.loss for entry in trained.phases[0].history]
     assert history[-1] < history[0]
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_transfer.config.data import ProblemType
+from hf_transfer.record import ProblemType
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.errors import UserError
 from hf_transfer.training.losses import balanced_weights, choose_loss, require_fitting_flags

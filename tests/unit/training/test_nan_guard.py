@@ -13,6 +13,7 @@ from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
 from hf_transfer.models.checkpoint import load_checkpoint
+from hf_transfer.record import SkippedStep
 from hf_transfer.resume.states import States
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
@@ -172,8 +173,8 @@ def test_a_step_that_is_skipped_leaves_no_trace_in_weights_and_batch_statistics(
 ) -> None:
     poison.arm(what, 3)
     skipped = train(tiny_resnet, 3, "--on_nan", "rollback")
-    assert skipped.phases[0]["skipped_steps"] == [{"step": 2, "ids": poison.batches[2]}]
-    assert skipped.phases[0]["steps"] == 3
+    assert skipped.phases[0].skipped_steps == [SkippedStep(2, poison.batches[2])]
+    assert skipped.phases[0].steps == 3
     poison.arm("", 0)
     after = skipped.model.state_dict()
     assert sum("running" in name or "num_batches" in name for name in after) >= 6
@@ -193,9 +194,9 @@ def test_one_broken_batch_of_several_accumulated_ones_skips_the_step_and_names_a
     )
     poison.arm("input", 3)  # the first of two
     skipped = train(tiny_resnet, 2, *flags)
-    (step,) = skipped.phases[0]["skipped_steps"]
-    assert step["step"] == 1
-    assert sorted(step["ids"]) == sorted([*poison.batches[2], *poison.batches[3]])
+    (step,) = skipped.phases[0].skipped_steps
+    assert step.step == 1
+    assert sorted(step.ids) == sorted([*poison.batches[2], *poison.batches[3]])
     poison.arm("", 0)
     _require_same(
         skipped.model.state_dict(),
@@ -217,8 +218,8 @@ def test_the_logged_loss_is_the_mean_over_the_steps_that_count(
             "--logging_steps",
             str(every),
         )
-        history = train(tiny_resnet, 4, *flags, folder=str(every)).phases[0]["history"]
-        losses[every] = {entry["step"]: entry["loss"] for entry in history}
+        history = train(tiny_resnet, 4, *flags, folder=str(every)).phases[0].history
+        losses[every] = {entry.step: entry.loss for entry in history}
     assert sorted(losses[1]) == [1, 2, 4]
     assert losses[4] == {4: pytest.approx(sum(losses[1].values()) / 3, rel=1e-5)}
 
@@ -242,9 +243,9 @@ def test_the_same_run_goes_on_with_rollback_to_what_it_would_have_been(
     resumed = train(tiny_resnet, 5, "--on_nan", "rollback")
     poison.arm("input", 3)
     unbroken = train(tiny_resnet, 5, "--on_nan", "rollback", folder="unbroken")
-    assert (resumed.phases[0]["resumed_at"], unbroken.phases[0]["resumed_at"]) == ([2], [])
-    assert resumed.phases[0]["skipped_steps"] == unbroken.phases[0]["skipped_steps"]
-    assert [step["step"] for step in resumed.phases[0]["skipped_steps"]] == [2]
+    assert (resumed.phases[0].resumed_at, unbroken.phases[0].resumed_at) == ([2], [])
+    assert resumed.phases[0].skipped_steps == unbroken.phases[0].skipped_steps
+    assert [step.step for step in resumed.phases[0].skipped_steps] == [2]
     _require_same(resumed.model.state_dict(), unbroken.model.state_dict())
 
 
@@ -256,8 +257,8 @@ def test_the_very_first_step_can_be_the_broken_one(
         train(tiny_resnet, 3)
     poison.arm("input", 1)
     resumed = train(tiny_resnet, 3, "--on_nan", "rollback")
-    assert [step["step"] for step in resumed.phases[0]["skipped_steps"]] == [0]
-    assert resumed.phases[0]["steps"] == 3
+    assert [step.step for step in resumed.phases[0].skipped_steps] == [0]
+    assert resumed.phases[0].steps == 3
     assert all(tensor.isfinite().all() for tensor in resumed.model.state_dict().values())
 
 
@@ -267,7 +268,7 @@ def test_a_step_after_an_evaluation_leaves_no_trace_either(
     poison.arm("gradient", 3)
     flags = ("--on_nan", "rollback", "--eval_steps", "2", "--load_best_model_at_end", "false")
     skipped = train(tiny_resnet, 3, *flags, validation=True)
-    assert [entry["step"] for entry in skipped.phases[0]["history"] if "eval_loss" in entry] == [
+    assert [entry.step for entry in skipped.phases[0].history if entry.eval_loss is not None] == [
         2,
         3,
     ]
@@ -281,8 +282,8 @@ def test_in_an_epoch_with_no_step_that_counts_nothing_is_logged(
 ) -> None:
     poison.arm("loss", 1, 2, 3, 4, 5)
     phase = train(tiny_vit, 10, "--on_nan", "rollback").phases[0]
-    assert [entry["step"] for entry in phase["history"]] == [10]
-    assert len(phase["skipped_steps"]) == 5
+    assert [entry.step for entry in phase.history] == [10]
+    assert len(phase.skipped_steps) == 5
 
 
 def _guard() -> Guard:

@@ -89,7 +89,7 @@ def test_accumulated_batches_give_the_loss_of_one_large_batch(
         checkpoint = load_checkpoint(str(folder), rows, data.labels)
         plan = choose_plan(config.transfer, checkpoint, data, config.training)
         trained = run_plan(plan, checkpoint, data, config.training)
-        losses.append([entry["loss"] for entry in trained.phases[0]["history"]])
+        losses.append([entry.loss for entry in trained.phases[0].history])
     assert len(losses[0]) == 2
     assert losses[0] == pytest.approx(losses[1], rel=3e-2)  # dropout differs
 
@@ -157,7 +157,7 @@ def test_each_strategy_changes_what_its_plan_says(
         not torch.equal(after[n], before[n]) for n in before if not n.startswith("classifier")
     )
     assert body_changed == (strategy != "head")
-    assert sum(phase["steps"] for phase in trained.phases) == (0 if strategy == "head" else 6)
+    assert sum(phase.steps for phase in trained.phases) == (0 if strategy == "head" else 6)
     assert not torch.equal(after["classifier.weight"], before["classifier.weight"])
 
 
