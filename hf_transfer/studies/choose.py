@@ -34,15 +34,15 @@ from hf_transfer.resume.run_spec import describe_start
 from hf_transfer.store.activations import cache_folder, temporary_folder
 from hf_transfer.strategies.auto import (
     CANDIDATES,
-    FEWEST_A_CLASS,
-    FIRST,
+    DEFAULT_STRATEGY,
     FOLDS,
-    LEAST_CHANCE,
-    Trial,
-    as_facts,
-    explain,
-    find_best,
-    find_gain,
+    MIN_EXAMPLES_PER_CLASS,
+    MIN_PREDICTIVE_POWER,
+    TrialScores,
+    paired_gain,
+    select_best,
+    selection_reasons,
+    trial_facts,
 )
 from hf_transfer.strategies.cost import plan_cost
 from hf_transfer.strategies.make_plan import make_plan
@@ -251,25 +251,27 @@ def _choose_strategy(asked: Asked) -> Choice:
     """The strategy that the evidence names."""
     labels = asked.data.train["label"][:]
     strata = np.asarray(TARGETS[asked.data.problem_type].strata(labels))
-    if asked.data.problem_type == "regression" and len(labels) < FEWEST_A_CLASS * 10:
+    if asked.data.problem_type == "regression" and len(labels) < MIN_EXAMPLES_PER_CLASS * 10:
         strata = np.zeros(len(labels))  # numbers, unlike classes, can be held out all the same
     _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)
-    if 2 * (counts[which] >= FEWEST_A_CLASS).sum() < len(strata):
+    if 2 * (counts[which] >= MIN_EXAMPLES_PER_CLASS).sum() < len(strata):
         return Choice(
-            FIRST,
+            DEFAULT_STRATEGY,
             (
-                f"{FIRST}, since most examples are of labels with fewer than {FEWEST_A_CLASS}, too few for trials",
+                f"{DEFAULT_STRATEGY}, since most examples are of labels with fewer than {MIN_EXAMPLES_PER_CLASS}, too few for trials",
             ),
         )
     trials, left_out = _try_all(asked, assign_folds(strata, FOLDS, asked.training.seed))
     if not trials:
-        return Choice(FIRST, left_out)
+        return Choice(DEFAULT_STRATEGY, left_out)
     return Choice(
-        find_best(trials).strategy, (*explain(trials), *left_out), tuple(as_facts(trials))
+        select_best(trials).strategy,
+        (*selection_reasons(trials), *left_out),
+        tuple(trial_facts(trials)),
     )
 
 
-def _try_all(asked: Asked, fold: np.ndarray) -> tuple[list[Trial], tuple[str, ...]]:
+def _try_all(asked: Asked, fold: np.ndarray) -> tuple[list[TrialScores], tuple[str, ...]]:
     """The trials, and why some were left out; none where there is no time for one of the first plan.
 
     Fold after fold, until it is all but settled whether a plan is better than the best before it. Raises UserError if
@@ -278,19 +280,21 @@ def _try_all(asked: Asked, fold: np.ndarray) -> tuple[list[Trial], tuple[str, ..
     budget = left = asked.config.auto_budget
     costs, trials, left_out, failed = (
         _costs(asked, fold),
-        list[Trial](),
+        list[TrialScores](),
         list[str](),
         list[UserError](),
     )
-    if costs[FIRST] > budget:
-        return [], (f"{FIRST}, since --auto_budget {budget:g} leaves no time for trials",)
+    if costs[DEFAULT_STRATEGY] > budget:
+        return [], (
+            f"{DEFAULT_STRATEGY}, since --auto_budget {budget:g} leaves no time for trials",
+        )
     bar = tqdm(total=FOLDS * len(costs), desc="trials", disable=_is_quiet(asked))
     with bar, _folder_for_trials(asked.config) as folder:
         asked = replace(asked, config=replace(asked.config, cache_dir=folder))
         for place, (name, cost) in enumerate(costs.items(), start=1):
-            done: Trial | None = None
+            done: TrialScores | None = None
             for number in range(FOLDS):
-                if done and trials and _is_settled(done, find_best(trials)):
+                if done and trials and _is_settled(done, select_best(trials)):
                     break
                 if cost > left:
                     left_out.append(
@@ -314,13 +318,16 @@ def _try_all(asked: Asked, fold: np.ndarray) -> tuple[list[Trial], tuple[str, ..
     return trials, tuple(left_out)
 
 
-def _is_settled(trial: Trial, best: Trial) -> bool:
+def _is_settled(trial: TrialScores, best: TrialScores) -> bool:
     """Whether there is nothing left to compare, or hardly a chance to be better than the best before it."""
-    gain = find_gain(trial, best)
-    return gain.n == len(best.rows) or gain.chance(share=gain.n / len(best.rows)) < LEAST_CHANCE
+    gain = paired_gain(trial, best)
+    return (
+        gain.n == len(best.rows)
+        or gain.predictive_power(share=gain.n / len(best.rows)) < MIN_PREDICTIVE_POWER
+    )
 
 
-def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int) -> Trial:
+def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int) -> TrialScores:
     """How a strategy does on the rows of a fold when it learns from all others. Raises UserError where it cannot."""
     began = time.perf_counter()
     held = np.flatnonzero(fold == number)
@@ -335,7 +342,7 @@ def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int) -> Tri
         raise UserError(f"{strategy} answers what is not finite", "try a smaller --learning_rate")
     every = np.asarray(asked.data.train["label"][:])
     scores = READINGS[asked.data.problem_type].right(predictions.labels, predictions.outputs, every)
-    return Trial(strategy, held, scores, time.perf_counter() - began)
+    return TrialScores(strategy, held, scores, time.perf_counter() - began)
 
 
 def _without(asked: Asked, fold: np.ndarray, number: int) -> Asked:
@@ -368,7 +375,7 @@ def _costs(asked: Asked, fold: np.ndarray) -> dict[str, float]:
         )
 
     one_class = asked.data.problem_type == "single_label_classification" and find_linear_head(model)
-    names = [name for name in (FIRST, *CANDIDATES) if name != "contrastive" or one_class]
+    names = [name for name in (DEFAULT_STRATEGY, *CANDIDATES) if name != "contrastive" or one_class]
     trial = _without(asked, fold, 0)
     with only_warnings():  # as above
         full = cost("full", asked)

@@ -31,11 +31,11 @@ from hf_transfer.models.head import parameter_count
 from hf_transfer.models.layers import LayerMap
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
 from hf_transfer.store.activations import cache_folder, room_for, show_bytes
-from hf_transfer.strategies.auto import CANDIDATES, FIRST
-from hf_transfer.strategies.cost import computed_below, phase_costs
+from hf_transfer.strategies.auto import CANDIDATES, DEFAULT_STRATEGY
+from hf_transfer.strategies.cost import cache_boundary, phase_costs
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.strategies.phases import STRATEGIES
-from hf_transfer.strategies.plan import Phase, Plan, in_steps, learning_rates
+from hf_transfer.strategies.plan import Phase, Plan, learning_rates, without_closed_form
 from hf_transfer.studies.choose import pool_as_asked
 from hf_transfer.tasks import Task
 from hf_transfer.training.engine import require_runnable
@@ -269,7 +269,7 @@ def _strategies(config: TransferConfig, setting: Setting) -> list[str]:
         *_table(rows, "<>><"),
         "",
         *LEGEND,
-        f"auto uses {FIRST} unless {', '.join(CANDIDATES[:-1])} or {CANDIDATES[-1]} is possible and better beyond "
+        f"auto uses {DEFAULT_STRATEGY} unless {', '.join(CANDIDATES[:-1])} or {CANDIDATES[-1]} is possible and better beyond "
         f"noise in trials, which are made when it is run and cost at most {config.auto_budget:g} x full.",
     ]
 
@@ -282,7 +282,7 @@ def _forecast(plan: Plan, setting: Setting) -> tuple[Plan, list[Forecast]]:
         reason = setting.bytes_of(len(setting.layers.stages) - 1, plan, solved=True)
         if isinstance(reason, str):
             notes = dict.fromkeys(solved, f"the head is trained in steps, not solved: {reason}")
-            plan = in_steps(plan)
+            plan = without_closed_form(plan)
     return plan, [
         _forecast_phase(phase, plan, setting, notes.get(phase.name)) for phase in plan.phases
     ]
@@ -297,7 +297,7 @@ def _forecast_phase(phase: Phase, plan: Plan, setting: Setting, note: str | None
     if phase.adapter:
         trainable, adapted = _count_adapter(phase, setting.checkpoint, layers)
         rates = {depth: rate for depth, rate in rates.items() if depth in adapted}
-    boundary = computed_below(phase, plan, layers, fixed)
+    boundary = cache_boundary(phase, plan, layers, fixed)
     cached, reason = _size_of_cache(phase, plan, setting, boundary) if boundary else ("-", None)
     notes = (note, reason and f"what is frozen runs in every epoch: {reason}")
     boundary = 0 if reason else boundary

@@ -28,7 +28,13 @@ from hf_transfer.resume.callback import Keeper, StopRequest, stop_at_a_step
 from hf_transfer.resume.run_folder import SavedRun, open_run, release
 from hf_transfer.resume.run_spec import describe_run
 from hf_transfer.resume.states import State
-from hf_transfer.strategies.plan import Phase, Plan, in_steps, learning_rates, with_epochs
+from hf_transfer.strategies.plan import (
+    Phase,
+    Plan,
+    learning_rates,
+    with_epochs,
+    without_closed_form,
+)
 from hf_transfer.training.averaging import gather_candidates, keep_best, put_weights
 from hf_transfer.training.batches import Order, StepBatches, plain_order
 from hf_transfer.training.contrastive import balanced_order, contrastive_loss
@@ -141,7 +147,7 @@ def _run_phases(
         phase.solver == "convex" and done["steps"]
         for phase, done in zip(plan.phases, facts, strict=False)
     ):
-        plan = in_steps(plan)
+        plan = without_closed_form(plan)
         work = replace(work, plan=plan)
     for number in range(len(facts), len(plan.phases)):
         if plan.phases[number].solver == "convex":
@@ -153,7 +159,7 @@ def _run_phases(
             if solved:
                 facts.append(solved)
                 continue
-            plan = in_steps(plan)
+            plan = without_closed_form(plan)
             work = replace(work, plan=plan)
         checkpoint, fact = run_phase(number, checkpoint, work, facts)
         facts.append(fact)
