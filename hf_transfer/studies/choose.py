@@ -49,7 +49,7 @@ from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.strategies.plan import Plan, Pooling
 from hf_transfer.studies.quiet import only_warnings
 from hf_transfer.training.engine import require_runnable, run_plan
-from hf_transfer.training.epochs import in_passes
+from hf_transfer.training.epochs import with_passes_as_epochs
 
 log = logging.getLogger(__name__)
 
@@ -371,7 +371,10 @@ def _costs(asked: Asked, fold: np.ndarray) -> dict[str, float]:
     def cost(strategy: str, asked: Asked) -> float:
         labels = asked.data.train["label"][:]
         return len(labels) * plan_cost(
-            in_passes(asked.plan(strategy), labels, asked.training), layers, flops, fixed
+            with_passes_as_epochs(asked.plan(strategy), labels, asked.training),
+            layers,
+            flops,
+            fixed,
         )
 
     one_class = asked.data.problem_type == "single_label_classification" and find_linear_head(model)

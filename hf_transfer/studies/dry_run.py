@@ -39,7 +39,7 @@ from hf_transfer.strategies.plan import Phase, Plan, learning_rates, without_clo
 from hf_transfer.studies.choose import pool_as_asked
 from hf_transfer.tasks import Task
 from hf_transfer.training.engine import require_runnable
-from hf_transfer.training.epochs import Pace, in_passes, pace
+from hf_transfer.training.epochs import PhaseLength, phase_length, with_passes_as_epochs
 
 MOST_TOKENIZED = 1000  # texts of a split whose lengths stand for those of all
 
@@ -110,7 +110,7 @@ class Forecast:
     """What a phase would do; `rates` by position of a stage, `notes` on what goes another way than one would think."""
 
     phase: Phase
-    pace: Pace | None
+    length: PhaseLength | None
     trainable: int
     rates: Mapping[int, float]
     boundary: int
@@ -302,8 +302,8 @@ def _forecast_phase(phase: Phase, plan: Plan, setting: Setting, note: str | None
     notes = (note, reason and f"what is frozen runs in every epoch: {reason}")
     boundary = 0 if reason else boundary
     rates = {} if phase.solver == "convex" else rates
-    trains = pace(phase, plan, setting.labels, setting.training)
-    return Forecast(phase, trains, trainable, rates, boundary, cached, tuple(filter(None, notes)))
+    length = phase_length(phase, plan, setting.labels, setting.training)
+    return Forecast(phase, length, trainable, rates, boundary, cached, tuple(filter(None, notes)))
 
 
 def _count_adapter(
@@ -344,7 +344,7 @@ def _size_of_cache(
 
 
 def _costs(plan: Plan, setting: Setting, whole: Collection[str] = ()) -> tuple[float, ...]:
-    counted = in_passes(plan, setting.labels, setting.training)
+    counted = with_passes_as_epochs(plan, setting.labels, setting.training)
     return phase_costs(counted, setting.layers, setting.flops, setting.checkpoint.fixed, whole)
 
 
@@ -360,12 +360,12 @@ def _cells(forecast: Forecast, cost: float, setting: Setting) -> tuple[str, ...]
     """A phase's row of the table."""
     phase, share = forecast.phase, forecast.trainable / parameter_count(setting.checkpoint.model)
     how, trains = "solved", ("-", "-", "-")
-    if forecast.pace:
+    if forecast.length:
         how = f"steps, {phase.adapter} adapters" if phase.adapter else f"steps, {phase.loss} loss"
         trains = (
-            f"{forecast.pace.epochs:.4g}",
-            f"{forecast.pace.steps:,}",
-            str(forecast.pace.batch_size),
+            f"{forecast.length.epochs:.4g}",
+            f"{forecast.length.steps:,}",
+            str(forecast.length.batch_size),
         )
     learns = f"{forecast.trainable:,} ({share:.2%})"
     where = _show_boundary(forecast.boundary, setting.layers.stages)

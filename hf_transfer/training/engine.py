@@ -38,7 +38,7 @@ from hf_transfer.strategies.plan import (
 from hf_transfer.training.averaging import gather_candidates, keep_best, put_weights
 from hf_transfer.training.batches import Order, StepBatches, plain_order
 from hf_transfer.training.contrastive import balanced_order, contrastive_loss
-from hf_transfer.training.epochs import share_of_steps
+from hf_transfer.training.epochs import phase_max_steps
 from hf_transfer.training.label_scaling import find_scale, scale_kept_head, scale_labels, unscale
 from hf_transfer.training.losses import LossFunction, choose_loss, require_fitting_flags
 from hf_transfer.training.probe_phase import Splits, solve_phase
@@ -381,7 +381,9 @@ def _arguments(
         training,
         folder,
         num_train_epochs=phase.epochs,
-        max_steps=share_of_steps(phase, plan, training.max_steps) if training.max_steps > 0 else -1,
+        max_steps=phase_max_steps(phase, plan, training.max_steps)
+        if training.max_steps > 0
+        else -1,
         learning_rate=plan.learning_rate,
         per_device_train_batch_size=material.batches.batch_size // max(1, training.n_gpu),
         weight_decay=plan.weight_decay,
