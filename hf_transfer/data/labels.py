@@ -7,11 +7,11 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, List, Value
 
-from hf_transfer.record import ProblemType
 from hf_transfer.data import multi_label, regression, single_label
 from hf_transfer.data.multi_label import is_list
 from hf_transfer.data.splits import strata_of_numbers, strata_of_sets
 from hf_transfer.errors import UserError
+from hf_transfer.record import ProblemType
 
 TEXT = r"string|large_string"
 NAMES = rf"{TEXT}|bool|u?int\d+"

@@ -15,7 +15,6 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from hf_transfer.config.data import DataConfig
-from hf_transfer.record import ProblemType
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.data.checks import find_bad, fingerprint, first_of
 from hf_transfer.data.columns import find_columns, require_same_columns, select_columns
@@ -24,6 +23,7 @@ from hf_transfer.data.single_label import class_label_names
 from hf_transfer.data.splits import examples_per_class, stratified_holdout, stratified_sample
 from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.hub_repository import find_repository
+from hf_transfer.record import ProblemType
 from hf_transfer.tasks import Task, served_tasks
 
 log = logging.getLogger(__name__)

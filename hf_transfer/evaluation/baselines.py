@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from hf_transfer.record import ProblemType
 from hf_transfer.data.encode import as_plain_features
 from hf_transfer.data.sources import Data
+from hf_transfer.record import ProblemType
 from hf_transfer.tasks import Task
 
 

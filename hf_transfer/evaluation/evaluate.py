@@ -32,13 +32,19 @@ from hf_transfer.record import (
     StrategyFacts,
     Timings,
 )
+from hf_transfer.strategies.plan import Choice
 from hf_transfer.training.engine import Trained
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub")
 
 
-def evaluate(trained: Trained, data: Data, config: EvaluationConfig) -> RunRecord:
-    """The record of a run, its metrics measured once, on the test split."""
+def evaluate(
+    trained: Trained, data: Data, config: EvaluationConfig, choice: Choice | None = None
+) -> RunRecord:
+    """The record of a run, its metrics measured once, on the test split.
+
+    `choice` tells how the plan was chosen; without it, the plan was given.
+    """
     began = time.perf_counter()
     predictions = predict(trained, data.test)
     answered = {name: BASELINES[name](trained.checkpoint.task, data) for name in config.baselines}
@@ -50,7 +56,8 @@ def evaluate(trained: Trained, data: Data, config: EvaluationConfig) -> RunRecor
         baselines=baselines,
         **describe(predictions, data.labels, config.confidence),
     )
-    return _record(trained, data, evaluation, time.perf_counter() - began)
+    choice = choice or Choice(trained.plan, requested=trained.plan.strategy)
+    return _record(trained, choice, data, evaluation, time.perf_counter() - began)
 
 
 def estimate(metric: Metric, labels: np.ndarray, outputs: np.ndarray, level: float) -> Estimate:
@@ -72,7 +79,9 @@ def _measure(
     }
 
 
-def _record(trained: Trained, data: Data, evaluation: Evaluation, evaluate_s: float) -> RunRecord:
+def _record(
+    trained: Trained, choice: Choice, data: Data, evaluation: Evaluation, evaluate_s: float
+) -> RunRecord:
     base, plan = trained.checkpoint.provenance, trained.plan
     return RunRecord(
         task=trained.checkpoint.task.name,
@@ -81,15 +90,15 @@ def _record(trained: Trained, data: Data, evaluation: Evaluation, evaluate_s: fl
         base_model=BaseModelFacts(base.id, base.revision, base.license),
         dataset=_dataset(data),
         strategy=StrategyFacts(
-            requested=plan.requested or plan.strategy,
+            requested=choice.requested,
             used=plan.strategy,
-            reasons=list(plan.reasons),
+            reasons=list(choice.reasons),
             pooling=plan.pooling,
-            evidence=list(plan.evidence),
+            evidence=list(choice.trials),
         ),
         phases=list(trained.phases),
         evaluation=evaluation,
-        timings=_timings(trained, data, evaluate_s),
+        timings=_timings(trained, choice, data, evaluate_s),
         peak_memory_bytes=_peak_memory(),
         environment=_environment(trained),
         model=_model(trained),
@@ -112,9 +121,9 @@ def _dataset(data: Data) -> DatasetFacts:
     )
 
 
-def _timings(trained: Trained, data: Data, evaluate_s: float) -> Timings:
+def _timings(trained: Trained, choice: Choice, data: Data, evaluate_s: float) -> Timings:
     load_s = data.seconds + trained.checkpoint.seconds
-    choose_s = trained.plan.seconds
+    choose_s = choice.seconds
     frozen_s = sum(phase.frozen_seconds or 0.0 for phase in trained.phases)
     train_s = sum(phase.seconds for phase in trained.phases)
     total_s = load_s + choose_s + frozen_s + train_s + evaluate_s

@@ -12,7 +12,6 @@ import numpy as np
 from scipy.special import expit, softmax
 from scipy.stats import rankdata
 
-from hf_transfer.record import ProblemType
 from hf_transfer.errors import UserError, unknown
 from hf_transfer.record import ProblemType
 

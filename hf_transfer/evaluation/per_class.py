@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from hf_transfer.record import ProblemType
 from hf_transfer.evaluation.intervals import f1_interval, share_interval
 from hf_transfer.evaluation.metrics import Counts, confusion_matrix, count_classes, count_labels
 from hf_transfer.evaluation.predict import Predictions

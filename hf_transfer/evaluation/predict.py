@@ -10,10 +10,8 @@ import torch
 from datasets import Dataset
 from transformers import ProgressCallback
 
-from hf_transfer.record import ProblemType
-from hf_transfer.evaluation.metrics import READINGS
-from hf_transfer.record import ProblemType
 from hf_transfer.evaluation.metrics import SCORING
+from hf_transfer.record import ProblemType
 from hf_transfer.training.engine import Trained
 from hf_transfer.training.trainer import OneModelTrainer, phase_arguments
 

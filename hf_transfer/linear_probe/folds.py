@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_transfer.record import ProblemType
 from hf_transfer.data.splits import assign_folds, strata_of_numbers, strata_of_sets
+from hf_transfer.record import ProblemType
 
 MAX_FOLDS = 5
 MIN_ROWS_FOR_TENTHS = 20  # two rows a tenth: tenths of one row each would leave no folds

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hf_transfer.record import ProblemType
 from hf_transfer.linear_probe.solve import ProbeData, solve_head
+from hf_transfer.record import ProblemType
 
 
 def held_out_loss(

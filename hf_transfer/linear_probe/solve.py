@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hf_transfer.record import ProblemType
 from hf_transfer.linear_probe.folds import Folds, stratified_folds, train_masks
 from hf_transfer.linear_probe.logistic import build_problems, solve_logistic
 from hf_transfer.linear_probe.ridge import solve_ridge
 from hf_transfer.linear_probe.standardise import standardise
+from hf_transfer.record import ProblemType
 
 # L2 penalties of the mean loss, strong to weak, on features of unit scale. Classification stops
 # before the weak end once the held-out loss rises.

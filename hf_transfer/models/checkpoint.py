@@ -17,7 +17,6 @@ from transformers import AutoConfig, set_seed
 from transformers.utils import find_adapter_config_file
 
 import hf_transfer
-from hf_transfer.record import ProblemType
 from hf_transfer.config.source_model import SourceModelConfig
 from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.hub_repository import card_license, find_repository
@@ -32,6 +31,7 @@ from hf_transfer.models.head import (
 )
 from hf_transfer.models.layers import LayerMap, find_head, layer_map
 from hf_transfer.models.mean_pooling_layer import MEAN_OPTIONS, find_mean_layer
+from hf_transfer.record import ProblemType
 from hf_transfer.tasks import TASKS, Task, model_kinds, served_tasks
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_transfer.record import ProblemType
 from hf_transfer.errors import UserError
+from hf_transfer.record import ProblemType
 
 
 def find_output_layer(model: Any) -> set[str]:

@@ -2,12 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
-from hf_transfer.config.training_arguments import TrainingConfig
-from hf_transfer.data.sources import Data
-from hf_transfer.models.checkpoint import Checkpoint
+from hf_transfer.job import Job
 from hf_transfer.models.weights import weights_digest
 from hf_transfer.strategies.plan import Plan, with_epochs
 
@@ -33,45 +31,37 @@ FREE = (
 # fmt: on
 
 
-def describe_run(
-    plan: Plan, checkpoint: Checkpoint, data: Data, training: TrainingConfig, max_length: int | None
-) -> dict[str, Any]:
+def describe_run(plan: Plan, job: Job) -> dict[str, Any]:
     """All that decides the weights that a plan gives, as JSON, by the names that a person knows."""
-    timeless = with_epochs(
-        plan, [0.0] * len(plan.phases)
-    )  # they follow from the number of processes, too
-    asked = asdict(replace(timeless, reasons=(), evidence=(), seconds=0.0))
-    of_plan = ("batch_size", "learning_rate", "weight_decay", "layer_decay", "init", "pooling")
-    decided = {name: asked[name] for name in of_plan}
-    phases = {
-        f"phase {number} ({phase['name']})": phase
-        for number, phase in enumerate(asked["phases"], 1)
-    }
-    frozen = {name: asked["cache"][name] for name in ("dtype", "views")}
-    if plan.cache.views:  # they are drawn a batch at a time
-        frozen["examples a batch of views"] = training.per_device_eval_batch_size
+    # Epochs follow from the number of processes, too.
+    facts = asdict(with_epochs(plan, [0.0] * len(plan.phases)))
+    phases = facts.pop("phases")
+    strategy = facts.pop("strategy")
+    for number, phase in enumerate(phases, 1):
+        facts[f"phase {number} ({phase['name']})"] = phase
+    if plan.cached_views:  # views are drawn batch by batch
+        facts["examples per batch of views"] = job.training.per_device_eval_batch_size
     return {
-        "the strategy": plan.requested or plan.strategy,
-        **describe_start(checkpoint, data, training, max_length),
-        "the epochs": training.num_train_epochs,
-        "the plan": json.loads(json.dumps({**decided, **frozen, **phases})),
+        "the strategy": strategy,
+        **describe_start(job),
+        "the epochs": job.training.num_train_epochs,
+        "the plan": json.loads(json.dumps(facts)),
     }
 
 
-def describe_start(
-    checkpoint: Checkpoint, data: Data, training: TrainingConfig, max_length: int | None
-) -> dict[str, Any]:
+def describe_start(job: Job) -> dict[str, Any]:
     """All that decides what is learned, but the plan, as JSON."""
-    base = checkpoint.provenance
+    base = job.checkpoint.provenance
+    training = job.training
     flags = {f"--{name}": value for name, value in training.to_dict().items() if name not in FREE}
     described = {
         "the base model": f"{base.id}@{base.revision}",
-        "the number of training examples": len(data.train),
-        "the data (digest)": data.fingerprint,
+        "the number of training examples": len(job.data.train),
+        "the data (digest)": job.data.fingerprint,
         **flags,
         "--mixed_precision": getattr(training, "mixed_precision", None),  # the launcher's
-        "--max_length": max_length,
-        "the weights at the start (digest)": weights_digest(checkpoint.model),
+        "--max_length": job.data.max_length,
+        "the weights at the start (digest)": weights_digest(job.model),
     }
     return dict(json.loads(json.dumps(described, default=str)))
 

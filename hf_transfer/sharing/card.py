@@ -10,8 +10,6 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from hf_transfer.package_files import package_folder
-from hf_transfer.record import RunRecord
 from hf_transfer.evaluation.metrics import Metric, find_metric
 from hf_transfer.package_files import package_folder
 from hf_transfer.record import BaseModelFacts, DatasetFacts, RunRecord

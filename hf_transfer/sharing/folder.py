@@ -9,7 +9,6 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hf_transfer.config.run import CHECKPOINTS, RunConfig
-from hf_transfer.config.run import CHECKPOINTS, RunConfig
 from hf_transfer.evaluation.metrics import find_metric
 from hf_transfer.models.adapters import save_adapter
 from hf_transfer.record import CardFacts, RunRecord

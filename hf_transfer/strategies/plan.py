@@ -1,4 +1,4 @@
-"""A plan: what is learned, in which order, as data. One engine runs any plan."""
+"""A plan: which parameters train, in which order and at which learning rate, as data."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,8 +7,9 @@ from typing import Literal
 from hf_transfer.models.layers import LayerMap
 from hf_transfer.record import Trial
 
-# A new layer bears, and needs, a rate far above that of what was pretrained: ten times it is in Caffe's fine-tuning
-# (Jia et al. 2014, arXiv 1408.5093) and in "Dive into Deep Learning", section 14.2.
+# A new layer bears, and needs, a learning rate far above that of pretrained layers: ten times as
+# high in Caffe's fine-tuning (Jia et al. 2014, arXiv 1408.5093) and in "Dive into Deep Learning",
+# section 14.2.
 HEAD_SCALE = 10.0
 
 Stage = Literal["head", "body"]
@@ -20,12 +21,15 @@ FrozenDtype = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training: which stages learn, at which multiple of the plan's rate, for how many epochs.
+    """A part of the training: the trainable stages, their learning rates, and the number of epochs.
 
-    Of the body, the top `layers` learn, or all. A `convex` phase solves a linear head in place of training it in steps.
-    Its penalty is `penalty` times the one that cross-validation chooses: above 1 where later phases go on from there.
-    The `contrastive` loss pulls together what the head reads of examples of one class, and pushes apart the rest.
-    With an `adapter` (a method of PEFT) the body's own weights stay and additions of `adapter_rank` learn in its place.
+    `lr_scale` multiplies the plan's learning rate. Of the body the top `layers` train, or all.
+
+    A `convex` phase solves a linear head in closed form in place of training it in steps. Its
+    penalty is `penalty` times the one that cross-validation chooses: above 1 where later phases
+    train from there. The `contrastive` loss pulls the features of examples of one class together,
+    and pushes classes apart. With an `adapter` (a method of PEFT) the body's own weights are
+    frozen, and added ones of rank `adapter_rank` train instead.
     """
 
     name: str
@@ -75,10 +79,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a strategy divides among its phases: epochs of all, how a head alone learns, layers, adapters.
+    """What a strategy makes its phases of: the total of epochs, layers, and adapters.
 
-    The network has `layers`, of which `trainable_layers` learn where a strategy trains a part. A head that begins with
-    random weights learns at `head_scale` times the rate of the layers below it.
+    `head_solver` is that of a phase that trains the head alone. The model has `layers`, of which
+    `trainable_layers` train where a strategy trains a part. A head with random weights trains at
+    `head_scale` times the learning rate of the layers below it.
     """
 
     epochs: float
@@ -90,29 +95,30 @@ class Schedule:
     head_scale: float = HEAD_SCALE
 
     @property
-    def beside_new_head(self) -> dict[Stage, float]:
-        """The multiples of the rate where the head begins with the body."""
+    def new_head_lr_scale(self) -> dict[Stage, float]:
+        """The learning rate multiples of a phase in which a new head trains."""
         return {"head": self.head_scale, "body": 1.0}
 
 
 def with_epochs(plan: Plan, epochs: Sequence[float]) -> Plan:
-    """The plan with other epochs, one number a phase."""
+    """The plan with other epochs, one number for each phase."""
     phases = (replace(phase, epochs=own) for phase, own in zip(plan.phases, epochs, strict=True))
     return replace(plan, phases=tuple(phases))
 
 
-def in_steps(plan: Plan) -> Plan:
-    """The plan with its head trained in steps where it would be solved."""
+def without_closed_form(plan: Plan) -> Plan:
+    """The plan with its head trained in steps, not solved in closed form."""
     return replace(plan, phases=tuple(replace(phase, solver="trainer") for phase in plan.phases))
 
 
 def learning_rates(
     phase: Phase, plan: Plan, layers: LayerMap, fixed: Collection[str] = ()
 ) -> dict[str, float]:
-    """Name of each parameter that a phase trains -> its peak rate; those in `fixed` never learn.
+    """Name of each parameter that a phase trains -> its peak learning rate.
 
-    Layer k of n learns at the body's rate times layer_decay ** (n + 1 - k), the embeddings as layer 0 (Howard and Ruder
-    2018, arXiv 1801.06146; counted as by Clark et al. 2020, arXiv 2003.10555).
+    Those in `fixed` never train. Layer k of n has the learning rate of the body times
+    layer_decay ** (n + 1 - k), the embeddings as layer 0 (Howard and Ruder 2018, arXiv 1801.06146;
+    counted as by Clark et al. 2020, arXiv 2003.10555).
     """
     top = layers.head
     lowest = 0 if phase.layers is None else max(0, top - phase.layers)

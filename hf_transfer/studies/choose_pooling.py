@@ -11,7 +11,7 @@ from hf_transfer.config.cache import CacheConfig
 from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.labels import LABEL_KINDS
 from hf_transfer.data.splits import stratified_sample
-from hf_transfer.evaluation.metrics import READINGS
+from hf_transfer.evaluation.metrics import SCORING
 from hf_transfer.frozen.phase import compute_head_features
 from hf_transfer.frozen.split import UnsplittableError
 from hf_transfer.job import Job
@@ -128,6 +128,6 @@ def _probe_loss(job: Job, transfer: TransferConfig, cache: CacheConfig) -> float
     if PartialState().is_main_process:
         labels = np.asarray(rows["label"][:])
         features = computed.matrix("features")
-        loss = [held_out_loss(features, labels, problem_type, outputs, READINGS[problem_type].loss)]
+        loss = [held_out_loss(features, labels, problem_type, outputs, SCORING[problem_type].loss)]
     broadcast_object_list(loss)
     return loss[0]

@@ -17,7 +17,7 @@ from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.record import RunRecord, read_record
 from hf_transfer.resume.run_spec import say_differences
 from hf_transfer.studies.choose import choose_plan
-from hf_transfer.studies.compare_tables import Cell, write_whole
+from hf_transfer.studies.compare_tables import Cell, write_atomically
 from hf_transfer.studies.quiet import only_warnings
 from hf_transfer.training.engine import run_plan
 
@@ -51,7 +51,7 @@ def compare(config: RunConfig) -> dict[Cell, RunRecord]:
             with only_warnings():
                 record = _run(cell, config)
             if state.is_main_process:
-                write_whole(path, record.to_json_string())
+                write_atomically(path, record.to_json_string())
             state.wait_for_everyone()
         records[cell] = read_record(path)
     return records
@@ -79,7 +79,7 @@ def _require_same_study(config: RunConfig, path: Path) -> None:
                 "name another --output_dir",
             )
     else:
-        write_whole(path, json.dumps(now, indent=2))
+        write_atomically(path, json.dumps(now, indent=2))
 
 
 def _cells(config: RunConfig) -> Iterator[Cell]:

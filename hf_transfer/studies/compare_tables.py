@@ -1,4 +1,4 @@
-"""The tables and the picture of a comparison: pure functions of its records."""
+"""The tables and the plot of a comparison: pure functions of its records."""
 
 import logging
 import math
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
@@ -16,27 +17,26 @@ from hf_transfer.record import Estimate, RunRecord
 
 log = logging.getLogger(__name__)
 
-# The same in both parts of the picture, and in that of any other set of strategies.
+# The same in both parts of the plot, and in that of any other set of strategies.
 COLOURS = {
     "head": "tab:green",
     "full": "tab:purple",
     "head_then_full": "tab:pink",
     "top_layers": "tab:red",
-}
-COLOURS |= {
     "gradual": "tab:brown",
     "contrastive": "tab:cyan",
     "lora": "tab:olive",
     "scratch": "tab:blue",
+    "raw_inputs": "tab:orange",
+    "auto": "black",
 }
-COLOURS |= {"raw_inputs": "tab:orange", "auto": "black"}
 
-COLLAPSED = 0.05  # so far below the solved head a run has gone wrong
+COLLAPSE = 0.05  # accuracy below that of the solved head at which a run has gone wrong
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a comparison: a strategy, the labels a class, and the seed that draws them."""
+    """One run of a comparison: strategy, budget (labels per class), and the seed of the draw."""
 
     strategy: str
     budget: int
@@ -44,19 +44,17 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The name of the run's record, without its ending."""
+        """The name of the run's record, without its suffix."""
         return f"{self.strategy}-{self.budget}-{self.seed}"
 
 
 Records = Mapping[Cell, RunRecord]
-Draws = dict[
-    str, dict[int, dict[int, float]]
-]  # row (strategy or baseline) -> budget -> seed -> value
+Values = dict[str, dict[int, dict[int, float]]]  # strategy or baseline -> budget -> seed -> value
 
 
-def accuracies(records: Records) -> Draws:
-    """The accuracy of every run, and of the baselines beside it."""
-    values: Draws = {}
+def accuracies(records: Records) -> Values:
+    """The accuracy of each run, and of the baselines in its record."""
+    values: Values = {}
     for cell, record in records.items():
         rows = {cell.strategy: record.metrics["accuracy"].value}
         rows |= {name: metrics["accuracy"].value for name, metrics in record.baselines.items()}
@@ -65,122 +63,113 @@ def accuracies(records: Records) -> Draws:
     return values
 
 
-def durations(records: Records, with_choice: bool = True) -> Draws:
-    """The seconds of every run that learning took, without loading and evaluation."""
-    values: Draws = {}
+def durations(records: Records, with_choice: bool = True) -> Values:
+    """The seconds that each run spent on learning, without loading and evaluation."""
+    parts = ("frozen_s", "train_s", "choose_s") if with_choice else ("frozen_s", "train_s")
+    values: Values = {}
     for cell, record in records.items():
-        timings = record.timings
-        chosen_in = timings.choose_s or 0.0 if with_choice else 0.0
-        seconds = timings.frozen_s + timings.train_s + chosen_in
+        seconds = sum(getattr(record.timings, part) or 0.0 for part in parts)
         values.setdefault(cell.strategy, {}).setdefault(cell.budget, {})[cell.seed] = seconds
     return values
 
 
-def mean_over_draws(values: Sequence[float], level: float) -> Estimate:
-    """The mean with Student's t interval over the draws; with one draw the interval is all of 0..1."""
-    n, mean = len(values), _mean(values)
+def mean_estimate(values: Sequence[float], level: float) -> Estimate:
+    """The mean with Student's t interval over the draws; with one draw the interval is 0 to 1."""
+    n = len(values)
+    mean = _mean(values)
     if n < 2:
         return Estimate(mean, 0.0, 1.0, level, n)
-    half = float(student.ppf(0.5 + level / 2, n - 1)) * spread(values) / math.sqrt(n)
+    quantile = float(student.ppf(0.5 + level / 2, n - 1))
+    half = quantile * standard_deviation(values) / math.sqrt(n)
     return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), level, n)
 
 
-def spread(values: Sequence[float]) -> float:
-    """The standard deviation over the draws; 0 where there is one."""
+def standard_deviation(values: Sequence[float]) -> float:
+    """The standard deviation over the draws; 0 with one draw."""
     if len(values) < 2:
         return 0.0
-    return math.sqrt(sum((v - _mean(values)) ** 2 for v in values) / (len(values) - 1))
+    mean = _mean(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def accuracy_table(values: Draws) -> str:
+def accuracy_table(values: Values) -> str:
     """Mean and standard deviation over the draws in per cent; the best of a column is bold."""
-    best = {
-        budget: max(round(_mean(list(row[budget].values())), 3) for row in values.values())
-        for budget in _budgets(values)
-    }
+    best = {budget: round(max(_means(values, budget).values()), 3) for budget in _budgets(values)}
 
-    def cell(draws: Sequence[float], budget: int) -> str:
-        shown = f"{100 * _mean(draws):.1f} ± {100 * spread(draws):.1f}"
+    def show(draws: Sequence[float], budget: int) -> str:
+        shown = f"{100 * _mean(draws):.1f} ± {100 * standard_deviation(draws):.1f}"
         return f"**{shown}**" if round(_mean(draws), 3) == best[budget] else shown
 
-    return _table(values, cell)
+    return _table(values, show)
 
 
-def duration_table(values: Draws) -> str:
-    """The mean seconds that learning took, trials of `auto` included."""
+def duration_table(values: Values) -> str:
+    """The mean seconds of learning, trials of `auto` included."""
     return _table(values, lambda draws, _: _show_seconds(draws))
 
 
 def auto_table(records: Records) -> str:
-    """What `auto` chose, how far it is from the best single strategy, and what choosing cost."""
-    values, alone, total = (
-        accuracies(records),
-        durations(records, with_choice=False),
-        durations(records),
-    )
+    """What `auto` chose, its distance from the best single strategy, and the cost of the choice."""
+    values = accuracies(records)
     named = sorted({cell.strategy for cell in records} - {"auto"})
-    rows: dict[str, dict[int, str]] = {}
-    regrets = []
-
-    def put(row: str, budget: int, text: str) -> None:
-        rows.setdefault(row, {})[budget] = text
-
+    columns, regrets = [], []
     for budget in _budgets(values):
-        means = {
-            name: 100 * _mean(list(values[name][budget].values())) for name in (*named, "auto")
-        }
-        best = max(named, key=lambda name: means[name])
-        chosen = Counter(
-            r.strategy.used
-            for c, r in records.items()
-            if (c.strategy, c.budget) == ("auto", budget)
-        )
-        put("best single strategy", budget, f"{best} {means[best]:.1f}")
-        put("auto", budget, f"{means['auto']:.1f}")
+        means = {name: 100 * mean for name, mean in _means(values, budget).items()}
+        best = max(named, key=means.__getitem__)
         regrets.append(means[best] - means["auto"])
-        put("regret, points", budget, f"{regrets[-1]:.1f}")
-        put("chosen", budget, ", ".join(f"{name} {count}" for name, count in chosen.most_common()))
-        put("seconds, trials included", budget, _show_seconds(list(total["auto"][budget].values())))
-        put(
-            "seconds of the chosen plan alone",
-            budget,
-            _show_seconds(list(alone["auto"][budget].values())),
-        )
+        column = {
+            "best single strategy": f"{best} {means[best]:.1f}",
+            "auto": f"{means['auto']:.1f}",
+            "regret, points": f"{regrets[-1]:.1f}",
+            **_choices(records, budget),
+        }
         if "head" in named:
-            fallen = sum(
-                values["auto"][budget][s] < v - COLLAPSED for s, v in values["head"][budget].items()
-            )
-            put("draws more than 5 points below head", budget, str(fallen))
+            auto = values["auto"][budget]
+            head = values["head"][budget]
+            collapsed = sum(auto[seed] < value - COLLAPSE for seed, value in head.items())
+            column["draws more than 5 points below head"] = str(collapsed)
+        columns.append(column)
     lines = [_header(_budgets(values))]
-    lines += [f"| {name} | " + " | ".join(cells.values()) + " |" for name, cells in rows.items()]
+    for name in columns[0]:
+        lines.append(f"| {name} | " + " | ".join(column[name] for column in columns) + " |")
     return "\n".join(lines) + f"\n\nMean regret: {_mean(regrets):.2f} points."
 
 
-def as_picture(values: Draws, level: float) -> Figure:
-    """Accuracy by labels a class, a line a strategy; beside it what each gains on the head alone, draw by draw.
+def _choices(records: Records, budget: int) -> dict[str, str]:
+    """Name of a row -> what it shows of the runs of `auto` with one budget."""
+    runs = {
+        cell: record
+        for cell, record in records.items()
+        if (cell.strategy, cell.budget) == ("auto", budget)
+    }
+    chosen = Counter(record.strategy["used"] for record in runs.values())
+    total = durations(runs)["auto"][budget]
+    alone = durations(runs, with_choice=False)["auto"][budget]
+    return {
+        "chosen": ", ".join(f"{name} {count}" for name, count in chosen.most_common()),
+        "seconds, trials included": _show_seconds(list(total.values())),
+        "seconds of the chosen plan alone": _show_seconds(list(alone.values())),
+    }
 
-    Where the lines of the second cross zero, more labels have changed what is best.
+
+def plot(values: Values, level: float) -> Figure:
+    """Accuracy by labels per class, a line for each strategy; beside it the gain on head alone.
+
+    Gains are paired by draw. Where a line of the second part crosses zero, more labels have changed
+    which strategy is best.
     """
-    figure = Figure(figsize=(12 if "head" in values else 7, 5.5), layout="constrained")
-    accuracy, *others = figure.subplots(1, 2 if "head" in values else 1, squeeze=False)[0]
+    parts = 2 if "head" in values else 1
+    figure = Figure(figsize=(12 if parts == 2 else 7, 5.5), layout="constrained")
+    accuracy, *others = figure.subplots(1, parts, squeeze=False)[0]
     shown = {name: row for name, row in values.items() if name != "majority"}
     for name, row in shown.items():
-        _draw_line(
-            accuracy, name, {budget: list(draws.values()) for budget, draws in row.items()}, level
-        )
-    lowest = min(
-        100 * _mean(list(draws.values())) for row in shown.values() for draws in row.values()
-    )
-    accuracy.set(ylabel="accuracy on the test split (%)", ylim=(max(0, lowest - 5), 101))
+        draws = {budget: list(by_seed.values()) for budget, by_seed in row.items()}
+        _draw_line(accuracy, name, draws, level)
+    lowest = min(min(_means(shown, budget).values()) for budget in _budgets(shown))
+    accuracy.set(ylabel="accuracy on the test split (%)", ylim=(max(0, 100 * lowest - 5), 101))
     accuracy.legend(ncols=2, loc="best")
     for axes in others:
-        axes.axhline(0, color=COLOURS["head"], linewidth=1.5)
-        for name in [name for name in shown if name not in ("head", "scratch", "raw_inputs")]:
-            gains = {
-                k: [v - values["head"][k][s] for s, v in d.items()] for k, d in values[name].items()
-            }
-            _draw_line(axes, name, gains, level, bars=False)
-        axes.set(ylabel="gain on head alone (points, mean of the draws)")
+        _draw_gains(axes, shown)
     for axes in (accuracy, *others):
         axes.set(xlabel="labels a class", xscale="log")
         axes.set_xticks(_budgets(values), [str(budget) for budget in _budgets(values)])
@@ -188,16 +177,31 @@ def as_picture(values: Draws, level: float) -> Figure:
     return figure
 
 
+def _draw_gains(axes: Axes, values: Values) -> None:
+    """The gain of each strategy on head alone, in points, mean of the draws."""
+    axes.axhline(0, color=COLOURS["head"], linewidth=1.5)
+    for name in values:
+        if name in ("head", "scratch", "raw_inputs"):
+            continue
+        gains = {}
+        for budget, draws in values[name].items():
+            head = values["head"][budget]
+            gains[budget] = [value - head[seed] for seed, value in draws.items()]
+        _draw_line(axes, name, gains)
+    axes.set(ylabel="gain on head alone (points, mean of the draws)")
+
+
 def _draw_line(
-    axes: Any, name: str, by_budget: Mapping[int, list[float]], level: float, bars: bool = True
+    axes: Axes, name: str, by_budget: Mapping[int, list[float]], level: float | None = None
 ) -> None:
+    """The mean over the draws by budget; with a `level` also its interval as error bars."""
     means = [100 * _mean(draws) for draws in by_budget.values()]
-    found = [mean_over_draws(draws, level) for draws in by_budget.values()]
-    errors = (
-        [[100 * (e.value - e.low) for e in found], [100 * (e.high - e.value) for e in found]]
-        if bars
-        else None
-    )
+    errors = None
+    if level is not None:
+        estimates = [mean_estimate(draws, level) for draws in by_budget.values()]
+        below = [100 * (estimate.value - estimate.low) for estimate in estimates]
+        above = [100 * (estimate.high - estimate.value) for estimate in estimates]
+        errors = [below, above]
     style: dict[str, Any] = {"label": name, "color": COLOURS.get(name), "linewidth": 1.3}
     if name == "auto":  # a broad band behind the line of what it chose
         style |= {"linewidth": 6, "alpha": 0.3, "zorder": 1}
@@ -214,21 +218,21 @@ def _draw_line(
 
 
 def write_tables(records: Records, folder: Path, level: float) -> str:
-    """The tables as Markdown; the main process writes them and the picture into `folder`."""
+    """The tables as Markdown; the main process writes table.md and table.png into `folder`."""
     values = accuracies(records)
     parts = [accuracy_table(values), "Seconds of learning:", duration_table(durations(records))]
     if "auto" in values and len({cell.strategy for cell in records}) > 1:
         parts += ["What `auto` did:", auto_table(records)]
     text = "\n\n".join(parts)
     if PartialState().is_main_process:
-        write_whole(folder / "table.md", text + "\n")
-        as_picture(values, level).savefig(folder / "table.png", dpi=110)
+        write_atomically(folder / "table.md", text + "\n")
+        plot(values, level).savefig(folder / "table.png", dpi=110)
         log.info("%s", text)
     return text
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under another name first, so that it is there whole or not at all."""
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file under another name, then rename it: it is complete or not there."""
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
@@ -239,22 +243,27 @@ def _show_seconds(values: Sequence[float]) -> str:
     return f"{mean:.1f}" if mean < 9.95 else f"{mean:.0f}"
 
 
-def _table(values: Draws, cell: Callable[[Sequence[float], int], str]) -> str:
+def _table(values: Values, show: Callable[[Sequence[float], int], str]) -> str:
+    """A table with a row for each strategy or baseline, and a column for each budget."""
     lines = [_header(_budgets(values))]
     for name, row in values.items():
-        cells = (cell(list(row[budget].values()), budget) for budget in _budgets(values))
+        cells = (show(list(row[budget].values()), budget) for budget in _budgets(values))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def _header(budgets: Sequence[int]) -> str:
-    return (
-        "| labels a class | " + " | ".join(map(str, budgets)) + " |\n|---|" + "---|" * len(budgets)
-    )
+    titles = " | ".join(map(str, budgets))
+    return f"| labels a class | {titles} |\n|---|" + "---|" * len(budgets)
 
 
-def _budgets(values: Draws) -> list[int]:
+def _budgets(values: Values) -> list[int]:
     return sorted(next(iter(values.values())))
+
+
+def _means(values: Values, budget: int) -> dict[str, float]:
+    """The mean over the draws of each strategy and baseline."""
+    return {name: _mean(list(row[budget].values())) for name, row in values.items()}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -27,15 +27,15 @@ from hf_transfer.models.flops import stage_flops
 from hf_transfer.models.head import parameter_count
 from hf_transfer.models.layers import LayerMap
 from hf_transfer.store.entries import resolve_cache_dir, room_for, show_bytes
-from hf_transfer.strategies.auto import CANDIDATES, FIRST
-from hf_transfer.strategies.cost import Network, computed_below, phase_costs
+from hf_transfer.strategies.auto import CANDIDATES, DEFAULT_STRATEGY
+from hf_transfer.strategies.cost import Network, cache_boundary, phase_costs
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.strategies.phases import STRATEGIES
-from hf_transfer.strategies.plan import Phase, Plan, in_steps, learning_rates
+from hf_transfer.strategies.plan import Phase, Plan, learning_rates, without_closed_form
 from hf_transfer.studies.choose import explain_plan, explain_strategy
 from hf_transfer.studies.choose_pooling import PoolingChoice, pooling_without_evidence
 from hf_transfer.training.engine import require_runnable
-from hf_transfer.training.epochs import Pace, in_passes, pace
+from hf_transfer.training.epochs import PhaseLength, phase_length, with_passes_as_epochs
 
 MAX_TOKENIZED = 1000  # texts of a split whose lengths represent those of all
 
@@ -113,7 +113,7 @@ class PhasePreview:
     """
 
     phase: Phase
-    pace: Pace | None
+    length: PhaseLength | None
     trainable: int
     rates: Mapping[int, float]
     boundary: int
@@ -237,7 +237,7 @@ def _strategies(preview: Preview) -> list[str]:
         *_table(rows, "<>><"),
         "",
         *LEGEND,
-        f"auto uses {FIRST} unless {', '.join(CANDIDATES[:-1])} or {CANDIDATES[-1]} is possible and "
+        f"auto uses {DEFAULT_STRATEGY} unless {', '.join(CANDIDATES[:-1])} or {CANDIDATES[-1]} is possible and "
         "better beyond noise in trials, which are made when it is run and cost at most "
         f"{budget:g} x full.",
     ]
@@ -251,7 +251,7 @@ def _preview_phases(plan: Plan, preview: Preview) -> tuple[Plan, list[PhasePrevi
         reason = preview.cached_bytes(preview.network.layers.head, plan, is_probe=True)
         if isinstance(reason, str):
             notes = dict.fromkeys(solved, f"the head is trained in steps, not solved: {reason}")
-            plan = in_steps(plan)
+            plan = without_closed_form(plan)
     phases = [_preview_phase(phase, plan, preview, notes.get(phase.name)) for phase in plan.phases]
     return plan, phases
 
@@ -267,7 +267,7 @@ def _preview_phase(phase: Phase, plan: Plan, preview: Preview, note: str | None)
     if phase.adapter:
         trainable, adapted = _count_adapter(phase, job.checkpoint, layers)
         rates = {depth: rate for depth, rate in rates.items() if depth in adapted}
-    boundary = computed_below(phase, plan, network, preview.cache.cache_frozen)
+    boundary = cache_boundary(phase, plan, network, preview.cache.cache_frozen)
     cached, reason = "-", None
     if boundary:
         cached, reason = _size_of_cache(phase, plan, preview, boundary)
@@ -277,7 +277,7 @@ def _preview_phase(phase: Phase, plan: Plan, preview: Preview, note: str | None)
         boundary = 0
     if phase.solver == "convex":
         rates = {}
-    length = pace(phase, plan, job.labels, job.training)
+    length = phase_length(phase, plan, job.labels, job.training)
     return PhasePreview(phase, length, trainable, rates, boundary, cached, tuple(notes))
 
 
@@ -319,7 +319,7 @@ def _size_of_cache(
 
 
 def _costs(plan: Plan, preview: Preview, uncached: Collection[str] = ()) -> tuple[float, ...]:
-    counted = in_passes(plan, preview.job.labels, preview.job.training)
+    counted = with_passes_as_epochs(plan, preview.job.labels, preview.job.training)
     return phase_costs(counted, preview.network, preview.cache.cache_frozen, uncached)
 
 
@@ -337,9 +337,13 @@ def _cells(each: PhasePreview, cost: float, preview: Preview) -> tuple[str, ...]
     phase = each.phase
     share = each.trainable / parameter_count(preview.job.model)
     how, length = "solved", ("-", "-", "-")
-    if each.pace:
+    if each.length:
         how = f"steps, {phase.adapter} adapters" if phase.adapter else f"steps, {phase.loss} loss"
-        length = (f"{each.pace.epochs:.4g}", f"{each.pace.steps:,}", str(each.pace.batch_size))
+        length = (
+            f"{each.length.epochs:.4g}",
+            f"{each.length.steps:,}",
+            str(each.length.batch_size),
+        )
     learns = f"{each.trainable:,} ({share:.2%})"
     boundary = _show_boundary(each.boundary, preview.network.layers)
     return phase.name, how, *length, learns, boundary, each.cached, _show_cost(cost)

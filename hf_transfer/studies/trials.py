@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from accelerate import PartialState
@@ -18,30 +18,31 @@ from hf_transfer.config.transfer import Strategy, TransferConfig
 from hf_transfer.data.labels import LABEL_KINDS
 from hf_transfer.data.splits import assign_folds
 from hf_transfer.errors import UserError
-from hf_transfer.evaluation.metrics import READINGS
+from hf_transfer.evaluation.metrics import SCORING
 from hf_transfer.evaluation.predict import predict
 from hf_transfer.job import Job
 from hf_transfer.models.flops import stage_flops
+from hf_transfer.record import Trial, from_json
 from hf_transfer.sealed import temporary_path
 from hf_transfer.store.entries import resolve_cache_dir
 from hf_transfer.strategies.auto import (
     CANDIDATES,
-    FEWEST_A_CLASS,
-    FIRST,
+    DEFAULT_STRATEGY,
     FOLDS,
-    LEAST_CHANCE,
-    Trial,
-    as_facts,
-    explain,
-    find_best,
-    find_gain,
+    MIN_EXAMPLES_PER_CLASS,
+    MIN_PREDICTIVE_POWER,
+    TrialScores,
+    paired_gain,
+    select_best,
+    selection_reasons,
+    trial_facts,
 )
 from hf_transfer.strategies.cost import Network, plan_cost
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.strategies.plan import Plan
 from hf_transfer.studies.quiet import only_warnings
 from hf_transfer.training.engine import require_steps, train
-from hf_transfer.training.epochs import in_passes
+from hf_transfer.training.epochs import with_passes_as_epochs
 
 SAMPLE = 8  # rows by which the cost of a plan is measured
 
@@ -52,8 +53,14 @@ class Selection:
 
     strategy: str
     reasons: tuple[str, ...]
-    trials: tuple = ()
+    trials: tuple[Trial, ...] = ()
     seconds: float = 0.0
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> "Selection":
+        """The selection that was saved as JSON."""
+        trials = tuple(from_json(Trial, trial) for trial in facts["trials"])
+        return cls(facts["strategy"], tuple(facts["reasons"]), trials, facts["seconds"])
 
 
 @dataclass(frozen=True)
@@ -73,24 +80,24 @@ def select_strategy(transfer: TransferConfig, job: Job, cache: CacheConfig) -> S
     """The strategy that the evidence of trials names; validation and test rows are never read."""
     labels = job.labels
     strata = np.asarray(LABEL_KINDS[job.data.problem_type].strata(labels))
-    if job.data.problem_type == "regression" and len(labels) < FEWEST_A_CLASS * 10:
+    if job.data.problem_type == "regression" and len(labels) < MIN_EXAMPLES_PER_CLASS * 10:
         strata = np.zeros(len(labels))  # numbers, unlike classes, can be held out all the same
     _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)
-    if 2 * (counts[which] >= FEWEST_A_CLASS).sum() < len(strata):
+    if 2 * (counts[which] >= MIN_EXAMPLES_PER_CLASS).sum() < len(strata):
         reason = (
-            f"{FIRST}, since most examples are of labels with fewer than {FEWEST_A_CLASS}, too few "
+            f"{DEFAULT_STRATEGY}, since most examples are of labels with fewer than {MIN_EXAMPLES_PER_CLASS}, too few "
             "for trials"
         )
-        return Selection(FIRST, (reason,))
+        return Selection(DEFAULT_STRATEGY, (reason,))
     fold = assign_folds(strata, FOLDS, job.training.seed)
     trials, left_out = _try_all(_Study(transfer, job, cache, fold))
     if not trials:
-        return Selection(FIRST, left_out)
-    reasons = (*explain(trials), *left_out)
-    return Selection(find_best(trials).strategy, reasons, tuple(as_facts(trials)))
+        return Selection(DEFAULT_STRATEGY, left_out)
+    reasons = (*selection_reasons(trials), *left_out)
+    return Selection(select_best(trials).strategy, reasons, trial_facts(trials))
 
 
-def _try_all(study: _Study) -> tuple[list[Trial], tuple[str, ...]]:
+def _try_all(study: _Study) -> tuple[list[TrialScores], tuple[str, ...]]:
     """The trials, and why some were left out; none without budget for one of the first plan.
 
     Fold after fold, until it is all but settled whether a plan is better than the best before it.
@@ -98,10 +105,12 @@ def _try_all(study: _Study) -> tuple[list[Trial], tuple[str, ...]]:
     """
     budget = study.transfer.auto_budget
     costs = _costs(study)
-    if costs[FIRST] > budget:
-        return [], (f"{FIRST}, since --auto_budget {budget:g} leaves no time for trials",)
+    if costs[DEFAULT_STRATEGY] > budget:
+        return [], (
+            f"{DEFAULT_STRATEGY}, since --auto_budget {budget:g} leaves no time for trials",
+        )
     is_quiet = bool(study.job.training.disable_tqdm) or not PartialState().is_main_process
-    trials: list[Trial] = []
+    trials: list[TrialScores] = []
     left_out: list[str] = []
     failures: list[UserError] = []
     left = budget
@@ -111,9 +120,9 @@ def _try_all(study: _Study) -> tuple[list[Trial], tuple[str, ...]]:
     ):
         study = replace(study, cache=cache)
         for place, (name, cost) in enumerate(costs.items(), start=1):
-            trial: Trial | None = None
+            trial: TrialScores | None = None
             for number in range(FOLDS):
-                if trial and trials and _is_settled(trial, find_best(trials)):
+                if trial and trials and _is_settled(trial, select_best(trials)):
                     break
                 if cost > left:
                     more = "more " if trial else ""
@@ -138,14 +147,14 @@ def _try_all(study: _Study) -> tuple[list[Trial], tuple[str, ...]]:
     return trials, tuple(left_out)
 
 
-def _is_settled(trial: Trial, best: Trial) -> bool:
+def _is_settled(trial: TrialScores, best: TrialScores) -> bool:
     """Whether nothing is left to compare, or hardly a chance to be better than the best."""
-    gain = find_gain(trial, best)
+    gain = paired_gain(trial, best)
     share = gain.n / len(best.rows)
-    return share == 1 or gain.chance(share) < LEAST_CHANCE
+    return share == 1 or gain.predictive_power(share) < MIN_PREDICTIVE_POWER
 
 
-def _try_plan(strategy: str, study: _Study, number: int) -> Trial:
+def _try_plan(strategy: str, study: _Study, number: int) -> TrialScores:
     """The scores of a strategy on the rows of a fold when it learns from all others.
 
     Raises UserError where it cannot be run.
@@ -164,10 +173,10 @@ def _try_plan(strategy: str, study: _Study, number: int) -> Trial:
         raise UserError(
             f"{strategy} gives logits that are not finite", "try a smaller --learning_rate"
         )
-    scores = READINGS[job.data.problem_type].right(
+    scores = SCORING[job.data.problem_type].row_scores(
         predictions.labels, predictions.outputs, np.asarray(job.labels)
     )
-    return Trial(strategy, held_out, scores, time.perf_counter() - began)
+    return TrialScores(strategy, held_out, scores, time.perf_counter() - began)
 
 
 def _without_fold(study: _Study, number: int) -> Job:
@@ -187,12 +196,14 @@ def _costs(study: _Study) -> dict[str, float]:
 
     def cost(strategy: str, job: Job) -> float:
         labels = job.labels
-        plan = in_passes(study.plan(strategy, job), labels, job.training)
+        plan = with_passes_as_epochs(study.plan(strategy, job), labels, job.training)
         return len(labels) * plan_cost(plan, network, study.cache.cache_frozen)
 
     single_label = job.data.problem_type == "single_label_classification"
     can_contrast = single_label and job.checkpoint.linear_head
-    names = [name for name in (FIRST, *CANDIDATES) if name != "contrastive" or can_contrast]
+    names = [
+        name for name in (DEFAULT_STRATEGY, *CANDIDATES) if name != "contrastive" or can_contrast
+    ]
     trial_job = _without_fold(study, 0)
     with only_warnings():
         full = cost("full", job)

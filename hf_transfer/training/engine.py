@@ -7,7 +7,6 @@ from datasets import Dataset
 from transformers import set_seed
 
 from hf_transfer.config.cache import CacheConfig
-from hf_transfer.record import ProblemType
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.augmentation import fit_augmentation
 from hf_transfer.data.encode import Encoder
@@ -16,10 +15,10 @@ from hf_transfer.errors import UserError
 from hf_transfer.job import Job, make_job
 from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.pooling import mean_pooled
-from hf_transfer.record import PhaseFacts
+from hf_transfer.record import PhaseFacts, ProblemType, from_json
 from hf_transfer.resume.run_folder import SavedRun, open_run, release
 from hf_transfer.resume.run_spec import describe_run
-from hf_transfer.strategies.plan import Plan, in_steps, with_epochs
+from hf_transfer.strategies.plan import Plan, with_epochs, without_closed_form
 from hf_transfer.training.label_scaling import (
     find_scale,
     scale_kept_head,
@@ -87,7 +86,7 @@ def train(
         # step has the rows that it would have had.
         plan = with_epochs(plan, resumed["epochs"])
         shards = resumed["shards"]
-        done = [PhaseFacts.from_json(facts) for facts in resumed["done"]]
+        done = [from_json(PhaseFacts, facts) for facts in resumed["done"]]
     encoder = job.encoder
     run = _start(plan, job, cache)
     run = replace(run, shards=shards, folder=folder, is_trial=is_trial)
@@ -96,13 +95,13 @@ def train(
         for phase, facts in zip(plan.phases, done, strict=False)
     )
     if was_stepped:
-        run = replace(run, plan=in_steps(plan))
+        run = replace(run, plan=without_closed_form(plan))
     for number in range(len(done), len(plan.phases)):
         facts = None
         if run.plan.phases[number].solver == "convex":
             facts = run_probe_phase(number, run)
             if facts is None:  # its features cannot be computed apart
-                run = replace(run, plan=in_steps(run.plan))
+                run = replace(run, plan=without_closed_form(run.plan))
         if facts is None:
             checkpoint, facts = run_step_phase(number, run, done)
             run = run.with_checkpoint(checkpoint)

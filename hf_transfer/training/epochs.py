@@ -1,4 +1,4 @@
-"""How long each phase of a plan trains, counted as Trainer does: the one place that knows."""
+"""The epochs and steps of each phase of a plan, counted as Trainer counts them."""
 
 import math
 from collections.abc import Sequence
@@ -11,8 +11,11 @@ from hf_transfer.training.contrastive import balanced_order
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How long a phase trains: examples a device and step, and how often as many rows are seen as there are."""
+class PhaseLength:
+    """The epochs and steps of a phase, and its examples per device and step.
+
+    `passes` is the number of rows that all its steps see, divided by the number of training rows.
+    """
 
     epochs: float
     steps: int
@@ -20,41 +23,53 @@ class Pace:
     passes: float
 
 
-def pace(phase: Phase, plan: Plan, labels: Sequence[int], training: TrainingConfig) -> Pace | None:
-    """How long a phase trains on rows with these labels; None where it is solved."""
+def phase_length(
+    phase: Phase, plan: Plan, labels: Sequence[int], training: TrainingConfig
+) -> PhaseLength | None:
+    """The length of a phase on rows with these labels; None if it is solved in closed form."""
     if phase.solver == "convex":
         return None
-    batch_size, rows_an_epoch = plan.batch_size, len(labels)
+    batch_size = plan.batch_size
+    rows_per_epoch = len(labels)
     if phase.loss == "contrastive":
         balanced = balanced_order(labels, training)
-        batch_size, rows_an_epoch = balanced.batch_size, len(balanced)
-    order = PlainOrder(rows_an_epoch, seed=0)
-    batches = StepBatches(
+        batch_size = balanced.batch_size
+        rows_per_epoch = len(balanced)
+    order = PlainOrder(rows_per_epoch, seed=0)
+    steps_per_epoch = StepBatches(
         order, batch_size, training.gradient_accumulation_steps, training.world_size
-    )
-    steps_an_epoch = batches.steps
-    steps, epochs = math.ceil(phase.epochs * steps_an_epoch), phase.epochs
+    ).steps
+    steps = math.ceil(phase.epochs * steps_per_epoch)
+    epochs = phase.epochs
     if training.max_steps > 0:
-        steps = share_of_steps(phase, plan, training.max_steps)
-        epochs = steps / steps_an_epoch
-    return Pace(epochs, steps, batch_size, epochs * rows_an_epoch / len(labels))
+        steps = phase_max_steps(phase, plan, training.max_steps)
+        epochs = steps / steps_per_epoch
+    return PhaseLength(epochs, steps, batch_size, epochs * rows_per_epoch / len(labels))
 
 
-def share_of_steps(phase: Phase, plan: Plan, steps: int) -> int:
-    """The part of `steps` for all phases, as --max_steps asks for, that a phase takes by its part of the epochs.
+def phase_max_steps(phase: Phase, plan: Plan, max_steps: int) -> int:
+    """The part of --max_steps, a number for all phases, that a phase has by its part of the epochs.
 
-    Rounded at the borders of the phases, so that the parts add up; none is empty.
+    Rounded at the borders of the phases, so that the parts add up; at least 1.
     """
     stepped = [each for each in plan.phases if each.solver == "trainer"]
-    before = sum(each.epochs for each in stepped[: stepped.index(phase)])
     total = sum(each.epochs for each in stepped)
-    return max(1, round(steps * (before + phase.epochs) / total) - round(steps * before / total))
+    before = sum(each.epochs for each in stepped[: stepped.index(phase)])
+    start = round(max_steps * before / total)
+    end = round(max_steps * (before + phase.epochs) / total)
+    return max(1, end - start)
 
 
-def in_passes(plan: Plan, labels: Sequence[int], training: TrainingConfig) -> Plan:
-    """The plan, the epochs of each phase in steps being how often the rows are seen: what `plan_cost` counts."""
-    paces = [pace(phase, plan, labels, training) for phase in plan.phases]
-    epochs = [
-        own.passes if own else phase.epochs for phase, own in zip(plan.phases, paces, strict=True)
-    ]
-    return with_epochs(plan, epochs)
+def with_passes_as_epochs(plan: Plan, labels: Sequence[int], training: TrainingConfig) -> Plan:
+    """The plan whose epochs are passes over the training rows, as `plan_cost` counts them.
+
+    A phase that is solved in closed form keeps its epochs.
+    """
+    lengths = [phase_length(phase, plan, labels, training) for phase in plan.phases]
+    return with_epochs(
+        plan,
+        [
+            length.passes if length else phase.epochs
+            for phase, length in zip(plan.phases, lengths, strict=True)
+        ],
+    )

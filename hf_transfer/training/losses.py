@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from hf_transfer.record import ProblemType
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.errors import UserError
 from hf_transfer.models.head import read_logits
+from hf_transfer.record import ProblemType
 
 LossFunction = Callable[..., torch.Tensor]
 # (logits (n, labels), labels) -> the losses of all answers, summed

@@ -20,7 +20,7 @@ from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.freeze import training_only
 from hf_transfer.models.head import headless
 from hf_transfer.models.weights import restore_weights
-from hf_transfer.record import PhaseFacts
+from hf_transfer.record import PhaseFacts, to_json
 from hf_transfer.resume.callback import Keeper, StopRequest, stop_at_a_step
 from hf_transfer.resume.states import State
 from hf_transfer.strategies.plan import Phase, learning_rates
@@ -28,7 +28,7 @@ from hf_transfer.training.averaging import gather_candidates, keep_best
 from hf_transfer.training.batches import Order, StepBatches, plain_order
 from hf_transfer.training.callbacks import watch_steps
 from hf_transfer.training.contrastive import balanced_order, contrastive_loss
-from hf_transfer.training.epochs import share_of_steps
+from hf_transfer.training.epochs import phase_max_steps
 from hf_transfer.training.losses import LossFunction, choose_loss
 from hf_transfer.training.plan_run import PlanRun
 from hf_transfer.training.trainer import (
@@ -208,7 +208,7 @@ def _arguments(
     may_start_best = training.eval_on_start or plan.phases[0].solver == "convex"
     max_steps = -1
     if training.max_steps > 0:
-        max_steps = share_of_steps(phase, plan, training.max_steps)
+        max_steps = phase_max_steps(phase, plan, training.max_steps)
     quiet = {"disable_tqdm": True, "report_to": []} if run.is_trial else {}
     return phase_arguments(
         training,
@@ -251,7 +251,7 @@ def _train(
         about = {
             "resumed_at": resumed_at,
             "name": phase.name,
-            "done": [facts.to_json() for facts in done],
+            "done": [to_json(facts) for facts in done],
             "epochs": [each.epochs for each in run.plan.phases],
             "shards": run.shards,
             "steps_an_epoch": trainer.batches.steps,

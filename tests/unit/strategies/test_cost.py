@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from hf_transfer.models.layers import LayerMap
-from hf_transfer.strategies.cost import computed_below, phase_cost, phase_costs, plan_cost
+from hf_transfer.strategies.cost import cache_boundary, phase_cost, phase_costs, plan_cost
 from hf_transfer.strategies.phases import STRATEGIES
 from hf_transfer.strategies.plan import CacheSettings, Phase, Plan, Schedule
 
@@ -58,8 +58,8 @@ def test_every_view_that_is_computed_once_is_a_pass() -> None:
 
 def test_what_never_learns_does_not_move_the_boundary() -> None:
     phase = Phase("top", EVERYTHING, 1, layers=2)
-    assert computed_below(phase, _plan(phase), LAYERS) == 3
-    assert computed_below(phase, _plan(phase), LAYERS, fixed=("three",)) == 4
+    assert cache_boundary(phase, _plan(phase), LAYERS) == 3
+    assert cache_boundary(phase, _plan(phase), LAYERS, fixed=("three",)) == 4
 
 
 def test_a_pass_that_an_earlier_phase_made_is_not_made_again() -> None:
@@ -80,7 +80,7 @@ def test_a_phase_that_cannot_be_split_runs_whole() -> None:
     plan = _plan(
         Phase("head", ("head",), 1, solver="convex"), Phase("top", EVERYTHING, 5, layers=2)
     )
-    assert phase_costs(plan, LAYERS, FLOPS, whole={"top"}) == pytest.approx((0.9, 10))
+    assert phase_costs(plan, LAYERS, FLOPS, uncached={"top"}) == pytest.approx((0.9, 10))
 
 
 def test_the_cost_of_a_plan_is_that_of_its_phases() -> None:

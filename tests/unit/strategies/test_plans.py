@@ -60,7 +60,7 @@ def _behind_head(layers: int) -> Rates:
     return dict.fromkeys((*ALL[5 - layers :], "head"), 0.5)
 
 
-# What learns in which phase, at which multiple of the plan's rate.
+# What trains in which phase, at which multiple of the learning rate of the plan.
 TABLE: dict[str, list[tuple[str, Rates]]] = {
     "head": [("head", {"head": 1.0})],
     "top_layers": [("top_layers", {"layer 4": 1.0, "head": 10.0})],
@@ -117,7 +117,7 @@ def _plan(checkpoint: Checkpoint, strategy: str, data: Data | None = None, **cha
 
 
 def _data(rows: int = 40, problem_type: ProblemType = "single_label_classification") -> Data:
-    """So many rows of which a plan reads nothing but how many they are."""
+    """Training rows, of which a plan reads the number alone."""
     return Data(
         {"train": Dataset.from_dict({"label": [0] * rows})},
         LABELS,
@@ -129,7 +129,7 @@ def _data(rows: int = 40, problem_type: ProblemType = "single_label_classificati
 
 
 def _by_stage(phase: Phase, plan: Plan, checkpoint: Checkpoint) -> Rates:
-    """The rate of each stage that learns; all its parameters learn, and at the same rate."""
+    """The learning rate of each stage that trains: that of all its parameters."""
     layers, found = checkpoint.layers, dict[str, set[float]]()
     rates = learning_rates(phase, plan, layers, checkpoint.fixed)
     for name, rate in rates.items():
@@ -139,15 +139,15 @@ def _by_stage(phase: Phase, plan: Plan, checkpoint: Checkpoint) -> Rates:
     return {stage: rate for stage, (rate,) in found.items()}
 
 
-# --- strategies by themselves ---
+# --- strategies alone ---
 
 
-def test_every_strategy_that_can_be_asked_for_is_there() -> None:
+def test_every_value_of_the_flag_is_a_strategy() -> None:
     assert {*STRATEGIES, "auto"} == set(get_args(Strategy))
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_the_phases_that_are_stepped_share_the_epochs_that_were_asked_for(name: str) -> None:
+def test_the_phases_in_steps_share_the_requested_epochs(name: str) -> None:
     in_steps = STRATEGIES[name](replace(SCHEDULE, head_solver="trainer"))
     assert sum(phase.epochs for phase in in_steps) == pytest.approx(12)
     solved = STRATEGIES[name](SCHEDULE)
@@ -258,19 +258,19 @@ def test_what_makes_the_mean_never_learns(load: Load, strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["full", "head_then_full"])
-def test_a_head_that_was_kept_learns_at_the_rate_of_the_body(load: Load, strategy: str) -> None:
+def test_a_pretrained_head_has_the_learning_rate_of_the_body(load: Load, strategy: str) -> None:
     checkpoint = load("vit", OLD, keep_head=True)
     plan = _plan(checkpoint, strategy, learning_rate=2.0)
     assert _by_stage(plan.phases[0], plan, checkpoint)["head"] == 2.0
     assert all(phase.solver == "trainer" for phase in plan.phases)
 
 
-def test_a_head_that_was_kept_is_trained_in_steps_and_the_plan_says_why(load: Load) -> None:
+def test_a_pretrained_head_is_trained_in_steps_and_the_plan_has_the_reason(load: Load) -> None:
     (reason,) = _plan(load("vit", OLD, keep_head=True), "head").reasons
     assert reason == "the head is trained in steps, not solved: it was kept"
 
 
-def test_label_smoothing_is_trained_in_steps_and_the_plan_says_why(load: Load) -> None:
+def test_label_smoothing_is_trained_in_steps_and_the_plan_has_the_reason(load: Load) -> None:
     plan = _plan(load("bert"), "head", label_smoothing_factor=0.1)
     assert plan.phases[0].solver == "trainer"
     assert plan.reasons == (
@@ -338,7 +338,7 @@ def test_the_epochs_of_contrastive_are_the_same_whatever_its_batches(examples_a_
     assert defaults.default_epochs("contrastive", 280, examples_a_step) == 3.5
 
 
-def test_the_top_quarter_of_the_layers_learns_where_nothing_is_said() -> None:
+def test_the_top_quarter_of_the_layers_trains_by_default() -> None:
     (phase,) = STRATEGIES["top_layers"](SCHEDULE)
     assert (phase.trainable, phase.layers) == (("head", "body"), 2)
     assert [defaults.default_trainable_layers(layers) for layers in (1, 4, 6, 12, 24)] == [

@@ -22,7 +22,7 @@ from hf_transfer.linear_probe.solve import ProbeData, solve_head
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import headless, read_logits
 from hf_transfer.models.pooling import with_mean_pooling
-from hf_transfer.strategies.auto import CANDIDATES, FIRST, FOLDS, Trial
+from hf_transfer.strategies.auto import CANDIDATES, DEFAULT_STRATEGY, FOLDS, TrialScores
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.strategies.phases import STRATEGIES
 from hf_transfer.strategies.plan import Plan
@@ -142,15 +142,15 @@ def test_a_named_strategy_passes_straight_through(
 def test_auto_uses_one_of_its_candidates_and_says_why(pictures: Checkpoint, digits: Digits) -> None:
     plan = _choose(pictures, digits(6), max_steps=10, auto_budget=100.0)
     assert plan.requested == "auto"
-    assert plan.strategy in (FIRST, *CANDIDATES)
+    assert plan.strategy in (DEFAULT_STRATEGY, *CANDIDATES)
     assert plan.seconds > 0
     made = make_plan(TransferConfig(strategy=plan.strategy), pictures, digits(6), _training())
     assert plan == replace(
         made, requested="auto", reasons=plan.reasons, evidence=plan.evidence, seconds=plan.seconds
     )
-    tried = [fact.strategy for fact in plan.evidence]
-    assert tried == [FIRST, *CANDIDATES]
-    assert plan.evidence[0].n == 18
+    tried = [fact["strategy"] for fact in plan.evidence]
+    assert tried == [DEFAULT_STRATEGY, *CANDIDATES]
+    assert plan.evidence[0]["n"] == 18
     for name, reason in zip(tried[1:], plan.reasons, strict=False):
         assert reason.startswith(f"trial of {name}: ")
     assert f"so {plan.strategy} is used" in plan.reasons
@@ -172,7 +172,7 @@ def test_auto_finds_the_only_plan_that_learns(
     """At a rate that destroys the network, only the head that is solved is left."""
     monkeypatch.setattr(choose, "CANDIDATES", ("head",))
     plan = _choose(pictures, digits(8), learning_rate=30.0, max_steps=12)
-    assert [fact.strategy for fact in plan.evidence] == [FIRST, "head"]
+    assert [fact["strategy"] for fact in plan.evidence] == [DEFAULT_STRATEGY, "head"]
     assert plan.strategy == "head"
     assert "better beyond noise" in plan.reasons[0]
     assert plan.evidence[1].gain > plan.evidence[1].standard_error > 0
@@ -198,13 +198,13 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     scores: dict[str, float | UserError] = {}
     tried: list[str] = []
 
-    def pretend(strategy: str, asked: Any, fold: np.ndarray, number: int) -> Trial:
+    def pretend(strategy: str, asked: Any, fold: np.ndarray, number: int) -> TrialScores:
         tried.append(strategy)
         score = scores.get(strategy, 1.0)
         if isinstance(score, UserError):
             raise score
         held = np.flatnonzero(fold == number)
-        return Trial(strategy, held, np.full(len(held), score), 0.0)
+        return TrialScores(strategy, held, np.full(len(held), score), 0.0)
 
     monkeypatch.setattr(choose, "_try_plan", pretend)
     return scores, tried
@@ -216,8 +216,10 @@ def test_a_plan_is_tried_fold_after_fold_while_there_is_hope(
     scores, tried = pretended
     scores["top_layers"] = 0.0
     plan = _choose(pictures, digits(8), auto_budget=100.0)
-    assert plan.strategy == FIRST
-    assert [tried.count(name) for name in (FIRST, "head", "top_layers", "contrastive")] == [
+    assert plan.strategy == DEFAULT_STRATEGY
+    assert [
+        tried.count(name) for name in (DEFAULT_STRATEGY, "head", "top_layers", "contrastive")
+    ] == [
         FOLDS,
         2,
         1,
@@ -229,10 +231,10 @@ def test_where_the_first_plan_fails_the_others_are_left(
     pictures: Checkpoint, digits: Digits, pretended: Pretended
 ) -> None:
     scores, tried = pretended
-    scores[FIRST] = UserError("it broke", "mend it")
+    scores[DEFAULT_STRATEGY] = UserError("it broke", "mend it")
     plan = _choose(pictures, digits(8), auto_budget=100.0)
-    assert (plan.strategy, tried[:2]) == ("head", [FIRST, "head"])
-    assert f"the trial of {FIRST} failed: it broke" in plan.reasons
+    assert (plan.strategy, tried[:2]) == ("head", [DEFAULT_STRATEGY, "head"])
+    assert f"the trial of {DEFAULT_STRATEGY} failed: it broke" in plan.reasons
     assert "so head is used" in plan.reasons
 
 
@@ -240,8 +242,10 @@ def test_where_every_trial_fails_the_first_says_why(
     pictures: Checkpoint, digits: Digits, pretended: Pretended
 ) -> None:
     scores, _ = pretended
-    scores |= {name: UserError(f"{name} broke", "mend it") for name in (FIRST, *CANDIDATES)}
-    with pytest.raises(UserError, match=f"{FIRST} broke"):
+    scores |= {
+        name: UserError(f"{name} broke", "mend it") for name in (DEFAULT_STRATEGY, *CANDIDATES)
+    }
+    with pytest.raises(UserError, match=f"{DEFAULT_STRATEGY} broke"):
         _choose(pictures, digits(8), auto_budget=100.0)
 
 
@@ -254,14 +258,17 @@ def test_a_plan_that_answers_what_is_not_finite_has_failed(
         found = judge(trained, rows)
         return (
             replace(found, logits=np.full_like(found.logits, np.nan))
-            if trained.plan.strategy == FIRST
+            if trained.plan.strategy == DEFAULT_STRATEGY
             else found
         )
 
     monkeypatch.setattr(choose, "predict", spoil)
     plan = _choose(pictures, digits(4), auto_budget=100.0, max_steps=3)
-    assert f"the trial of {FIRST} failed: {FIRST} answers what is not finite" in plan.reasons
-    assert FIRST not in [fact.strategy for fact in plan.evidence]
+    assert (
+        f"the trial of {DEFAULT_STRATEGY} failed: {DEFAULT_STRATEGY} answers what is not finite"
+        in plan.reasons
+    )
+    assert DEFAULT_STRATEGY not in [fact["strategy"] for fact in plan.evidence]
 
 
 def test_folds_that_the_best_was_not_tried_on_are_not_tried(
@@ -271,10 +278,10 @@ def test_folds_that_the_best_was_not_tried_on_are_not_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scores, tried = pretended
-    scores[FIRST] = 0.0
-    monkeypatch.setattr(choose, "_costs", lambda *_: {FIRST: 0.7, "head": 0.01})
+    scores[DEFAULT_STRATEGY] = 0.0
+    monkeypatch.setattr(choose, "_costs", lambda *_: {DEFAULT_STRATEGY: 0.7, "head": 0.01})
     plan = _choose(pictures, digits(8), auto_budget=1.0)
-    assert (plan.strategy, tried) == ("head", [FIRST, "head"])
+    assert (plan.strategy, tried) == ("head", [DEFAULT_STRATEGY, "head"])
 
 
 @pytest.mark.parametrize("examples_per_class", [1, 2])
@@ -283,9 +290,9 @@ def test_with_few_labels_a_class_auto_tries_nothing_and_says_why(
     examples_per_class: int, pictures: Checkpoint, digits: Digits
 ) -> None:
     plan = _choose(pictures, digits(examples_per_class))
-    assert plan.strategy == FIRST
+    assert plan.strategy == DEFAULT_STRATEGY
     assert plan.reasons == (
-        f"{FIRST}, since most examples are of labels with fewer than 3, too few for trials",
+        f"{DEFAULT_STRATEGY}, since most examples are of labels with fewer than 3, too few for trials",
     )
     assert plan.evidence == ()
 
@@ -302,11 +309,13 @@ def test_the_budget_ends_the_trials_and_the_plan_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, tried = pretended
-    monkeypatch.setattr(choose, "_costs", lambda *_: {FIRST: 0.5, "head": 0.25, "top_layers": 0.2})
+    monkeypatch.setattr(
+        choose, "_costs", lambda *_: {DEFAULT_STRATEGY: 0.5, "head": 0.25, "top_layers": 0.2}
+    )
     plan = _choose(pictures, digits(4), auto_budget=0.75)
-    assert tried == [FIRST, "head"]
+    assert tried == [DEFAULT_STRATEGY, "head"]
     assert plan.reasons[-2:] == (
-        f"--auto_budget 0.75 left no time for more trials of {FIRST}",
+        f"--auto_budget 0.75 left no time for more trials of {DEFAULT_STRATEGY}",
         "--auto_budget 0.75 left no time for trials of top_layers",
     )
 
@@ -317,9 +326,9 @@ def test_a_budget_of_exactly_one_trial_is_spent(
     pretended: Pretended,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(choose, "_costs", lambda *_: {FIRST: 0.7, "head": 0.1})
+    monkeypatch.setattr(choose, "_costs", lambda *_: {DEFAULT_STRATEGY: 0.7, "head": 0.1})
     _choose(pictures, digits(4), auto_budget=0.7)
-    assert pretended[1] == [FIRST]
+    assert pretended[1] == [DEFAULT_STRATEGY]
 
 
 @pytest.mark.usefixtures("untried")
@@ -327,8 +336,10 @@ def test_without_time_for_trials_auto_uses_the_first_and_says_so(
     pictures: Checkpoint, digits: Digits
 ) -> None:
     plan = _choose(pictures, digits(4), auto_budget=1e-9)
-    assert (plan.strategy, plan.evidence) == (FIRST, ())
-    assert plan.reasons == (f"{FIRST}, since --auto_budget 1e-09 leaves no time for trials",)
+    assert (plan.strategy, plan.evidence) == (DEFAULT_STRATEGY, ())
+    assert plan.reasons == (
+        f"{DEFAULT_STRATEGY}, since --auto_budget 1e-09 leaves no time for trials",
+    )
 
 
 def test_a_trial_costs_what_it_takes_beside_a_fine_tuning_of_everything(
@@ -336,7 +347,7 @@ def test_a_trial_costs_what_it_takes_beside_a_fine_tuning_of_everything(
 ) -> None:
     asked = choose.Asked(TransferConfig(strategy="auto"), pictures, digits(4), _training())
     costs = choose._costs(asked, np.arange(12) % 3)
-    assert list(costs) == [FIRST, *CANDIDATES]
+    assert list(costs) == [DEFAULT_STRATEGY, *CANDIDATES]
     # Two thirds of the rows in as many steps: a head of one pass, and about as much as everything.
     assert 0.6 < costs["head_then_full"] < 1.1
     assert 0 < costs["head"] < 0.1
@@ -372,7 +383,9 @@ def test_trials_see_training_rows_alone_and_each_is_held_out_once(
         assert (kept | held, kept & held) == (every, set())
         assert splits == {"train", "test"}  # the fold that is held out
     of_first = [
-        held for (strategy, _, _), held in zip(learned, judged, strict=True) if strategy == FIRST
+        held
+        for (strategy, _, _), held in zip(learned, judged, strict=True)
+        if strategy == DEFAULT_STRATEGY
     ]
     assert sum(map(len, of_first)) == len(set.union(*of_first)) == len(every)
     assert plan.evidence[0].n == len(every)
@@ -412,9 +425,9 @@ def test_without_one_class_a_row_contrastive_is_not_tried(
     data = _texts(30, problem_type)
     checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels, problem_type=problem_type)
     plan = _choose(checkpoint, data, pooling="own", max_steps=2)
-    assert {fact.strategy for fact in plan.evidence} == {"head", "top_layers", "head_then_full"}
-    assert plan.strategy in (FIRST, *CANDIDATES)
-    assert all(np.isfinite(fact.score) for fact in plan.evidence)
+    assert {fact["strategy"] for fact in plan.evidence} == {"head", "top_layers", "head_then_full"}
+    assert plan.strategy in (DEFAULT_STRATEGY, *CANDIDATES)
+    assert all(np.isfinite(fact["score"]) for fact in plan.evidence)
 
 
 # --- the pooling ---
@@ -563,7 +576,7 @@ def test_flags_that_the_chosen_plan_has_no_use_for_are_named(
     pictures: Checkpoint, digits: Digits, pretended: Pretended
 ) -> None:
     scores, _ = pretended
-    scores |= dict.fromkeys((FIRST, *CANDIDATES), 0.0) | {"head": 1.0}
+    scores |= dict.fromkeys((DEFAULT_STRATEGY, *CANDIDATES), 0.0) | {"head": 1.0}
     plan = _choose(pictures, digits(4), auto_budget=100.0, layer_decay=0.8)
     assert plan.strategy == "head"
     assert plan.reasons[-1] == "--layer_decay plays no part in head"

@@ -8,12 +8,12 @@ from hf_transfer.studies.compare_tables import (
     Cell,
     accuracies,
     accuracy_table,
-    as_picture,
     auto_table,
     duration_table,
     durations,
-    mean_over_draws,
-    spread,
+    mean_estimate,
+    plot,
+    standard_deviation,
     write_tables,
 )
 from tests.unit.sharing.example import example_record
@@ -63,18 +63,18 @@ def _rows(table: str) -> dict[str, list[str]]:
 
 
 def test_the_interval_over_draws_is_students() -> None:
-    estimate = mean_over_draws([0.8, 0.9, 1.0], 0.95)
+    estimate = mean_estimate([0.8, 0.9, 1.0], 0.95)
     assert estimate.value == pytest.approx(0.9)
     assert estimate.low == pytest.approx(0.9 - 4.3027 * 0.1 / 3**0.5, abs=1e-4)
     assert estimate.high == 1.0
 
 
-def test_one_draw_says_nothing_about_the_spread() -> None:
-    assert mean_over_draws([0.8], 0.95) == Estimate(0.8, 0.0, 1.0, 0.95, 1)
-    assert spread([0.8]) == 0.0
+def test_one_draw_has_no_standard_deviation_and_the_widest_interval() -> None:
+    assert mean_estimate([0.8], 0.95) == Estimate(0.8, 0.0, 1.0, 0.95, 1)
+    assert standard_deviation([0.8]) == 0.0
 
 
-def test_the_table_has_a_row_a_strategy_and_baseline_and_marks_the_best_of_each_column(
+def test_the_table_has_a_row_for_each_strategy_and_baseline_and_marks_the_best_of_a_column(
     records: dict[Cell, RunRecord],
 ) -> None:
     rows = _rows(accuracy_table(accuracies(records)))
@@ -86,7 +86,7 @@ def test_the_table_has_a_row_a_strategy_and_baseline_and_marks_the_best_of_each_
     assert not any("**" in cell for cell in rows["majority"])
 
 
-def test_learning_takes_what_is_frozen_and_trained_and_chosen(
+def test_the_seconds_of_learning_are_those_of_frozen_layers_training_and_choice(
     records: dict[Cell, RunRecord],
 ) -> None:
     rows = _rows(duration_table(durations(records)))
@@ -94,12 +94,12 @@ def test_learning_takes_what_is_frozen_and_trained_and_chosen(
     assert durations(records, with_choice=False)["auto"][1] == {0: 3.0, 1: 3.0}
 
 
-def test_a_record_without_the_time_of_choosing_took_none() -> None:
-    record = replace(_record(0.5), timings=Timings(0.0, 1.0, 2.0, 0.0, 3.0))
+def test_a_record_without_the_seconds_of_a_choice_has_none() -> None:
+    record = replace(_record(0.5), timings={"frozen_s": 1.0, "train_s": 2.0})
     assert durations({Cell("head", 1, 0): record}) == {"head": {1: {0: 3.0}}}
 
 
-def test_the_table_of_auto_says_what_it_chose_its_regret_and_its_cost(
+def test_the_table_of_auto_has_its_choices_regret_and_cost(
     records: dict[Cell, RunRecord],
 ) -> None:
     rows = _rows(auto_table(records))
@@ -112,25 +112,25 @@ def test_the_table_of_auto_says_what_it_chose_its_regret_and_its_cost(
     assert rows["draws more than 5 points below head"] == ["1", "0"]  # of one draw: 40 beside 60
 
 
-def test_the_picture_has_a_line_a_strategy_and_none_of_the_majority(
+def test_the_plot_has_a_line_for_each_strategy_and_none_for_the_majority(
     records: dict[Cell, RunRecord],
 ) -> None:
-    axes, _ = as_picture(accuracies(records), 0.95).axes
+    axes, _ = plot(accuracies(records), 0.95).axes
     assert axes.get_xlabel() == "labels a class"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["head", "full", "auto"]
 
 
-def test_beside_it_stands_what_each_gains_on_the_head_draw_by_draw(
+def test_its_second_part_has_the_gain_of_each_strategy_on_the_head_paired_by_draw(
     records: dict[Cell, RunRecord],
 ) -> None:
-    _, gains = as_picture(accuracies(records), 0.95).axes
+    _, gains = plot(accuracies(records), 0.95).axes
     zero, full, auto = gains.get_lines()
     assert set(zero.get_ydata()) == {0}
     assert list(full.get_ydata()) == pytest.approx([-10.0, 15.0])
     assert list(auto.get_ydata()) == pytest.approx([-10.0, 15.0])
 
 
-def test_tables_and_picture_are_written_whole(
+def test_tables_and_plot_are_written_and_no_partial_file_is_left(
     records: dict[Cell, RunRecord], tmp_path: Path
 ) -> None:
     text = write_tables(records, tmp_path, 0.95)
@@ -139,6 +139,8 @@ def test_tables_and_picture_are_written_whole(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["table.md", "table.png"]
 
 
-def test_without_auto_nothing_is_said_of_it(records: dict[Cell, RunRecord], tmp_path: Path) -> None:
+def test_without_auto_there_is_no_table_of_it(
+    records: dict[Cell, RunRecord], tmp_path: Path
+) -> None:
     named = {cell: record for cell, record in records.items() if cell.strategy != "auto"}
     assert "auto" not in write_tables(named, tmp_path, 0.95)

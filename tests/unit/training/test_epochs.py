@@ -1,4 +1,4 @@
-"""How long each phase of a plan trains: counted by hand."""
+"""Epochs and steps of each phase of a plan: counted by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.strategies.plan import Phase, Plan
-from hf_transfer.training.epochs import in_passes, pace, share_of_steps
+from hf_transfer.training.epochs import phase_length, phase_max_steps, with_passes_as_epochs
 
 HEAD = Phase("head", ("head",), 1.0, solver="convex")
 TOP = Phase("top", ("head", "body"), 1.0)
@@ -21,39 +21,43 @@ def _plan(*phases: Phase, batch_size: int = 8) -> Plan:
 
 @pytest.fixture
 def training(tmp_path: Path) -> Any:
-    """A function that makes the arguments of training from those that a test is about."""
+    """A function that makes training arguments of those that a test is about."""
     return lambda **given: TrainingConfig(output_dir=str(tmp_path), use_cpu=True, **given)
 
 
 def test_the_last_batch_of_an_epoch_may_be_smaller(training: Any) -> None:
-    found = pace(FULL, _plan(FULL), [0, 1] * 10, training())
+    found = phase_length(FULL, _plan(FULL), [0, 1] * 10, training())
     assert (found.epochs, found.steps, found.batch_size, found.passes) == (3.0, 9, 8, 3.0)
 
 
 def test_accumulated_batches_are_one_step(training: Any) -> None:
-    assert pace(FULL, _plan(FULL), [0, 1] * 16, training(gradient_accumulation_steps=2)).steps == 6
+    assert (
+        phase_length(FULL, _plan(FULL), [0, 1] * 16, training(gradient_accumulation_steps=2)).steps
+        == 6
+    )
 
 
 def test_a_part_of_an_epoch_has_a_part_of_its_steps(training: Any) -> None:
     half = Phase("full", ("head", "body"), 0.5)
-    assert pace(half, _plan(half), [0, 1] * 10, training()).steps == 2
+    assert phase_length(half, _plan(half), [0, 1] * 10, training()).steps == 2
 
 
-def test_a_solved_phase_has_no_pace_and_stays_as_it_is(training: Any) -> None:
+def test_a_solved_phase_has_no_length_and_keeps_its_epochs(training: Any) -> None:
     plan = _plan(HEAD, FULL)
-    assert pace(HEAD, plan, [0, 1] * 10, training()) is None
-    assert in_passes(plan, [0, 1] * 10, training()) == plan
+    assert phase_length(HEAD, plan, [0, 1] * 10, training()) is None
+    assert with_passes_as_epochs(plan, [0, 1] * 10, training()) == plan
 
 
-def test_steps_that_are_asked_for_take_the_place_of_epochs(training: Any) -> None:
+def test_max_steps_replaces_the_epochs(training: Any) -> None:
     plan = _plan(HEAD, TOP, FULL)
-    found = [pace(phase, plan, [0, 1] * 16, training(max_steps=8)) for phase in (TOP, FULL)]
+    found = [phase_length(phase, plan, [0, 1] * 16, training(max_steps=8)) for phase in (TOP, FULL)]
     assert [(each.steps, each.epochs, each.passes) for each in found] == [
         (2, 0.5, 0.5),
         (6, 1.5, 1.5),
     ]
     assert [
-        phase.epochs for phase in in_passes(plan, [0, 1] * 16, training(max_steps=8)).phases
+        phase.epochs
+        for phase in with_passes_as_epochs(plan, [0, 1] * 16, training(max_steps=8)).phases
     ] == [1.0, 0.5, 1.5]
 
 
@@ -63,18 +67,21 @@ def test_the_parts_of_the_steps_add_up(steps: int) -> None:
         Phase(name, ("head", "body"), epochs)
         for name, epochs in (("a", 1.0), ("b", 1.5), ("c", 2.0))
     ]
-    parts = [share_of_steps(phase, _plan(*phases), steps) for phase in phases]
+    parts = [phase_max_steps(phase, _plan(*phases), steps) for phase in phases]
     assert sum(parts) == steps
     assert parts == sorted(parts)
 
 
 def test_a_phase_has_a_step_however_small_its_part_is() -> None:
     short = Phase("short", ("head",), 0.01)
-    assert share_of_steps(short, _plan(short, FULL), 4) == 1
+    assert phase_max_steps(short, _plan(short, FULL), 4) == 1
 
 
 def test_batches_with_members_of_every_class_see_small_classes_again(training: Any) -> None:
     # 5 classes of 2 rows: a batch has 4 members of each, so that 10 rows are seen twice in an epoch.
-    found = pace(CONTRASTIVE, _plan(CONTRASTIVE), list(range(5)) * 2, training())
+    found = phase_length(CONTRASTIVE, _plan(CONTRASTIVE), list(range(5)) * 2, training())
     assert (found.epochs, found.steps, found.batch_size, found.passes) == (2.0, 2, 20, 4.0)
-    assert in_passes(_plan(CONTRASTIVE), list(range(5)) * 2, training()).phases[0].epochs == 4.0
+    assert (
+        with_passes_as_epochs(_plan(CONTRASTIVE), list(range(5)) * 2, training()).phases[0].epochs
+        == 4.0
+    )
