@@ -59,14 +59,15 @@ def _load_adapter(model: str) -> tuple[Any, str]:
     return pipeline(task.name, model=network.eval(), **processor), task.modality
 
 
-def ask(classify: Any, value: Any, top_k: int | None = None) -> list[tuple[str, str]]:
-    """Pairs of a label and its figure: the `top_k` best, by default what the model's problem type asks for.
+def classify(pipeline: Any, value: Any, top_k: int | None = None) -> list[tuple[str, str]]:
+    """Pairs of a label and its figure: the `top_k` best, or the default of the problem type.
 
-    One class a row: the most probable. Several labels: all above one half, or ("none", ""). Regression: the number.
-    The pipeline itself knows by the model's `problem_type` whether logits become probabilities, and how.
+    Single label: the most probable. Multi-label: all above 0.5, or ("none", ""). Regression: the
+    number. The pipeline itself knows by the model's `problem_type` whether logits become
+    probabilities, and how.
     """
-    config = classify.model.config
-    answers = classify(value, top_k=config.num_labels)  # best first
+    config = pipeline.model.config
+    answers = pipeline(value, top_k=config.num_labels)  # best first
     if config.problem_type == "regression":
         return [(answer["label"], f"{answer['score']:.6g}") for answer in answers]
     if top_k is None and config.problem_type == "multi_label_classification":

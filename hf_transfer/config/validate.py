@@ -87,10 +87,10 @@ def unused_flags(groups: Iterable[Any], strategies: Sequence[str]) -> dict[str, 
     """Flags that were given and that none of the strategies uses -> the strategies that do."""
     unused = {}
     for group, each in _flags_of(groups):
-        users = each.metadata.get("strategies")
-        given = users is not None and getattr(group, each.name) != each.default
-        if given and not set(users).intersection(strategies):
-            unused[each.name] = tuple(users)
+        users: tuple[str, ...] = each.metadata.get("strategies", ())
+        given = getattr(group, each.name) != each.default
+        if given and users and not set(users).intersection(strategies):
+            unused[each.name] = users
     return unused
 
 
@@ -104,7 +104,7 @@ def _flags_of(groups: Iterable[Any]) -> Iterator[tuple[Any, Field[Any]]]:
 
 
 def _require_known_names(config: RunConfig) -> None:
-    names = {
+    names: dict[str, tuple[Sequence[str], Sequence[str]]] = {
         "strategies": (config.study.strategies, STRATEGY_NAMES),
         "strategy": ([config.transfer.strategy], STRATEGY_NAMES),
         "baselines": (config.evaluation.baselines, BASELINE_NAMES),

@@ -24,7 +24,7 @@ from hf_transfer.data.splits import examples_per_class, stratified_holdout, stra
 from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.hub_repository import find_repository
 from hf_transfer.record import ProblemType
-from hf_transfer.tasks import Task, served_tasks
+from hf_transfer.tasks import Task, find_task, served_tasks
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class Data:
         return self.splits["test"]
 
 
-def load_data(config: DataConfig, task: Task, seed: int) -> Data:
+def load_data(config: DataConfig, task: Task | str, seed: int) -> Data:
     """Examples to train on, to validate and to test.
 
     Rows that cannot be used are left out first: which ones depends on nothing but the data. A
@@ -93,6 +93,8 @@ def load_data(config: DataConfig, task: Task, seed: int) -> Data:
     that do not fit the problem, and more bad rows than `on_bad_example` allows.
     """
     began = time.perf_counter()
+    if isinstance(task, str):
+        task = find_task(task)
     if task.name not in served_tasks():
         raise UserError(
             f"the data of {task.name} cannot be read yet", f"tasks: {', '.join(served_tasks())}"

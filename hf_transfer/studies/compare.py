@@ -60,7 +60,10 @@ def compare(config: RunConfig) -> dict[Cell, RunRecord]:
 def _require_same_study(config: RunConfig, path: Path) -> None:
     """Raise UserError, naming the differences, if the folder's runs were asked for with other settings."""
     groups = [
-        *map(asdict, (config.model, config.data, config.transfer, config.evaluation)),
+        asdict(config.model),
+        asdict(config.data),
+        asdict(config.transfer),
+        asdict(config.evaluation),
         {"task": config.task},
         config.training.to_dict(),
     ]

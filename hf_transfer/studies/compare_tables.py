@@ -142,7 +142,7 @@ def _choices(records: Records, budget: int) -> dict[str, str]:
         for cell, record in records.items()
         if (cell.strategy, cell.budget) == ("auto", budget)
     }
-    chosen = Counter(record.strategy["used"] for record in runs.values())
+    chosen = Counter(record.strategy.used for record in runs.values())
     total = durations(runs)["auto"][budget]
     alone = durations(runs, with_choice=False)["auto"][budget]
     return {

@@ -14,7 +14,7 @@ from hf_transfer.frozen.features import Features
 from hf_transfer.frozen.phase import cache_facts, compute_head_features
 from hf_transfer.frozen.split import UnsplittableError
 from hf_transfer.linear_probe.solve import ProbeData, ProbeOptions, SolvedHead, solve_head
-from hf_transfer.record import PhaseFacts
+from hf_transfer.record import ClosedFormFacts, PhaseFacts
 from hf_transfer.strategies.plan import Phase
 from hf_transfer.training.label_scaling import Scale
 from hf_transfer.training.losses import balanced_weights
@@ -53,12 +53,10 @@ def run_probe_phase(number: int, run: PlanRun) -> PhaseFacts | None:
         trainable_parameters=sum(parameter.numel() for parameter in layer.parameters()),
         epochs=0.0,
         steps=0,
+        best_step=None,
+        history=[],
         seconds=time.perf_counter() - began,
-        solved={
-            "strength": solved.l2,
-            "penalty": phase.penalty,
-            "cross_validated": solved.cross_validated,
-        },
+        solved=ClosedFormFacts(solved.l2, phase.penalty, solved.cross_validated),
         augmentation=run.job.training.augmentation if plan.cached_views else None,
         **cache_facts(features),
     )

@@ -20,7 +20,7 @@ from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.freeze import training_only
 from hf_transfer.models.head import headless
 from hf_transfer.models.weights import restore_weights
-from hf_transfer.record import PhaseFacts, to_json
+from hf_transfer.record import PhaseFacts, from_json, to_json
 from hf_transfer.resume.callback import Keeper, StopRequest, stop_at_a_step
 from hf_transfer.resume.states import State
 from hf_transfer.strategies.plan import Phase, learning_rates
@@ -86,16 +86,16 @@ def run_step_phase(
         checkpoint = replace(checkpoint, model=merge(inputs.model), adapter=adapter)
     seconds_before = resumed.facts["seconds"] if resumed else 0.0
     is_augmented = inputs.augment or (frozen and run.plan.cached_views)
-    facts = PhaseFacts(
-        name=phase.name,
-        loss=phase.loss,
-        batch_size=inputs.step_examples,
-        seconds=seconds_before + time.perf_counter() - began,
-        augmentation=run.job.training.augmentation if is_augmented else None,
+    facts = {
+        "name": phase.name,
+        "loss": phase.loss,
+        "batch_size": inputs.step_examples,
+        "seconds": seconds_before + time.perf_counter() - began,
+        "augmentation": run.job.training.augmentation if is_augmented else None,
         **learned,
         **cache_facts(frozen.features if frozen else ()),
-    )
-    return checkpoint, facts
+    }
+    return checkpoint, from_json(PhaseFacts, facts)
 
 
 def _prepare(phase: Phase, run: PlanRun, resumed: State | None) -> PhaseInputs:
