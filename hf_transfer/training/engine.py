@@ -30,6 +30,7 @@ from hf_transfer.resume.states import State
 from hf_transfer.strategies.plan import Phase, Plan, in_steps, learning_rates, with_epochs
 from hf_transfer.training.averaging import gather_candidates, keep_best, put_weights
 from hf_transfer.training.batches import Order, StepBatches, plain_order
+from hf_transfer.training.callbacks import add_callbacks
 from hf_transfer.training.contrastive import balanced_order, contrastive_loss
 from hf_transfer.training.epochs import share_of_steps
 from hf_transfer.training.label_scaling import find_scale, scale_kept_head, scale_labels, unscale
@@ -40,7 +41,6 @@ from hf_transfer.training.trainer import (
     phase_arguments,
     read_history,
     validation_metrics,
-    watch_steps,
 )
 
 log = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ def run_phase(
         trainer = PhaseTrainer(
             model=material.model,
             args=_arguments(phase, work, material, folder, resumed is not None),
-            rates=material.rates,
+            learning_rates=material.rates,
             batches=material.batches,
             augment=material.augment,
             stop=stop,
@@ -280,7 +280,7 @@ def _train(
 ) -> dict[str, Any]:
     """How much learned, for how long, which weights were kept, and what was logged."""
     model, training = trainer.model, work.training
-    best = watch_steps(trainer, training)
+    best = add_callbacks(trainer, training)
     candidates = gather_candidates(trainer, phase, work.plan, training)
     resumed_at = [*resumed.facts["resumed_at"], resumed.facts["step"]] if resumed else []
     if work.saved:
@@ -294,11 +294,11 @@ def _train(
             "replays": is_frozen,
         }
         remembered = [each for each in (best, candidates, trainer.guard) if each]
-        trainer.keep_states(
+        trainer.save_states_with(
             Keeper(work.saved, about, trainer.stop, training.save_minutes, remembered, resumed)
         )
-    trainer.learn()
-    trainer.share_buffers()
+    trainer.train_or_resume()
+    trainer.broadcast_buffers()
     steps, best_step = trainer.state.global_step, best.best_step if best else None
     history = read_history(trainer)  # before the candidates are judged: these are no steps
     ended_with = "last step" if best_step in (None, steps) else "best step"
