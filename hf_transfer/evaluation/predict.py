@@ -13,7 +13,7 @@ from transformers import ProgressCallback
 from hf_transfer.evaluation.metrics import SCORING
 from hf_transfer.record import ProblemType
 from hf_transfer.training.engine import Trained
-from hf_transfer.training.trainer import OneModelTrainer, phase_arguments
+from hf_transfer.training.trainer import SharedBuffersTrainer, phase_arguments
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def predict(trained: Trained, split: Dataset) -> Predictions:
         else np.arange(len(rows))
     )
     with TemporaryDirectory() as folder:
-        trainer = OneModelTrainer(
+        trainer = SharedBuffersTrainer(
             model=trained.model,
             args=phase_arguments(
                 trained.training,

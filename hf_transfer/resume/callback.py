@@ -191,7 +191,7 @@ class Keeper(TrainerCallback):
     def write(self, ended: bool = False) -> None:
         """Begin to write the state as it is; on the main process."""
         began, trainer = time.perf_counter(), self.trainer
-        trainer.share_buffers()
+        trainer.broadcast_buffers()
         loss = nested_gather(trainer._tr_loss, trainer.args.parallel_mode).mean()
         if PartialState().is_main_process:
             try:

@@ -18,7 +18,8 @@ from transformers import TrainerCallback, set_seed
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.models.weights import copy_weights, restore_weights
 from hf_transfer.strategies.plan import Phase, Plan
-from hf_transfer.training.trainer import BestStep, PhaseTrainer
+from hf_transfer.training.callbacks import BestStep
+from hf_transfer.training.trainer import PhaseTrainer
 
 log = logging.getLogger(__name__)
 
@@ -178,6 +179,6 @@ def renew_statistics(trainer: PhaseTrainer) -> None:
         norm.momentum = None  # torch's word for the plain mean over batches
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for batch in trainer.get_train_dataloader():
-            trainer.compute_loss(trainer.model, trainer._prepare_inputs(trainer.changed(batch)))
+            trainer.compute_loss(trainer.model, trainer._prepare_inputs(trainer.augmented(batch)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -26,7 +26,7 @@ from hf_transfer.resume.states import State
 from hf_transfer.strategies.plan import Phase, learning_rates
 from hf_transfer.training.averaging import gather_candidates, keep_best
 from hf_transfer.training.batches import Order, StepBatches, plain_order
-from hf_transfer.training.callbacks import watch_steps
+from hf_transfer.training.callbacks import add_callbacks
 from hf_transfer.training.contrastive import balanced_order, contrastive_loss
 from hf_transfer.training.epochs import phase_max_steps
 from hf_transfer.training.losses import LossFunction, choose_loss
@@ -244,7 +244,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train, and return what PhaseFacts says of it."""
     model = trainer.model
-    best = watch_steps(trainer, run.job.training)
+    best = add_callbacks(trainer, run.job.training)
     candidates = gather_candidates(trainer, phase, run.plan, run.job.training)
     resumed_at = [*resumed.facts["resumed_at"], resumed.facts["step"]] if resumed else []
     if run.folder:

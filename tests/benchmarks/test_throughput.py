@@ -68,7 +68,7 @@ def test_texts_grouped_by_length_against_random_batches_and_against_padding_to_1
             train_sampling_strategy=sampling,
         )
         model = copy.deepcopy(checkpoint.model)
-        order = {"rates": {}, "batches": StepBatches(plain_order(rows, sampling, 0, BATCH), BATCH)}
+        order = {"learning_rates": {}, "batches": StepBatches(plain_order(rows, sampling, 0, BATCH), BATCH)}
         own = order if kind is PhaseTrainer else {}
         trainer = kind(
             model=model, args=arguments, train_dataset=rows, data_collator=collate, **own

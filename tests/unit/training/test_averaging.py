@@ -480,7 +480,7 @@ def _phase(folder: Path, data: Data, tmp_path: Path, *flags: str) -> Phase:
         data_collator=encoder.collate,
         compute_metrics=validation_metrics(mean_loss(cross_entropy), has_classes=True),
         compute_loss_func=mean_loss(cross_entropy),
-        rates={},
+        learning_rates={},
         batches=StepBatches(PlainOrder(len(data.train), seed=0), plan.batch_size),
         callbacks=[recorder],
     )

@@ -159,7 +159,7 @@ def test_a_step_that_is_not_finite_ends_the_run_with_the_weights_before_it(
     ids = poison.batches[2]
     assert len(ids) == 4
     assert f"(examples {', '.join(ids)})" in refused.value.message
-    assert "the state after step 2 is kept" in refused.value.message
+    assert "the state after step 2 is saved" in refused.value.message
     assert "--on_nan rollback" in refused.value.hint
     kept = _kept(tmp_path / "run")
     assert all(tensor.isfinite().all() for tensor in kept.values())
@@ -237,7 +237,7 @@ def test_the_same_run_goes_on_with_rollback_to_what_it_would_have_been(
     train: Any, poison: Poison, tiny_resnet: Path
 ) -> None:
     poison.arm("input", 3)
-    with pytest.raises(UserError, match="the state after step 2 is kept"):
+    with pytest.raises(UserError, match="the state after step 2 is saved"):
         train(tiny_resnet, 5)
     poison.arm("input", 1)  # the first batch after going on
     resumed = train(tiny_resnet, 5, "--on_nan", "rollback")
@@ -253,7 +253,7 @@ def test_the_very_first_step_can_be_the_broken_one(
     train: Any, poison: Poison, tiny_resnet: Path
 ) -> None:
     poison.arm("input", 1)
-    with pytest.raises(UserError, match=r"at step 1 of 3 .* the state after step 0 is kept"):
+    with pytest.raises(UserError, match=r"at step 1 of 3 .* the state after step 0 is saved"):
         train(tiny_resnet, 3)
     poison.arm("input", 1)
     resumed = train(tiny_resnet, 3, "--on_nan", "rollback")
