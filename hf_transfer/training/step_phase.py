@@ -186,7 +186,7 @@ def _make_trainer(
     return PhaseTrainer(
         model=inputs.model,
         args=_arguments(phase, run, inputs, folder, is_resumed),
-        rates=inputs.rates,
+        learning_rates=inputs.rates,
         batches=inputs.batches,
         augment=inputs.augment,
         stop=stop,
