@@ -28,7 +28,7 @@ _HOMES = {
     "Checkpoint": "models.checkpoint",
     "LayerMap": "models.layers",
     "layer_map": "models.layers",
-    "build_checkpoint": "models.checkpoint",
+    "build_checkpoint": "models.from_config",
     "load_checkpoint": "models.checkpoint",
     "Phase": "strategies.plan",
     "Plan": "strategies.plan",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from transformers import TrainingArguments
 
@@ -50,13 +50,6 @@ class ModelConfig:
             "help": "Go on with the checkpoint's own head; its label names must be the dataset's."
         },
     )
-
-    @property
-    def source(self) -> dict[str, Any]:
-        """What load_checkpoint takes of it."""
-        name, revision = str(self.model_name_or_path), self.model_revision
-        trust, keep = self.trust_remote_code, self.keep_head
-        return {"name": name, "revision": revision, "trust_remote_code": trust, "keep_head": keep}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hf_transfer.data.augmentation import require_augmentation
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import require_metrics
 from hf_transfer.models.adapters import require_loadable_method, require_method
-from hf_transfer.models.checkpoint import read_config
+from hf_transfer.models.locate import locate, read_config
 from hf_transfer.sharing.hub import full_name
 from hf_transfer.tasks import Task
 
@@ -23,10 +23,7 @@ def preflight(config: RunConfig, task: Task) -> RunConfig:
     """
     require_augmentation(config.training.augmentation, task)
     if config.model.model_name_or_path is not None:
-        asked = config.model
-        read_config(
-            str(asked.model_name_or_path), task, asked.model_revision, asked.trust_remote_code
-        )
+        read_config(locate(config.model), task)
     require_method(config.transfer.peft_method, config.transfer.lora_rank)
     if config.transfer.keep_adapter:
         _require_base_that_stays(config)

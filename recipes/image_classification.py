@@ -27,13 +27,7 @@ def main() -> None:
 
     data = load_data(config.data, task, seed)
     require_metrics(config.evaluation.metrics, data.problem_type)
-    checkpoint = load_checkpoint(
-        **config.model.source,
-        task=task,
-        labels=data.labels,
-        seed=seed,
-        problem_type=data.problem_type,
-    )
+    checkpoint = load_checkpoint(config.model, data, seed)
     plan = choose_plan(config.transfer, checkpoint, data, config.training, config.data.max_length)
     trained = run_plan(plan, checkpoint, data, config.training)
     record = evaluate(trained, data, config.evaluation)

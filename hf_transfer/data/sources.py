@@ -56,7 +56,9 @@ class Data:
     labels: tuple[str, ...]
     origin: Origin
     fingerprint: str
+    task: Task
     problem_type: ProblemType = "single_label_classification"
+    max_length: int | None = None  # of a text, in tokens; None: as the model takes
     cut: tuple[str, ...] = ()  # splits that the source lacks and we cut from the training rows
     dropped: tuple[
         dict[str, str], ...
@@ -117,14 +119,16 @@ def load_data(config: DataConfig, task: Task, seed: int) -> Data:
     cut = tuple(sorted(set(rows) - set(splits)))
     dropped = tuple({"id": row, "reason": reason} for row, reason in bad.items())
     return Data(
-        rows,
-        names,
-        origin,
-        fingerprint(rows),
-        problem_type,
-        cut,
-        dropped,
-        time.perf_counter() - began,
+        splits=rows,
+        labels=names,
+        origin=origin,
+        fingerprint=fingerprint(rows),
+        task=task,
+        problem_type=problem_type,
+        max_length=config.max_length,
+        cut=cut,
+        dropped=dropped,
+        seconds=time.perf_counter() - began,
     )
 
 

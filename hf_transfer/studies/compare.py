@@ -96,9 +96,7 @@ def _run(cell: Cell, config: RunConfig, task: Task) -> RunRecord:
         config.data, examples_per_class=cell.budget, problem_type="single_label_classification"
     )
     data = load_data(asked, task, cell.seed)
-    checkpoint = load_checkpoint(
-        **config.model.source, task=task, labels=data.labels, seed=cell.seed
-    )
+    checkpoint = load_checkpoint(config.model, data, cell.seed)
     training = copy.copy(config.training)
     training.seed, training.output_dir = (
         cell.seed,

@@ -139,13 +139,7 @@ def _set_up(config: RunConfig, task: Task) -> Setting:
     _require_known_names(config, task)
     data = load_data(config.data, task, training.seed)
     require_metrics(config.evaluation.metrics, data.problem_type)
-    checkpoint = load_checkpoint(
-        **config.model.source,
-        task=task,
-        labels=data.labels,
-        seed=training.seed,
-        problem_type=data.problem_type,
-    )
+    checkpoint = load_checkpoint(config.model, data, training.seed)
     checkpoint, pooling = _pool(config.transfer, checkpoint)
     model = checkpoint.model.eval().to(training.device)
     encoder = make_encoder(task, checkpoint.processor, model.config, config.data.max_length)

@@ -407,7 +407,7 @@ def _require_same_problem(checkpoint: Checkpoint, data: Data) -> None:
     if _problem_type(checkpoint) != data.problem_type:
         raise UserError(
             f"the model is set up for {_problem_type(checkpoint)}, the labels are for {data.problem_type}",
-            "give load_checkpoint problem_type=data.problem_type; pre-training takes one class a row",
+            "call load_checkpoint with these data; pre-training takes one class a row",
         )
 
 

@@ -1,6 +1,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,7 @@ from hf_transfer.config import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
-from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head, headless, read_logits
 from hf_transfer.models.pooling import with_mean_pooling
 from hf_transfer.strategies.make_plan import make_plan
@@ -31,6 +32,7 @@ from hf_transfer.tasks import find_task
 from hf_transfer.training import engine
 from hf_transfer.training.contrastive import MEMBERS, TEMPERATURE, BalancedOrder, contrastive_loss
 from hf_transfer.training.engine import Trained, run_plan
+from tests import checkpoints
 
 Load = Callable[[str], tuple[Checkpoint, Data]]
 
@@ -63,7 +65,7 @@ def load(request: pytest.FixtureRequest, picture_folder: Path, text_file: Path) 
             task,
             0,
         )
-        return load_checkpoint(str(request.getfixturevalue(name)), task, data.labels), data
+        return checkpoints.load(str(request.getfixturevalue(name)), task, data.labels), data
 
     return load_one
 
@@ -297,9 +299,7 @@ def test_the_body_learns_by_the_contrastive_loss_and_then_the_head_is_solved(
 
 def test_the_validation_rows_play_no_part_in_it(load: Load, tmp_path: Path) -> None:
     checkpoint, data = load("tiny_bert")
-    data = Data(
-        {**data.splits, "validation": data.test}, data.labels, data.origin, data.fingerprint
-    )
+    data = replace(data, splits={**data.splits, "validation": data.test})
     body, _ = _train(checkpoint, data, tmp_path, "--num_train_epochs", "2").phases
     assert body["best_step"] is None
     assert body["history"]
