@@ -9,7 +9,7 @@ from hf_transfer.data.augmentation import require_augmentation
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import require_metrics
 from hf_transfer.models.adapters import require_loadable_method, require_method
-from hf_transfer.models.checkpoint import read_config
+from hf_transfer.models.locate import locate, read_config
 from hf_transfer.sharing.hub import full_name
 from hf_transfer.tasks import Task, find_task
 
@@ -24,9 +24,8 @@ def preflight(config: RunConfig) -> None:
     validate(config)
     task = find_task(config.task)
     require_known_names(config, task)
-    model = config.model
-    if model.model_name_or_path is not None:
-        read_config(model.model_name_or_path, task, model.model_revision, model.trust_remote_code)
+    if config.model.model_name_or_path is not None:
+        read_config(locate(config.model), task)
     if config.transfer.keep_adapter:
         _require_base_that_stays(config)
     _require_writable(config.output_dir.absolute())

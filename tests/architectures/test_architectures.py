@@ -10,12 +10,14 @@ from transformers import AutoConfig, AutoModel, set_seed
 
 from hf_transfer.frozen.split import Boundary, UnsplittableError, split_model
 from hf_transfer.models.adapters import merge, wrap_with_adapter
-from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.freeze import training_only
 from hf_transfer.models.head import read_logits
 from hf_transfer.models.layers import layer_map
 from hf_transfer.resume.states import States
 from hf_transfer.training.callbacks import BestStep
+from hf_transfer.training.trainer import BestStep
+from tests import checkpoints
 from tests.architectures.conftest import OLD_LABELS, Subject
 from tests.architectures.first_use import FirstUse
 
@@ -29,7 +31,7 @@ ROUNDING = {"mobilenet_v1": 5e-5, "mobilenet_v2": 5e-5}
 
 
 def _load(subject: Subject) -> Checkpoint:
-    return load_checkpoint(str(subject.folder), subject.task, LABELS)
+    return checkpoints.load(str(subject.folder), subject.task, LABELS)
 
 
 def _logits(model: torch.nn.Module, subject: Subject) -> torch.Tensor:
@@ -66,7 +68,7 @@ def test_all_other_tensors_equal_the_checkpoints(subject: Subject) -> None:
 
 def test_a_head_for_as_many_other_labels_is_new(subject: Subject) -> None:
     model = subject.task.model_class.from_pretrained(subject.folder)
-    checkpoint = load_checkpoint(
+    checkpoint = checkpoints.load(
         str(subject.folder), subject.task, [f"new {n}" for n in range(len(OLD_LABELS))]
     )
     old = model.state_dict()
@@ -213,7 +215,7 @@ def test_to_a_base_model_a_head_is_added_and_nothing_else(subject: Subject, tmp_
     if AutoConfig.from_pretrained(subject.folder).model_type in WITHOUT_BASE:
         pytest.skip("its classifier is not a base model and a head")
     AutoModel.from_pretrained(subject.folder).save_pretrained(tmp_path)
-    checkpoint = load_checkpoint(str(tmp_path), subject.task, LABELS)
+    checkpoint = checkpoints.load(str(tmp_path), subject.task, LABELS)
     prefix = f"{checkpoint.model.base_model_prefix}."
     assert set(checkpoint.head) == set(checkpoint.new_parameters)
     assert all(

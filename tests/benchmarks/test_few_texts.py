@@ -22,10 +22,11 @@ from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.evaluation.predict import predict
-from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import run_plan
+from tests import checkpoints
 
 LABELS, DRAWS, TOKENS = 8, 3, 32
 EPOCHS, BATCHES = 20, (8, 16)  # of the bare Trainer, whose default is 8
@@ -69,7 +70,7 @@ def _contrastive(minilm: str, data: Data, seed: int, folder: Path) -> tuple[floa
     """Accuracy on the test split and seconds of learning; what is saved answers alike in a plain pipeline."""
     training = TrainingConfig(use_cpu=True, disable_tqdm=True, seed=seed)
     training.output_dir = None  # a run that is kept nowhere
-    checkpoint = load_checkpoint(minilm, TASK, data.labels, seed=seed)
+    checkpoint = checkpoints.load(minilm, TASK, data.labels, seed=seed)
     began = time.perf_counter()
     plan = choose_plan(TransferConfig(strategy="contrastive"), checkpoint, data, training, TOKENS)
     trained = run_plan(plan, checkpoint, data, training, TOKENS)
@@ -94,7 +95,7 @@ def _require_plain(checkpoint: Checkpoint, data: Data, answers: np.ndarray, fold
 def _bare(minilm: str, data: Data, seed: int, batch_size: int, folder: Path) -> tuple[float, float]:
     """The same of transformers alone, with the class's own pooling and a new head at the rate of all."""
     set_seed(seed)
-    tokenizer = load_checkpoint(minilm, TASK, data.labels).processor
+    tokenizer = checkpoints.load(minilm, TASK, data.labels).processor
     model = AutoModelForSequenceClassification.from_pretrained(minilm, num_labels=len(data.labels))
     kept: dict[str, Any] = {
         "save_strategy": "no",

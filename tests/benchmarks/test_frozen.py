@@ -29,13 +29,14 @@ from hf_transfer.config.run import RunConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.evaluation.predict import predict
-from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.freeze import training_only
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import Trained, run_plan
 from hf_transfer.training.losses import cross_entropy, mean_loss
 from hf_transfer.training.trainer import phase_arguments
+from tests import checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +97,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     data = load_data(DataConfig("builtin:docstrings"), task, seed=0)
     every = concatenate_datasets(list(data.splits.values())).shuffle(seed=0)
     splits = {"train": every.select(range(TEXTS)), "test": every.select(range(TEXTS, len(every)))}
-    checkpoint = load_checkpoint(f"{next(iter(package.__path__))}/model", task, data.labels)
+    checkpoint = checkpoints.load(f"{next(iter(package.__path__))}/model", task, data.labels)
     return Subject(checkpoint, replace(data, splits=splits), tmp_path_factory.mktemp("minilm"))
 
 
@@ -117,7 +118,7 @@ def _pictures(model: torch.nn.Module, folder: Path) -> Subject:
     train = Dataset.from_dict(rows, features=features)
     data = replace(data, splits={"train": train, "test": train}, labels=("even", "odd"))
     assert AutoImageProcessor.from_pretrained(folder / "model")
-    return Subject(load_checkpoint(str(folder / "model"), task, data.labels), data, folder)
+    return Subject(checkpoints.load(str(folder / "model"), task, data.labels), data, folder)
 
 
 def _as_jpeg(picture: PIL.Image.Image) -> dict[str, bytes | None]:

@@ -8,11 +8,11 @@ import pytest
 from hf_transfer.cli.flags import parse_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import load_data
-from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.resume.callback import Keeper
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import run_plan
+from tests import checkpoints
 
 ROUNDS, STEPS, EVERY = 2, 200, 100
 
@@ -56,7 +56,7 @@ def test_a_state_every_hundred_steps_beside_none(
         ]
         kept = ["--save_minutes", "0", "--save_strategy", strategy, "--save_steps", str(EVERY)]
         config = parse_config(argv=[*given, *words, *kept, "--per_device_train_batch_size", "16"])
-        checkpoint = load_checkpoint(f"{next(iter(minilm.__path__))}/model", task, data.labels)
+        checkpoint = checkpoints.load(f"{next(iter(minilm.__path__))}/model", task, data.labels)
         plan = make_plan(config.transfer, checkpoint, data, config.training)
         return float(
             run_plan(plan, checkpoint, data, config.training, max_length=64).phases[0].seconds

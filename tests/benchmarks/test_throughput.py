@@ -13,10 +13,10 @@ from hf_transfer.cli.flags import parse_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import load_data
-from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.tasks import find_task
 from hf_transfer.training.batches import StepBatches, plain_order
 from hf_transfer.training.trainer import PhaseTrainer, phase_arguments
+from tests import checkpoints
 
 ROUNDS, STEPS, BATCH = 3, 12, 16
 
@@ -30,7 +30,7 @@ def test_texts_grouped_by_length_against_random_batches_and_against_padding_to_1
     data = load_data(
         DataConfig("builtin:docstrings", max_train_samples=STEPS * BATCH), task, seed=0
     )
-    checkpoint = load_checkpoint(f"{next(iter(minilm.__path__))}/model", task, data.labels)
+    checkpoint = checkpoints.load(f"{next(iter(minilm.__path__))}/model", task, data.labels)
     encoder = make_encoder(task, checkpoint.processor, checkpoint.model.config, max_length=128)
     rows = encoder.rows(data.train)
 
@@ -68,7 +68,10 @@ def test_texts_grouped_by_length_against_random_batches_and_against_padding_to_1
             train_sampling_strategy=sampling,
         )
         model = copy.deepcopy(checkpoint.model)
-        order = {"learning_rates": {}, "batches": StepBatches(plain_order(rows, sampling, 0, BATCH), BATCH)}
+        order = {
+            "learning_rates": {},
+            "batches": StepBatches(plain_order(rows, sampling, 0, BATCH), BATCH),
+        }
         own = order if kind is PhaseTrainer else {}
         trainer = kind(
             model=model, args=arguments, train_dataset=rows, data_collator=collate, **own

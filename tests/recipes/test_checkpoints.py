@@ -241,7 +241,7 @@ def broken(tmp_path: Path, tiny_vit: Path) -> Broken:
             "detector",
             "(yolos) has no class for image-classification, it has AutoModelForObjectDetection",
         ),
-        ("adapter", "is an adapter, not a whole model"),
+        ("adapter", "is an adapter, not a complete model"),
         ("sound", "(wav2vec2) was pretrained on audio, image-classification needs image"),
     ],
 )

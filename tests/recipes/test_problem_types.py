@@ -272,7 +272,4 @@ def test_pretraining_is_of_one_class_a_row(
         ),
     )
     assert ended.code == 2
-    assert (
-        "hint: give load_checkpoint problem_type=data.problem_type; pre-training takes one class"
-        in ended.err
-    )
+    assert "hint: call load_checkpoint with these data; pre-training takes one class" in ended.err

@@ -12,10 +12,10 @@ from hf_transfer.config.training import Augmentation
 from hf_transfer.data.augmentation import AUGMENTATIONS, make_augmentation
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
-from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import Trained, run_plan
+from tests import checkpoints
 from tests.conftest import Outcome
 
 SIZE = (32, 24)
@@ -176,7 +176,7 @@ def test_a_model_that_takes_no_pictures_is_refused(
 ) -> None:
     config, task = _config(tmp_path, "--augmentation", "light"), find_task("text-classification")
     data = load_data(DataConfig(str(text_file), label_column="animal"), task, seed=0)
-    checkpoint = load_checkpoint(str(tiny_bert), task, data.labels)
+    checkpoint = checkpoints.load(str(tiny_bert), task, data.labels)
     plan = choose_plan(config.transfer, checkpoint, data, config.training)
     with pytest.raises(UserError, match="--augmentation light is for pictures"):
         run_plan(plan, checkpoint, data, config.training)
@@ -274,7 +274,7 @@ def _run(
         tmp_path, "--strategy", strategy, "--max_steps", "3", "--disable_tqdm", "true", *flags
     )
     data = load_data(DataConfig("builtin:digits", max_train_samples=40), TASK, seed=0)
-    checkpoint = load_checkpoint(str(folder), TASK, data.labels, seed=0)
+    checkpoint = checkpoints.load(str(folder), TASK, data.labels, seed=0)
     if look is not None:
         checkpoint.model.register_forward_pre_hook(look, with_kwargs=True)
     return run_plan(

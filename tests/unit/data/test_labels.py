@@ -6,8 +6,6 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_transfer.config.data import DataConfig
-from hf_transfer.data.labels import TARGETS, find_problem_type
-from hf_transfer.config.data import DataConfig
 from hf_transfer.data.labels import LABEL_KINDS, find_problem_type
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from hf_transfer.config.data import DataConfig
-from hf_transfer.record import ProblemType
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.evaluation.baselines import majority, raw_inputs
+from hf_transfer.record import ProblemType
 from hf_transfer.tasks import find_task
 
 TEXTS = find_task("text-classification")

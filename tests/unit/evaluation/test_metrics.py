@@ -5,7 +5,6 @@ import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from hf_transfer.record import ProblemType
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import (
     METRICS,
@@ -16,6 +15,7 @@ from hf_transfer.evaluation.metrics import (
     require_metrics,
 )
 from hf_transfer.evaluation.predict import Predictions
+from hf_transfer.record import ProblemType
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 4, 300)

@@ -27,12 +27,13 @@ from hf_transfer.config.data import DataConfig
 from hf_transfer.config.run import RunConfig
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
-from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import read_logits
 from hf_transfer.store.entries import list_entries, resolve_cache_dir
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import Trained, run_plan
+from tests import checkpoints
 
 SOURCES = {
     "image": DataConfig("builtin:digits", max_train_samples=200),
@@ -59,7 +60,7 @@ def _config(*flags: str) -> RunConfig:
 def _load(folder: Path, kind: str) -> tuple[Checkpoint, Data]:
     task = find_task(f"{kind}-classification")
     data = load_data(SOURCES[kind], task, seed=0)
-    return load_checkpoint(str(folder), task, data.labels), data
+    return checkpoints.load(str(folder), task, data.labels), data
 
 
 def _train(folder: Path, kind: str, *flags: str) -> Trained:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss, mean_squared_error
 
-from hf_transfer.record import ProblemType
 from hf_transfer.linear_probe.judge import held_out_loss
 from hf_transfer.linear_probe.solve import ProbeData, solve_head
+from hf_transfer.record import ProblemType
 
 DRAW = np.random.default_rng(0)
 NOISE = DRAW.normal(size=(60, 8)).astype(np.float32)

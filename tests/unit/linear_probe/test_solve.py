@@ -10,7 +10,6 @@ from scipy.special import expit, log_softmax, softmax
 from sklearn.linear_model import LogisticRegression, Ridge
 from threadpoolctl import threadpool_limits
 
-from hf_transfer.record import ProblemType
 from hf_transfer.linear_probe.folds import stratified_folds
 from hf_transfer.linear_probe.solve import (
     FIXED_L2,
@@ -20,6 +19,7 @@ from hf_transfer.linear_probe.solve import (
     SolvedHead,
     solve_head,
 )
+from hf_transfer.record import ProblemType
 
 SINGLE: ProblemType = "single_label_classification"
 MULTI: ProblemType = "multi_label_classification"

@@ -11,9 +11,10 @@ from hf_transfer.models.adapters import (
     save_adapter,
     wrap_with_adapter,
 )
-from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.pooling import with_mean_pooling
 from hf_transfer.tasks import find_task
+from tests import checkpoints
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ def test_a_merged_adapter_gives_the_same_logits_in_a_plain_model(
     name: str, task: str, request: pytest.FixtureRequest
 ) -> None:
     folder: Path = request.getfixturevalue(name)
-    checkpoint = load_checkpoint(str(folder), find_task(f"{task}-classification"), ("a", "b"))
+    checkpoint = checkpoints.load(str(folder), find_task(f"{task}-classification"), ("a", "b"))
     plain_class = type(checkpoint.model)
     wrapped = wrap_with_adapter(checkpoint.model, checkpoint.head, "lora", rank=4)
     inputs = (
@@ -61,7 +62,7 @@ def _pooled_distilbert(folder: Path) -> Checkpoint:
     )
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     return with_mean_pooling(
-        load_checkpoint(str(folder), find_task("text-classification"), ("a", "b"))
+        checkpoints.load(str(folder), find_task("text-classification"), ("a", "b"))
     )
 
 
@@ -95,7 +96,7 @@ def test_an_adapter_of_a_model_that_reads_the_mean_is_loaded_by_transformers(
     tmp_path: Path,
 ) -> None:
     _pooled_distilbert(tmp_path / "plain").model.save_pretrained(tmp_path / "pooled")
-    checkpoint = load_checkpoint(
+    checkpoint = checkpoints.load(
         str(tmp_path / "pooled"), find_task("text-classification"), ("a", "b")
     )
     wrapped = wrap_with_adapter(checkpoint.model, checkpoint.head, "lora", 4, checkpoint.fixed)

@@ -1,4 +1,3 @@
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -7,12 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    ViTForImageClassification,
+)
 
-from hf_transfer.config.source_model import SourceModelConfig
+from hf_transfer.config.model import ModelConfig
+from hf_transfer.data.sources import Data, Origin
 from hf_transfer.errors import UserError
-from hf_transfer.models.checkpoint import build_checkpoint, load_checkpoint, randomized
-from hf_transfer.tasks import Task, find_task
+from hf_transfer.models.checkpoint import load_checkpoint, randomized
+from hf_transfer.tasks import find_task
+from tests import checkpoints
 
 IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
 LABELS = ("x", "y", "z")
@@ -27,7 +33,7 @@ def test_only_the_head_is_new_and_all_else_equals_the_checkpoint(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     folder = request.getfixturevalue(name)
-    checkpoint = load_checkpoint(str(folder), IMAGES, LABELS)
+    checkpoint = checkpoints.load(str(folder), IMAGES, LABELS)
     assert checkpoint.new_parameters
     assert all("classifier" in name for name in checkpoint.new_parameters)
     source = AutoModelForImageClassification.from_pretrained(folder).state_dict()
@@ -37,7 +43,7 @@ def test_only_the_head_is_new_and_all_else_equals_the_checkpoint(
 
 
 def test_a_head_of_the_same_size_is_new_too(tiny_vit: Path) -> None:
-    checkpoint = load_checkpoint(str(tiny_vit), IMAGES, [f"other {n}" for n in range(7)])
+    checkpoint = checkpoints.load(str(tiny_vit), IMAGES, [f"other {n}" for n in range(7)])
     old = AutoModelForImageClassification.from_pretrained(tiny_vit).state_dict()
     assert checkpoint.new_parameters == ("classifier.weight", "classifier.bias")
     assert not torch.equal(checkpoint.model.classifier.weight, old["classifier.weight"])
@@ -46,7 +52,7 @@ def test_a_head_of_the_same_size_is_new_too(tiny_vit: Path) -> None:
 
 def test_the_new_head_is_the_same_for_the_same_seed(tiny_vit: Path) -> None:
     first, second, third = (
-        load_checkpoint(str(tiny_vit), IMAGES, LABELS, seed=s) for s in (1, 1, 2)
+        checkpoints.load(str(tiny_vit), IMAGES, LABELS, seed=s) for s in (1, 1, 2)
     )
     assert torch.equal(first.model.classifier.weight, second.model.classifier.weight)
     assert not torch.equal(first.model.classifier.weight, third.model.classifier.weight)
@@ -54,7 +60,7 @@ def test_the_new_head_is_the_same_for_the_same_seed(tiny_vit: Path) -> None:
 
 def test_label_names_and_order_are_in_the_config(tiny_bert: Path) -> None:
     labels = [f"label {n}" for n in range(12)]
-    config = load_checkpoint(str(tiny_bert), TEXTS, labels).model.config
+    config = checkpoints.load(str(tiny_bert), TEXTS, labels).model.config
     assert list(config.id2label.values()) == labels
     assert config.label2id["label 10"] == 10
     assert config.problem_type == "single_label_classification"
@@ -62,7 +68,7 @@ def test_label_names_and_order_are_in_the_config(tiny_bert: Path) -> None:
 
 def test_a_checkpoint_without_any_head_gets_one(tiny_bert: Path, tmp_path: Path) -> None:
     AutoModel.from_pretrained(tiny_bert).save_pretrained(tmp_path)
-    assert load_checkpoint(str(tmp_path), TEXTS, LABELS).new_parameters == (
+    assert checkpoints.load(str(tmp_path), TEXTS, LABELS).new_parameters == (
         "classifier.weight",
         "classifier.bias",
     )
@@ -79,7 +85,7 @@ def test_a_pooler_that_the_checkpoint_lacks_is_part_of_the_head(
         {"format": "pt"},
     )
     assert any(
-        "pooler" in name for name in load_checkpoint(str(folder), TEXTS, LABELS).new_parameters
+        "pooler" in name for name in checkpoints.load(str(folder), TEXTS, LABELS).new_parameters
     )
 
 
@@ -95,7 +101,7 @@ def test_a_missing_layer_is_an_error_that_names_its_parameters(
         {"format": "pt"},
     )
     with pytest.raises(UserError, match=re.escape(lost)):
-        load_checkpoint(str(folder), TEXTS, LABELS)
+        checkpoints.load(str(folder), TEXTS, LABELS)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +122,7 @@ def test_whatever_else_of_the_body_is_missing_is_an_error(
     assert len(kept) < len(weights)
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=r"lacks \d+ of the tensors below the head"):
-        load_checkpoint(str(folder), IMAGES, LABELS)
+        checkpoints.load(str(folder), IMAGES, LABELS)
 
 
 def test_a_truncated_file_is_an_error_in_one_line(tiny_bert: Path, tmp_path: Path) -> None:
@@ -124,105 +130,20 @@ def test_a_truncated_file_is_an_error_in_one_line(tiny_bert: Path, tmp_path: Pat
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="cannot load the weights"):
-        load_checkpoint(str(folder), TEXTS, LABELS)
-
-
-def test_a_checkpoint_of_another_modality_is_refused_before_its_weights_are_read(
-    tiny_bert: Path, tmp_path: Path
-) -> None:
-    shutil.copy(tiny_bert / "config.json", tmp_path)  # there are no weights to read
-    with pytest.raises(
-        UserError, match=r"\(bert\) was pretrained on text, image-classification needs image"
-    ):
-        load_checkpoint(str(tmp_path), IMAGES, LABELS)
-
-
-def test_an_architecture_without_such_a_class_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vitdet"}))
-    with pytest.raises(UserError, match="no class for image-classification"):
-        load_checkpoint(str(tmp_path), IMAGES, LABELS)
-
-
-def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"has no config\.json"):
-        load_checkpoint(str(tmp_path), IMAGES, LABELS)
-
-
-def test_an_unknown_builtin_lists_those_that_there_are() -> None:
-    with pytest.raises(UserError) as refusal:
-        load_checkpoint("builtin:letters", IMAGES, LABELS)
-    assert "letters-resnet" in refusal.value.hint
+        checkpoints.load(str(folder), TEXTS, LABELS)
 
 
 def test_from_scratch_transfers_nothing(tiny_vit: Path) -> None:
-    checkpoint = load_checkpoint(str(tiny_vit), IMAGES, LABELS)
+    checkpoint = checkpoints.load(str(tiny_vit), IMAGES, LABELS)
     fresh = randomized(checkpoint, seed=0)
     assert fresh.model is not checkpoint.model
     assert len(fresh.new_parameters) == len(list(fresh.model.parameters()))
     assert fresh.processor is checkpoint.processor
 
 
-def test_a_source_model_is_built_from_its_config() -> None:
-    config = SourceModelConfig(
-        model_type="resnet",
-        config_overrides='{"embedding_size": 8, "hidden_sizes": [8], "depths": [1], "layer_type": "basic"}',
-        processor_overrides='{"size": {"height": 24, "width": 24}}',
-    )
-    checkpoint = build_checkpoint(config, IMAGES, LABELS, seed=0)
-    assert checkpoint.model.config.num_labels == 3
-    assert checkpoint.processor.size["height"] == 24
-
-
-@pytest.mark.parametrize(
-    ("config", "task", "message"),
-    [
-        (
-            SourceModelConfig(model_type="bert", tokenizer_name="./nowhere"),
-            TEXTS,
-            "'./nowhere' has no processor",
-        ),
-        (SourceModelConfig(model_type="bert"), TEXTS, "--tokenizer_name is missing"),
-        (
-            SourceModelConfig(
-                model_type="vit", processor_overrides='{"image_processor_type": "Nothing"}'
-            ),
-            IMAGES,
-            "no image processor 'Nothing'",
-        ),
-        (
-            SourceModelConfig(model_type="vit", config_overrides="depth=2"),
-            IMAGES,
-            "is not a JSON object",
-        ),
-    ],
-)
-def test_a_source_model_that_cannot_be_built_is_said_in_one_line(
-    config: SourceModelConfig, task: Task, message: str
-) -> None:
-    with pytest.raises(UserError, match=re.escape(message)):
-        build_checkpoint(config, task, LABELS, seed=0)
-
-
-def test_an_unknown_model_type_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UserError) as refusal:
-        build_checkpoint(SourceModelConfig(model_type="resnett"), IMAGES, LABELS, seed=0)
-    assert "did you mean 'resnet'" in refusal.value.hint
-
-
-def test_the_shipped_checkpoint_is_small_and_knows_no_digit() -> None:
-    from hf_transfer.models.checkpoint import ASSETS
-
-    folder = ASSETS / "letters-resnet"
-    assert (folder / "model.safetensors").stat().st_size < 2_000_000
-    names = AutoConfig.from_pretrained(folder).id2label.values()
-    assert len(names) == 167
-    assert not any(name.isdigit() for name in names)
-    assert "No digit is among them" in (folder / "README.md").read_text()
-
-
 def test_a_thousand_labels_keep_their_names_and_order(tiny_vit: Path, tmp_path: Path) -> None:
     labels = [f"class {number}" for number in reversed(range(1000))]
-    load_checkpoint(str(tiny_vit), IMAGES, labels).model.save_pretrained(tmp_path)
+    checkpoints.load(str(tiny_vit), IMAGES, labels).model.save_pretrained(tmp_path)
     config = AutoConfig.from_pretrained(tmp_path)
     assert [config.id2label[number] for number in range(1000)] == labels
     assert config.label2id["class 10"] == 989
@@ -240,27 +161,27 @@ def test_labels_that_make_no_classifier_are_refused(
     labels: tuple[str, ...], message: str, tiny_vit: Path
 ) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        load_checkpoint(str(tiny_vit), IMAGES, labels)
+        checkpoints.load(str(tiny_vit), IMAGES, labels)
 
 
 def test_a_regression_has_one_output(tiny_bert: Path) -> None:
-    checkpoint = load_checkpoint(str(tiny_bert), TEXTS, ("stars",), problem_type="regression")
+    checkpoint = checkpoints.load(str(tiny_bert), TEXTS, ("stars",), problem_type="regression")
     assert checkpoint.model.config.problem_type == "regression"
     assert checkpoint.model.config.num_labels == 1
     with pytest.raises(UserError, match="a regression has one output, not 3"):
-        load_checkpoint(str(tiny_bert), TEXTS, LABELS, problem_type="regression")
+        checkpoints.load(str(tiny_bert), TEXTS, LABELS, problem_type="regression")
 
 
 def test_a_base_model_has_no_head_to_keep(tiny_bert: Path, tmp_path: Path) -> None:
     AutoModel.from_pretrained(tiny_bert).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="brings no head, new: classifier"):
-        load_checkpoint(str(tmp_path), TEXTS, [f"LABEL_{n}" for n in range(4)], keep_head=True)
+        checkpoints.load(str(tmp_path), TEXTS, [f"LABEL_{n}" for n in range(4)], keep_head=True)
 
 
 def test_a_model_folder_without_a_processor_can_be_studied(tiny_vit: Path, tmp_path: Path) -> None:
     folder = _copy(tiny_vit, tmp_path)
     (folder / "preprocessor_config.json").unlink()
-    checkpoint = load_checkpoint(str(folder), IMAGES, LABELS)
+    checkpoint = checkpoints.load(str(folder), IMAGES, LABELS)
     assert checkpoint.new_parameters
     with pytest.raises(UserError, match="has no processor"):
         _ = checkpoint.processor
@@ -269,7 +190,7 @@ def test_a_model_folder_without_a_processor_can_be_studied(tiny_vit: Path, tmp_p
 def test_what_is_read_from_the_model_is_read_once_and_anew_for_another_checkpoint(
     tiny_vit: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = load_checkpoint(str(tiny_vit), IMAGES, LABELS)
+    checkpoint = checkpoints.load(str(tiny_vit), IMAGES, LABELS)
     built: list[object] = []
     build = type(checkpoint.model)._from_config
     monkeypatch.setattr(
@@ -284,3 +205,20 @@ def test_what_is_read_from_the_model_is_read_once_and_anew_for_another_checkpoin
     other = replace(checkpoint, head=("classifier.bias",))
     assert other.layers.depth_of("classifier.weight") == other.layers.num_layers
     assert checkpoint.layers.depth_of("classifier.weight") == checkpoint.layers.head
+
+
+def test_classes_can_be_given_in_place_of_the_tasks(tiny_vit: Path) -> None:
+    class Model(ViTForImageClassification):
+        pass
+
+    class Processor:
+        @classmethod
+        def from_pretrained(cls, *_: object, **__: object) -> "Processor":
+            return cls()
+
+    data = Data({}, LABELS, Origin("made"), "", IMAGES)
+    checkpoint = load_checkpoint(ModelConfig(str(tiny_vit)), data, 0, Model, Processor)
+    assert type(checkpoint.model) is Model
+    assert checkpoint.new_parameters == ("classifier.weight", "classifier.bias")
+    assert isinstance(checkpoint.processor, Processor)
+    assert checkpoint.processor is checkpoint.processor

@@ -2,13 +2,13 @@ from pathlib import Path
 
 import torch
 
-from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.models.freeze import training_only
 from hf_transfer.tasks import find_task
+from tests import checkpoints
 
 
 def test_one_step_changes_the_head_and_nothing_else_buffers_included(tiny_resnet: Path) -> None:
-    checkpoint = load_checkpoint(
+    checkpoint = checkpoints.load(
         str(tiny_resnet), find_task("image-classification"), ("a", "b", "c")
     )
     model = checkpoint.model
@@ -30,7 +30,7 @@ def test_one_step_changes_the_head_and_nothing_else_buffers_included(tiny_resnet
 
 
 def test_dropout_of_a_frozen_body_is_off_however_often_train_is_called(tiny_bert: Path) -> None:
-    checkpoint = load_checkpoint(str(tiny_bert), find_task("text-classification"), ("a", "b"))
+    checkpoint = checkpoints.load(str(tiny_bert), find_task("text-classification"), ("a", "b"))
     model = checkpoint.model
     with training_only(model, checkpoint.new_parameters):
         for _ in range(3):
@@ -42,7 +42,7 @@ def test_dropout_of_a_frozen_body_is_off_however_often_train_is_called(tiny_bert
 
 
 def test_afterwards_everything_learns_again(tiny_bert: Path) -> None:
-    checkpoint = load_checkpoint(str(tiny_bert), find_task("text-classification"), ("a", "b"))
+    checkpoint = checkpoints.load(str(tiny_bert), find_task("text-classification"), ("a", "b"))
     with training_only(checkpoint.model, checkpoint.new_parameters):
         pass
     checkpoint.model.train()

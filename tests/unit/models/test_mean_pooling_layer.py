@@ -15,10 +15,11 @@ from transformers import (
     set_seed,
 )
 
-from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint, randomized
+from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.head import find_linear_head
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
 from hf_transfer.tasks import find_task
+from tests import checkpoints
 from tests.unit.models.text_sizes import SIZES
 
 TEXTS = find_task("text-classification")
@@ -70,7 +71,7 @@ def pool(tmp_path: Path) -> Pool:
         AutoModelForSequenceClassification.from_config(WITH_LAYER[name]).save_pretrained(
             tmp_path / "plain"
         )
-        pooled = with_mean_pooling(load_checkpoint(str(tmp_path / "plain"), TEXTS, LABELS))
+        pooled = with_mean_pooling(checkpoints.load(str(tmp_path / "plain"), TEXTS, LABELS))
         pooled.model.save_pretrained(tmp_path / "pooled")
         return pooled
 
@@ -78,7 +79,7 @@ def pool(tmp_path: Path) -> Pool:
 
 
 def _load(tmp_path: Path, labels: tuple[str, ...] = LABELS, **settings: Any) -> Checkpoint:
-    return load_checkpoint(str(tmp_path / "pooled"), TEXTS, labels, **settings)
+    return checkpoints.load(str(tmp_path / "pooled"), TEXTS, labels, **settings)
 
 
 @pytest.mark.parametrize("labels", [LABELS, OTHERS], ids=["as many labels", "more labels"])
@@ -125,7 +126,7 @@ def test_an_ordinary_checkpoint_has_nothing_fixed(tmp_path: Path, config: Any) -
 
 
 def test_a_network_that_reads_pictures_has_nothing_fixed(tiny_vit: Path) -> None:
-    assert load_checkpoint(str(tiny_vit), find_task("image-classification"), LABELS).fixed == ()
+    assert checkpoints.load(str(tiny_vit), find_task("image-classification"), LABELS).fixed == ()
 
 
 @pytest.mark.parametrize("part", PARTS)

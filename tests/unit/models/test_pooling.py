@@ -26,10 +26,11 @@ from transformers import (
 )
 
 from hf_transfer.models import pooling
-from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head
 from hf_transfer.models.pooling import UnpoolableError, mean_pooled, with_mean_pooling
 from hf_transfer.tasks import find_task
+from tests import checkpoints
 from tests.unit.models.text_sizes import SIZES
 
 IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
@@ -82,7 +83,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
                     else parameter.mul_(8)
                 )
         model.save_pretrained(folder)
-        return load_checkpoint(str(folder), TEXTS, LABELS)
+        return checkpoints.load(str(folder), TEXTS, LABELS)
 
     return load_one
 
@@ -144,7 +145,7 @@ def test_it_is_saved_and_loaded_as_a_plain_model(load: Load, name: str, tmp_path
 
 
 def test_a_pipeline_says_what_the_model_says(tiny_bert: Path, tmp_path: Path) -> None:
-    pooled = with_mean_pooling(load_checkpoint(str(tiny_bert), TEXTS, LABELS))
+    pooled = with_mean_pooling(checkpoints.load(str(tiny_bert), TEXTS, LABELS))
     pooled.model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_bert).save_pretrained(tmp_path)
     texts = ["the cat sleeps", "a red bird sings a dog"]
@@ -272,7 +273,7 @@ def test_an_architecture_that_cannot_read_the_mean_is_refused(
 
 def test_a_network_that_reads_pictures_is_refused(tiny_resnet: Path) -> None:
     with pytest.raises(UnpoolableError, match="reads pixel_values, not tokens"):
-        with_mean_pooling(load_checkpoint(str(tiny_resnet), IMAGES, LABELS))
+        with_mean_pooling(checkpoints.load(str(tiny_resnet), IMAGES, LABELS))
 
 
 @pytest.mark.parametrize("name", ["bert", "modernbert"])

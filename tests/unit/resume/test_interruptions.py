@@ -12,12 +12,12 @@ from hf_transfer.cli.flags import parse_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import Stopped
-from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training import engine
 from hf_transfer.training.engine import Trained, run_plan
 from hf_transfer.training.trainer import PhaseTrainer
+from tests import checkpoints
 
 TASK = find_task("image-classification")
 COMMON = (
@@ -46,7 +46,7 @@ def run(tiny_resnet: Path, digits: Data) -> Run:
     def run_in(folder: Path, *flags: str) -> Trained:
         given = ("--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", str(folder))
         config = parse_config(argv=[*given, *COMMON, *flags])
-        checkpoint = load_checkpoint(str(tiny_resnet), TASK, digits.labels)
+        checkpoint = checkpoints.load(str(tiny_resnet), TASK, digits.labels)
         plan = make_plan(config.transfer, checkpoint, digits, config.training)
         return run_plan(plan, checkpoint, digits, config.training)
 

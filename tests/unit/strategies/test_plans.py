@@ -17,19 +17,20 @@ from transformers import (
     set_seed,
 )
 
-from hf_transfer.record import ProblemType
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.config.transfer import Strategy, TransferConfig
 from hf_transfer.data.sources import Data, Origin
 from hf_transfer.errors import UserError
-from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import parameter_count
 from hf_transfer.models.pooling import with_mean_pooling
+from hf_transfer.record import ProblemType
 from hf_transfer.strategies import defaults
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.strategies.phases import STRATEGIES
 from hf_transfer.strategies.plan import Phase, Plan, Schedule, learning_rates
 from hf_transfer.tasks import find_task
+from tests import checkpoints
 
 SCHEDULE = Schedule(epochs=12, trainable_layers=2, lora_rank=4)
 IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
@@ -96,7 +97,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
         kind.from_config(config).save_pretrained(folder / name)
 
     def load_one(name: str, labels: tuple[str, ...] = LABELS, **options: Any) -> Checkpoint:
-        return load_checkpoint(
+        return checkpoints.load(
             str(folder / name), IMAGES if name in ("vit", "resnet") else TEXTS, labels, **options
         )
 
@@ -400,7 +401,7 @@ def test_contrastive_is_refused_without_one_output_layer_and_a_head_is_stepped(
     AutoModelForImageClassification.from_config(SwiftFormerConfig(**sizes)).save_pretrained(
         tmp_path
     )  # two heads
-    checkpoint = load_checkpoint(str(tmp_path), IMAGES, LABELS)
+    checkpoint = checkpoints.load(str(tmp_path), IMAGES, LABELS)
     with pytest.raises(
         UserError, match="needs one linear output layer, SwiftFormerForImageClassification has none"
     ):

@@ -10,7 +10,6 @@ import torch
 from datasets import Dataset, Value
 
 from hf_transfer.config.data import DataConfig
-from hf_transfer.record import ProblemType
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.encode import make_encoder
@@ -19,9 +18,10 @@ from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import log_loss
 from hf_transfer.evaluation.predict import Predictions
 from hf_transfer.linear_probe.solve import ProbeData, solve_head
-from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import headless, read_logits
 from hf_transfer.models.pooling import with_mean_pooling
+from hf_transfer.record import ProblemType
 from hf_transfer.strategies.auto import CANDIDATES, DEFAULT_STRATEGY, FOLDS, TrialScores
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.strategies.phases import STRATEGIES
@@ -30,6 +30,7 @@ from hf_transfer.studies import choose
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import Trained
+from tests import checkpoints
 from tests.conftest import WORDS
 
 IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
@@ -63,7 +64,7 @@ def digits() -> Digits:
 @pytest.fixture
 def pictures(tiny_resnet: Path) -> Checkpoint:
     """A tiny ResNet for three classes."""
-    return load_checkpoint(str(tiny_resnet), IMAGES, LABELS)
+    return checkpoints.load(str(tiny_resnet), IMAGES, LABELS)
 
 
 @pytest.fixture
@@ -423,7 +424,7 @@ def test_without_one_class_a_row_contrastive_is_not_tried(
     tiny_bert: Path, problem_type: ProblemType
 ) -> None:
     data = _texts(30, problem_type)
-    checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels, problem_type=problem_type)
+    checkpoint = checkpoints.load(str(tiny_bert), TEXTS, data.labels, problem_type=problem_type)
     plan = _choose(checkpoint, data, pooling="own", max_steps=2)
     assert {fact["strategy"] for fact in plan.evidence} == {"head", "top_layers", "head_then_full"}
     assert plan.strategy in (DEFAULT_STRATEGY, *CANDIDATES)
@@ -464,7 +465,7 @@ def test_the_pooling_with_the_lower_held_out_loss_is_used(
         data = replace(
             data, splits={"train": data.train.remove_columns("text").add_column("text", texts)}
         )
-    checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels)
+    checkpoint = checkpoints.load(str(tiny_bert), TEXTS, data.labels)
     losses = {
         "own": _held_out_loss(checkpoint, data),
         "mean": _held_out_loss(with_mean_pooling(checkpoint), data),
@@ -480,7 +481,7 @@ def test_the_pooling_with_the_lower_held_out_loss_is_used(
 def test_a_mean_that_was_asked_for_is_used_untried(tiny_bert: Path, untried: None) -> None:
     data = _texts(30, "single_label_classification")
     plan = _choose(
-        load_checkpoint(str(tiny_bert), TEXTS, data.labels), data, "full", pooling="mean"
+        checkpoints.load(str(tiny_bert), TEXTS, data.labels), data, "full", pooling="mean"
     )
     assert plan.pooling == "mean"
     assert "the head reads the mean over all tokens, as was asked" in plan.reasons
@@ -515,7 +516,7 @@ def test_where_the_pooling_is_bound_nothing_is_tried(
     tiny_bert: Path, strategy: str, flags: dict[str, Any]
 ) -> None:
     data = _texts(30, "single_label_classification")
-    plan = _choose(load_checkpoint(str(tiny_bert), TEXTS, data.labels), data, strategy, **flags)
+    plan = _choose(checkpoints.load(str(tiny_bert), TEXTS, data.labels), data, strategy, **flags)
     assert plan.pooling == "own"
     assert plan.reasons == (f"the strategy {strategy} was asked for by name",)
 
@@ -526,7 +527,9 @@ def test_a_head_that_was_kept_keeps_what_it_reads(tiny_bert: Path) -> None:
     names = tuple(f"LABEL_{number}" for number in range(4))
     data = replace(data, labels=names)
     assert (
-        _choose(load_checkpoint(str(tiny_bert), TEXTS, names, keep_head=True), data, "full").pooling
+        _choose(
+            checkpoints.load(str(tiny_bert), TEXTS, names, keep_head=True), data, "full"
+        ).pooling
         == "own"
     )
 
@@ -536,7 +539,7 @@ def test_with_one_label_a_class_the_mean_is_used_by_what_others_found(tiny_bert:
     labels = np.array(data.train["label"][:])
     first = [int(np.flatnonzero(labels == label)[0]) for label in range(3)]
     data = replace(data, splits={"train": data.train.select(first)})
-    plan = _choose(load_checkpoint(str(tiny_bert), TEXTS, data.labels), data, "head")
+    plan = _choose(checkpoints.load(str(tiny_bert), TEXTS, data.labels), data, "head")
     assert plan.pooling == "mean"
     assert "Reimers and Gurevych 2019" in plan.reasons[-1]
 
@@ -546,7 +549,7 @@ def test_choosing_says_nothing_of_flags_that_a_solved_head_ignores(
     strategy: str, tiny_bert: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = _texts(30, "single_label_classification")
-    checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels)
+    checkpoint = checkpoints.load(str(tiny_bert), TEXTS, data.labels)
     caplog.set_level("INFO", logger="hf_transfer")
     caplog.clear()
     _choose(checkpoint, data, strategy, learning_rate=1e-3, auto_budget=1e-9)
@@ -564,7 +567,7 @@ def test_the_trials_of_auto_are_made_with_the_pooling_that_was_chosen(
 
     monkeypatch.setattr(choose, "run_plan", look)
     data = _texts(24, "single_label_classification")
-    checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels)
+    checkpoint = checkpoints.load(str(tiny_bert), TEXTS, data.labels)
     plan = _choose(checkpoint, data, pooling="mean", auto_budget=10.0, max_steps=2)
     assert len(fixed) >= FOLDS
     assert set(fixed) == {len(with_mean_pooling(checkpoint).fixed)}

@@ -15,7 +15,7 @@ from hf_transfer.config.run import PRETRAINING
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
-from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.freeze import training_only
 from hf_transfer.models.weights import copy_weights, restore_weights
 from hf_transfer.record import PhaseFacts
@@ -31,6 +31,7 @@ from hf_transfer.training.batches import PlainOrder, StepBatches
 from hf_transfer.training.engine import Trained, run_plan
 from hf_transfer.training.losses import cross_entropy, mean_loss
 from hf_transfer.training.trainer import PhaseTrainer, phase_arguments, validation_metrics
+from tests import checkpoints
 
 TASK = find_task("image-classification")
 STEADY = ("--lr_scheduler_type", "constant", "--warmup_steps", "0")
@@ -279,7 +280,7 @@ def test_where_training_did_harm_the_phase_leaves_exactly_what_it_began_with(
 ) -> None:
     # Statistics and weights: those of a body that was never touched.
     folder: Path = request.getfixturevalue(name)
-    before = load_checkpoint(str(folder), TASK, digits.labels).model.state_dict()
+    before = checkpoints.load(str(folder), TASK, digits.labels).model.state_dict()
     flags = (
         "--wise_ft",
         "true",
@@ -452,7 +453,7 @@ def _config(tmp_path: Path, *flags: str) -> Any:
 
 
 def _checkpoint(folder: Path, data: Data) -> Checkpoint:
-    return load_checkpoint(str(folder), TASK, data.labels, seed=0)
+    return checkpoints.load(str(folder), TASK, data.labels, seed=0)
 
 
 def _run(folder: Path, data: Data, tmp_path: Path, *flags: str) -> Trained:

@@ -24,7 +24,7 @@ from hf_transfer.config.data import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
-from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head, headless, read_logits
 from hf_transfer.models.pooling import with_mean_pooling
 from hf_transfer.strategies.make_plan import make_plan
@@ -32,6 +32,7 @@ from hf_transfer.tasks import find_task
 from hf_transfer.training import engine
 from hf_transfer.training.contrastive import MEMBERS, TEMPERATURE, BalancedOrder, contrastive_loss
 from hf_transfer.training.engine import Trained, run_plan
+from tests import checkpoints
 
 Load = Callable[[str], tuple[Checkpoint, Data]]
 
@@ -64,7 +65,7 @@ def load(request: pytest.FixtureRequest, picture_folder: Path, text_file: Path) 
             task,
             0,
         )
-        return load_checkpoint(str(request.getfixturevalue(name)), task, data.labels), data
+        return checkpoints.load(str(request.getfixturevalue(name)), task, data.labels), data
 
     return load_one
 

@@ -9,9 +9,9 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTo
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
-from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.tasks import find_task
 from hf_transfer.training.label_scaling import Scale, find_scale, scale_labels, unscale
+from tests import checkpoints
 
 TEXTS = find_task("text-classification")
 
@@ -45,7 +45,7 @@ def test_a_model_trained_on_the_scale_answers_in_the_numbers_unit(
     name: str, offset: float, factor: float, prices: Data, request: pytest.FixtureRequest
 ) -> None:
     folder = request.getfixturevalue(name)
-    checkpoint = load_checkpoint(str(folder), TEXTS, prices.labels, problem_type="regression")
+    checkpoint = checkpoints.load(str(folder), TEXTS, prices.labels, problem_type="regression")
     scale = find_scale(prices, checkpoint)
     assert (scale.offset, scale.factor) == (pytest.approx(offset), pytest.approx(factor, rel=1e-5))
     encoder = make_encoder(TEXTS, checkpoint.processor, checkpoint.model.config)
@@ -64,5 +64,5 @@ def test_a_model_trained_on_the_scale_answers_in_the_numbers_unit(
 
 def test_classes_have_no_scale(tiny_bert: Path, text_file: Path) -> None:
     data = load_data(DataConfig(str(text_file), label_column="animal"), TEXTS, seed=0)
-    checkpoint = load_checkpoint(str(tiny_bert), TEXTS, data.labels)
+    checkpoint = checkpoints.load(str(tiny_bert), TEXTS, data.labels)
     assert find_scale(data, checkpoint) == Scale()

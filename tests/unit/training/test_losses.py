@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hf_transfer.record import ProblemType
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.errors import UserError
+from hf_transfer.record import ProblemType
 from hf_transfer.training.losses import balanced_weights, choose_loss, require_fitting_flags
 
 LOGITS = torch.tensor([[1.0, -2.0], [0.5, 0.25], [3.0, 0.0]])

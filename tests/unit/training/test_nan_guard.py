@@ -12,13 +12,13 @@ from hf_transfer.cli.flags import parse_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
-from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.record import SkippedStep
 from hf_transfer.resume.states import States
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training import engine
 from hf_transfer.training.nan_guard import MOST_IN_A_ROW, Guard
+from tests import checkpoints
 
 STEADY = (
     "--lr_scheduler_type",
@@ -117,7 +117,7 @@ def train(poison: Poison, tmp_path: Path) -> Callable[..., Any]:
             *flags,
         ]
         config = parse_config(argv=[*wanted, "--max_steps", str(steps)])
-        checkpoint = load_checkpoint(str(model), task, data.labels, seed=0)
+        checkpoint = checkpoints.load(str(model), task, data.labels, seed=0)
         head = next(
             tensor
             for name, tensor in checkpoint.model.named_parameters()

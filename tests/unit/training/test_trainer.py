@@ -8,7 +8,6 @@ from hf_transfer.config.data import DataConfig
 from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
-from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.batches import PlainOrder, StepBatches
@@ -50,7 +49,7 @@ def test_accumulated_batches_give_the_loss_of_one_large_batch(
         )
         rows = find_task(f"{task}-classification")
         data = load_data(DataConfig(source, examples_per_class=4), rows, seed=0)
-        checkpoint = load_checkpoint(str(folder), rows, data.labels)
+        checkpoint = checkpoints.load(str(folder), rows, data.labels)
         plan = choose_plan(config.transfer, checkpoint, data, config.training)
         trained = run_plan(plan, checkpoint, data, config.training)
         losses.append([entry.loss for entry in trained.phases[0].history])
@@ -62,14 +61,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tiny_vit: Path, tmp_
     config = _config(tmp_path, "--strategy", "full", "--max_steps", "4", "--learning_rate", "1e30")
     task = find_task("image-classification")
     data = load_data(DataConfig("builtin:digits", examples_per_class=2), task, seed=0)
-    checkpoint = load_checkpoint(str(tiny_vit), task, data.labels)
+    checkpoint = checkpoints.load(str(tiny_vit), task, data.labels)
     plan = choose_plan(config.transfer, checkpoint, data, config.training)
     with pytest.raises(UserError, match="not finite at step 3 of 4"):
         run_plan(plan, checkpoint, data, config.training)
 
 
 def test_each_parameter_has_its_own_learning_rate(tiny_vit: Path, tmp_path: Path) -> None:
-    checkpoint = load_checkpoint(str(tiny_vit), find_task("image-classification"), ("a", "b"))
+    checkpoint = checkpoints.load(str(tiny_vit), find_task("image-classification"), ("a", "b"))
     config = _config(tmp_path)
     arguments = phase_arguments(
         config.training,
@@ -109,7 +108,7 @@ def test_each_strategy_changes_the_parameters_of_its_plan(
     config = _config(tmp_path, "--strategy", strategy, "--max_steps", "6")
     task = find_task("image-classification")
     data = load_data(DataConfig("builtin:digits", examples_per_class=2), task, seed=0)
-    checkpoint = load_checkpoint(str(tiny_vit), task, data.labels)
+    checkpoint = checkpoints.load(str(tiny_vit), task, data.labels)
     before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
     trained = run_plan(
         choose_plan(config.transfer, checkpoint, data, config.training),
@@ -133,7 +132,7 @@ def test_the_same_seed_gives_the_same_weights(tiny_resnet: Path, tmp_path: Path)
     data = load_data(DataConfig("builtin:digits", examples_per_class=2), task, seed=0)
     runs = []
     for _ in range(2):
-        checkpoint = load_checkpoint(str(tiny_resnet), task, data.labels, seed=0)
+        checkpoint = checkpoints.load(str(tiny_resnet), task, data.labels, seed=0)
         plan = choose_plan(TransferConfig(), checkpoint, data, config.training)
         runs.append(run_plan(plan, checkpoint, data, config.training).model.state_dict())
     assert all(torch.equal(tensor, runs[1][name]) for name, tensor in runs[0].items())

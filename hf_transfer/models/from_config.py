@@ -1,0 +1,100 @@
+"""A network with random weights, built from its config: the start of supervised pre-training."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, set_seed
+
+from hf_transfer.config.source_model import SourceModelConfig
+from hf_transfer.errors import UserError, one_line, unknown
+from hf_transfer.models.checkpoint import Checkpoint
+from hf_transfer.models.head import set_labels
+from hf_transfer.models.layers import find_head
+from hf_transfer.models.locate import (
+    Location,
+    Provenance,
+    load_processor,
+    quiet_transformers,
+    require_modality,
+)
+from hf_transfer.tasks import Task
+
+IMAGE_SIZE = 224  # of an image processor, where the model config names none
+
+
+def build_checkpoint(
+    config: SourceModelConfig, task: Task, labels: Sequence[str], seed: int
+) -> Checkpoint:
+    """A network built from its config with random weights; every parameter is new.
+
+    Raises UserError for an unknown model type, one without a class for the task, JSON that cannot
+    be read, and a processor that does not exist.
+    """
+    overrides = _parse_json(config.config_overrides)
+    processor_settings = _parse_json(config.processor_overrides)
+    known = list(transformers.CONFIG_MAPPING.keys())
+    if config.model_type not in known:
+        raise unknown("model type", str(config.model_type), known)
+    processor = _build_processor(task, config, processor_settings, overrides)
+    if task.modality == "text":
+        overrides.setdefault("vocab_size", len(processor))
+        overrides.setdefault("pad_token_id", processor.pad_token_id)
+    model_config = AutoConfig.for_model(config.model_type, **overrides)
+    require_modality(model_config, task, str(config.model_type), trust_remote_code=False)
+    model_config.architectures = [task.model_class_name(model_config)]
+    set_labels(model_config, labels)
+    model_config.problem_type = "single_label_classification"
+    set_seed(seed)
+    model = task.model_class.from_config(model_config)
+    everything = tuple(name for name, _ in model.named_parameters())
+    head = find_head(model)
+    return Checkpoint(
+        model=model,
+        task=task,
+        labels=tuple(labels),
+        head=tuple(name for name in everything if name in head),
+        new_parameters=everything,
+        dropped_parameters=(),
+        provenance=Provenance(f"none ({config.model_type} from its config)"),
+        read_processor=lambda: processor,
+    )
+
+
+def _build_processor(
+    task: Task, config: SourceModelConfig, settings: dict[str, Any], overrides: dict[str, Any]
+) -> Any:
+    """The tokenizer that the config names, or an image processor of the model's image size."""
+    if task.modality == "text":
+        name = config.tokenizer_name
+        if name is None:
+            raise UserError(
+                "--tokenizer_name is missing",
+                "a text model needs a tokenizer: a Hub id or a folder",
+            )
+        location = Location(Provenance(name), {"pretrained_model_name_or_path": name})
+        return load_processor(location, task.processor_class)
+    side = overrides.get("image_size", IMAGE_SIZE)
+    settings = {
+        "image_processor_type": "ViTImageProcessor",
+        "size": {"height": side, "width": side},
+        **settings,
+    }
+    kind = settings.pop("image_processor_type")
+    if not hasattr(transformers, kind):
+        raise UserError(
+            f"transformers has no image processor {kind!r}",
+            "as ViTImageProcessor, in --processor_overrides",
+        )
+    with quiet_transformers():
+        return getattr(transformers, kind)(**settings)
+
+
+def _parse_json(text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except ValueError as error:
+        raise UserError(
+            f"{text!r} is not a JSON object: {one_line(error)}", 'as {"depths": [2, 2]}'
+        ) from error
