@@ -25,7 +25,7 @@ def main() -> None:
     seed = config.training.seed
     data = load_data(config.data, config.task, seed)
     # Architecture and size by --model_type and --config_overrides; no weight is loaded.
-    checkpoint = build_checkpoint(config.source_model, data, seed)
+    checkpoint = build_checkpoint(config.source_model, data.task, data.labels, seed)
     choice = choose_plan(TransferConfig(strategy="scratch"), checkpoint, data, config.training)
     trained = run_plan(choice.plan, checkpoint, data, config.training)
     record = evaluate(trained, data, config.evaluation, choice)

@@ -259,9 +259,9 @@ def _train(
         }
         stateful = [each for each in (best, candidates, trainer.guard) if each]
         minutes = run.job.training.save_minutes
-        trainer.keep_states(Keeper(run.folder, about, trainer.stop, minutes, stateful, resumed))
-    trainer.learn()
-    trainer.share_buffers()
+        trainer.save_states_with(Keeper(run.folder, about, trainer.stop, minutes, stateful, resumed))
+    trainer.train_or_resume()
+    trainer.broadcast_buffers()
     steps = trainer.state.global_step
     best_step = best.best_step if best else None
     history = read_history(trainer)  # before candidates are evaluated: these are no steps

@@ -16,7 +16,6 @@ from hf_transfer.models.head import read_logits
 from hf_transfer.models.layers import layer_map
 from hf_transfer.resume.states import States
 from hf_transfer.training.callbacks import BestStep
-from hf_transfer.training.trainer import BestStep
 from tests import checkpoints
 from tests.architectures.conftest import OLD_LABELS, Subject
 from tests.architectures.first_use import FirstUse

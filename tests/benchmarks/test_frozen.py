@@ -23,7 +23,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from hf_transfer.cli.flags import parse_config
+from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.config.run import RunConfig
 from hf_transfer.data.encode import make_encoder
@@ -86,7 +86,7 @@ def _config(folder: Path, *flags: str) -> RunConfig:
         "--pooling",
         "own",
     ]
-    return parse_config(argv=[*given, *quiet, *flags])
+    return read_config(argv=[*given, *quiet, *flags])
 
 
 @pytest.fixture(scope="module")

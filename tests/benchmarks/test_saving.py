@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_transfer.cli.flags import parse_config
+from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.resume.callback import Keeper
@@ -55,7 +55,7 @@ def test_a_state_every_hundred_steps_beside_none(
             "true",
         ]
         kept = ["--save_minutes", "0", "--save_strategy", strategy, "--save_steps", str(EVERY)]
-        config = parse_config(argv=[*given, *words, *kept, "--per_device_train_batch_size", "16"])
+        config = read_config(argv=[*given, *words, *kept, "--per_device_train_batch_size", "16"])
         checkpoint = checkpoints.load(f"{next(iter(minilm.__path__))}/model", task, data.labels)
         plan = make_plan(config.transfer, checkpoint, data, config.training)
         return float(

@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 from transformers import Trainer
 
-from hf_transfer.cli.flags import parse_config
+from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import load_data
@@ -53,8 +53,7 @@ def test_texts_grouped_by_length_against_random_batches_and_against_padding_to_1
             "--output_dir",
             str(tmp_path / "o"),
         ]
-        training = parse_config(
-            argv=[*given, "--disable_tqdm", "true", "--max_steps", str(STEPS)]
+        training = read_config(argv=[*given, "--disable_tqdm", "true", "--max_steps", str(STEPS)]
         ).training
         arguments = phase_arguments(
             training,

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_transfer.cli.flags import NOT_OFFERED, parse_config
+from hf_transfer.cli.flags import read_config
+from hf_transfer.config.validate import NOT_OFFERED
 from hf_transfer.config.run import COMPARING, PRETRAINING
 from hf_transfer.errors import UserError
 
@@ -16,7 +17,7 @@ def _flags(tmp_path: Path, *flags: str) -> list[str]:
 def test_a_file_is_read_first_and_flags_win(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_text("strategy: full\nlearning_rate: 1e-3\nmetrics: [accuracy, log_loss]\nseed: 7\n")
-    config = parse_config(argv=_flags(tmp_path, "--config", str(path), "--seed", "8"))
+    config = read_config(argv=_flags(tmp_path, "--config", str(path), "--seed", "8"))
     assert config.transfer.strategy == "full"
     assert config.training.learning_rate == 1e-3  # YAML 1.1 reads 1e-3 as text
     assert config.evaluation.metrics == ["accuracy", "log_loss"]
@@ -28,24 +29,22 @@ def test_mappings_in_a_file_become_json(tmp_path: Path) -> None:
     path.write_text(
         "model_type: resnet\nconfig_overrides: {depths: [1, 2]}\ndataset_name: y\nuse_cpu: true\n"
     )
-    config = parse_config(
-        PRETRAINING, ["--config", str(path), "--output_dir", str(tmp_path / "out")]
+    config = read_config(groups=PRETRAINING, argv=["--config", str(path), "--output_dir", str(tmp_path / "out")]
     )
     assert config.source_model.config_overrides == '{"depths": [1, 2]}'
 
 
 def test_a_recipe_offers_only_the_flags_that_it_honours(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown flag '--budgets'"):
-        parse_config(argv=_flags(tmp_path, "--budgets", "1"))
-    config = parse_config(
-        COMPARING, _flags(tmp_path, "--budgets", "1", "2", "--layer_decay", "0.8")
+        read_config(argv=_flags(tmp_path, "--budgets", "1"))
+    config = read_config(groups=COMPARING, argv=_flags(tmp_path, "--budgets", "1", "2", "--layer_decay", "0.8")
     )
     assert (config.study.budgets, config.transfer.layer_decay) == ([1, 2], 0.8)
     with pytest.raises(UserError, match="unknown flag '--strategy'") as caught:
-        parse_config(COMPARING, _flags(tmp_path, "--strategy", "full"))
+        read_config(groups=COMPARING, argv=_flags(tmp_path, "--strategy", "full"))
     assert "--strategies" in caught.value.hint
     with pytest.raises(UserError, match="unknown flag '--keep_adapter'"):
-        parse_config(COMPARING, _flags(tmp_path, "--keep_adapter"))
+        read_config(groups=COMPARING, argv=_flags(tmp_path, "--keep_adapter"))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,7 @@ def test_a_comparison_refuses_what_none_of_its_runs_would_honour(
     flags: list[str], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
-        parse_config(COMPARING, _flags(tmp_path, *flags))
+        read_config(groups=COMPARING, argv=_flags(tmp_path, *flags))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +100,7 @@ def test_what_does_not_fit_is_said_with_the_fix(
     tmp_path: Path, flags: list[str], message: str, hint: str
 ) -> None:
     with pytest.raises(UserError) as refusal:
-        parse_config(argv=_flags(tmp_path, *flags))
+        read_config(argv=_flags(tmp_path, *flags))
     assert message in refusal.value.message
     assert hint in refusal.value.hint
 
@@ -110,27 +109,26 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key(tmp_path: Path) -> No
     path = tmp_path / "my.yaml"
     path.write_text("datset_name: y\n")
     with pytest.raises(UserError, match=r"unknown key 'datset_name' in .*my\.yaml") as refusal:
-        parse_config(argv=_flags(tmp_path, "--config", str(path)))
+        read_config(argv=_flags(tmp_path, "--config", str(path)))
     assert "did you mean 'dataset_name'" in refusal.value.hint
 
 
 def test_a_missing_flag_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--dataset_name is missing"):
-        parse_config(argv=["--model_name_or_path", "x", "--output_dir", str(tmp_path / "out")])
+        read_config(argv=["--model_name_or_path", "x", "--output_dir", str(tmp_path / "out")])
 
 
 def test_a_folder_with_another_run_is_refused_unless_it_may_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "record.json").write_text("{}")
     with pytest.raises(UserError, match="holds another run"):
-        parse_config(argv=_flags(tmp_path))
-    assert parse_config(
-        argv=_flags(tmp_path, "--overwrite_output_dir")
+        read_config(argv=_flags(tmp_path))
+    assert read_config(argv=_flags(tmp_path, "--overwrite_output_dir")
     ).training.overwrite_output_dir
 
 
 def test_every_flag_that_is_not_offered_exists_and_has_a_harmless_value(tmp_path: Path) -> None:
-    training = parse_config(argv=_flags(tmp_path)).training
+    training = read_config(argv=_flags(tmp_path)).training
     assert len(NOT_OFFERED) >= 8
     for name, (harmless, _) in NOT_OFFERED.items():
         assert getattr(training, name) in harmless
@@ -139,4 +137,4 @@ def test_every_flag_that_is_not_offered_exists_and_has_a_harmless_value(tmp_path
 def test_a_launcher_that_would_shard_the_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(UserError, match="--use_fsdp of the launcher is not offered"):
-        parse_config(argv=["--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", "z"])
+        read_config(argv=["--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", "z"])

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from hf_transfer.cli.flags import parse_config
+from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.config.training import Augmentation
 from hf_transfer.data.augmentation import AUGMENTATIONS, make_augmentation
@@ -295,4 +295,4 @@ def _config(tmp_path: Path, *flags: str) -> Any:
         str(tmp_path / "out"),
         "--use_cpu",
     ]
-    return parse_config(argv=[*given, *flags])
+    return read_config(argv=[*given, *flags])

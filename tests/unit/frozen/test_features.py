@@ -22,7 +22,7 @@ from transformers import (
     XLNetForSequenceClassification,
 )
 
-from hf_transfer.cli.flags import parse_config
+from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.config.run import RunConfig
 from hf_transfer.data.sources import Data, load_data
@@ -52,7 +52,7 @@ def _config(*flags: str) -> RunConfig:
         "--use_cpu",
     )
     # Choosing a pooling would compute the features of the head beforehand.
-    config = parse_config(argv=[*given, "--disable_tqdm", "true", "--pooling", "own", *flags])
+    config = read_config(argv=[*given, "--disable_tqdm", "true", "--pooling", "own", *flags])
     config.training.output_dir = None  # nothing is saved
     return config
 

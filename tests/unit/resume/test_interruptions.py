@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_transfer.cli.flags import parse_config
+from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import Stopped
@@ -45,7 +45,7 @@ def run(tiny_resnet: Path, digits: Data) -> Run:
 
     def run_in(folder: Path, *flags: str) -> Trained:
         given = ("--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", str(folder))
-        config = parse_config(argv=[*given, *COMMON, *flags])
+        config = read_config(argv=[*given, *COMMON, *flags])
         checkpoint = checkpoints.load(str(tiny_resnet), TASK, digits.labels)
         plan = make_plan(config.transfer, checkpoint, digits, config.training)
         return run_plan(plan, checkpoint, digits, config.training)

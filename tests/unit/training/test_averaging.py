@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainerCallback
 
-from hf_transfer.cli.flags import parse_config
+from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.config.run import PRETRAINING
 from hf_transfer.data.encode import make_encoder
@@ -436,7 +436,7 @@ def test_pre_training_has_no_way_to_go_back(tmp_path: Path) -> None:
         "--use_cpu",
     ]
     with pytest.raises(UserError, match="--wise_ft does not belong to --strategy scratch"):
-        parse_config(PRETRAINING, [*flags, "--wise_ft", "true"])
+        read_config(groups=PRETRAINING, argv=[*flags, "--wise_ft", "true"])
 
 
 def _config(tmp_path: Path, *flags: str) -> Any:
@@ -449,7 +449,7 @@ def _config(tmp_path: Path, *flags: str) -> Any:
         str(tmp_path / "out"),
         "--use_cpu",
     ]
-    return parse_config(argv=[*given, "--disable_tqdm", "true", *flags])
+    return read_config(argv=[*given, "--disable_tqdm", "true", *flags])
 
 
 def _checkpoint(folder: Path, data: Data) -> Checkpoint:

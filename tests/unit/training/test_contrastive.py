@@ -19,7 +19,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_transfer.cli.flags import parse_config
+from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
@@ -371,7 +371,7 @@ def _train(checkpoint: Checkpoint, data: Data, tmp_path: Path, *flags: str) -> T
         "--use_cpu",
     )
     own = ("--strategy", "contrastive", "--disable_tqdm", "true")
-    config = parse_config(argv=[*given, *own, *flags])
+    config = read_config(argv=[*given, *own, *flags])
     return run_plan(
         make_plan(config.transfer, checkpoint, data, config.training),
         checkpoint,

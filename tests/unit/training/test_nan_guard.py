@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from hf_transfer.cli.flags import parse_config
+from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
@@ -116,7 +116,7 @@ def train(poison: Poison, tmp_path: Path) -> Callable[..., Any]:
             *STEADY,
             *flags,
         ]
-        config = parse_config(argv=[*wanted, "--max_steps", str(steps)])
+        config = read_config(argv=[*wanted, "--max_steps", str(steps)])
         checkpoint = checkpoints.load(str(model), task, data.labels, seed=0)
         head = next(
             tensor

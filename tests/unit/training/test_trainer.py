@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_transfer.cli.flags import parse_config
+from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.sources import load_data
@@ -13,6 +13,7 @@ from hf_transfer.tasks import find_task
 from hf_transfer.training.batches import PlainOrder, StepBatches
 from hf_transfer.training.engine import run_plan
 from hf_transfer.training.trainer import PhaseTrainer, phase_arguments
+from tests import checkpoints
 
 
 @pytest.mark.parametrize(
@@ -148,4 +149,4 @@ def _config(tmp_path: Path, *flags: str) -> object:
         str(tmp_path / "out"),
         "--use_cpu",
     ]
-    return parse_config(argv=[*given, *flags])
+    return read_config(argv=[*given, *flags])
