@@ -72,8 +72,8 @@ def _contrastive(minilm: str, data: Data, seed: int, folder: Path) -> tuple[floa
     training.output_dir = None  # a run that is kept nowhere
     checkpoint = checkpoints.load(minilm, TASK, data.labels, seed=seed)
     began = time.perf_counter()
-    plan = choose_plan(TransferConfig(strategy="contrastive"), checkpoint, data, training, TOKENS)
-    trained = run_plan(plan, checkpoint, data, training, TOKENS)
+    plan = choose_plan(TransferConfig(strategy="contrastive"), checkpoint, data, training).plan
+    trained = run_plan(plan, checkpoint, data, training)
     seconds = time.perf_counter() - began
     predicted = predict(trained, data.test)
     assert plan.pooling == "mean"

@@ -60,9 +60,11 @@ class Subject:
         """What a copy of it learned by our engine with these flags, and in how many seconds."""
         config = _config(self.folder, *flags)
         checkpoint = replace(self.checkpoint, model=copy.deepcopy(self.checkpoint.model))
-        plan = choose_plan(config.transfer, checkpoint, self.data, config.training)
+        plan = choose_plan(
+            config.transfer, checkpoint, self.data, config.training, config.cache
+        ).plan
         began = time.perf_counter()
-        trained = run_plan(plan, checkpoint, self.data, config.training, TOKENS)
+        trained = run_plan(plan, checkpoint, self.data, config.training, config.cache)
         return trained, time.perf_counter() - began
 
 
@@ -202,9 +204,11 @@ def _stepped_head(subject: Subject) -> float:
     checkpoint = replace(subject.checkpoint, model=copy.deepcopy(subject.checkpoint.model))
     plan = choose_plan(
         replace(config.transfer, strategy="head"), checkpoint, subject.data, config.training
-    )
+    ).plan
     plan = replace(plan, phases=tuple(replace(phase, solver="trainer") for phase in plan.phases))
-    return _accuracy(run_plan(plan, checkpoint, subject.data, config.training, TOKENS), subject)
+    return _accuracy(
+        run_plan(plan, checkpoint, subject.data, config.training, config.cache), subject
+    )
 
 
 def _accuracy(trained: Trained, subject: Subject) -> float:

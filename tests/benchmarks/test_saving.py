@@ -8,6 +8,7 @@ import pytest
 from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import load_data
+from hf_transfer.job import make_job
 from hf_transfer.resume.callback import Keeper
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
@@ -57,9 +58,9 @@ def test_a_state_every_hundred_steps_beside_none(
         kept = ["--save_minutes", "0", "--save_strategy", strategy, "--save_steps", str(EVERY)]
         config = read_config(argv=[*given, *words, *kept, "--per_device_train_batch_size", "16"])
         checkpoint = checkpoints.load(f"{next(iter(minilm.__path__))}/model", task, data.labels)
-        plan = make_plan(config.transfer, checkpoint, data, config.training)
+        plan = make_plan(config.transfer, make_job(checkpoint, data, config.training))
         return float(
-            run_plan(plan, checkpoint, data, config.training, max_length=64).phases[0].seconds
+            run_plan(plan, checkpoint, data, config.training, config.cache).phases[0].seconds
         )
 
     times: dict[str, list[float]] = {"no": [], "steps": []}

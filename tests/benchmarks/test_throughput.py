@@ -53,7 +53,8 @@ def test_texts_grouped_by_length_against_random_batches_and_against_padding_to_1
             "--output_dir",
             str(tmp_path / "o"),
         ]
-        training = read_config(argv=[*given, "--disable_tqdm", "true", "--max_steps", str(STEPS)]
+        training = read_config(
+            argv=[*given, "--disable_tqdm", "true", "--max_steps", str(STEPS)]
         ).training
         arguments = phase_arguments(
             training,

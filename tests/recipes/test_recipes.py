@@ -15,7 +15,6 @@ from transformers import (
     pipeline,
 )
 
-from hf_transfer.cli.flags import read_config
 from hf_transfer.config.run import COMPARING, FINE_TUNING, PRETRAINING
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.record import DroppedExample, read_record
@@ -545,7 +544,7 @@ def test_every_config_is_whole_and_says_its_command() -> None:
         assert path.name in command
         groups = GROUPS.get(name.removesuffix(".py"), FINE_TUNING)
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
-        config = parse_config(
+        config = read_config(
             groups, ["--config", str(path), "--overwrite_output_dir", "--use_cpu"]
         )
         assert config.output_dir == Path(given["output_dir"])

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from hf_transfer.cli.flags import read_config
-from hf_transfer.config.validate import NOT_OFFERED
 from hf_transfer.config.run import COMPARING, PRETRAINING
+from hf_transfer.config.validate import NOT_OFFERED
 from hf_transfer.errors import UserError
 
 GIVEN = ["--model_name_or_path", "x", "--dataset_name", "y", "--use_cpu", "--output_dir"]
@@ -29,7 +29,8 @@ def test_mappings_in_a_file_become_json(tmp_path: Path) -> None:
     path.write_text(
         "model_type: resnet\nconfig_overrides: {depths: [1, 2]}\ndataset_name: y\nuse_cpu: true\n"
     )
-    config = read_config(groups=PRETRAINING, argv=["--config", str(path), "--output_dir", str(tmp_path / "out")]
+    config = read_config(
+        groups=PRETRAINING, argv=["--config", str(path), "--output_dir", str(tmp_path / "out")]
     )
     assert config.source_model.config_overrides == '{"depths": [1, 2]}'
 
@@ -37,7 +38,8 @@ def test_mappings_in_a_file_become_json(tmp_path: Path) -> None:
 def test_a_recipe_offers_only_the_flags_that_it_honours(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown flag '--budgets'"):
         read_config(argv=_flags(tmp_path, "--budgets", "1"))
-    config = read_config(groups=COMPARING, argv=_flags(tmp_path, "--budgets", "1", "2", "--layer_decay", "0.8")
+    config = read_config(
+        groups=COMPARING, argv=_flags(tmp_path, "--budgets", "1", "2", "--layer_decay", "0.8")
     )
     assert (config.study.budgets, config.transfer.layer_decay) == ([1, 2], 0.8)
     with pytest.raises(UserError, match="unknown flag '--strategy'") as caught:
@@ -123,7 +125,8 @@ def test_a_folder_with_another_run_is_refused_unless_it_may_be_replaced(tmp_path
     (tmp_path / "out" / "record.json").write_text("{}")
     with pytest.raises(UserError, match="holds another run"):
         read_config(argv=_flags(tmp_path))
-    assert read_config(argv=_flags(tmp_path, "--overwrite_output_dir")
+    assert read_config(
+        argv=_flags(tmp_path, "--overwrite_output_dir")
     ).training.overwrite_output_dir
 
 

@@ -177,9 +177,9 @@ def test_a_model_that_takes_no_pictures_is_refused(
     config, task = _config(tmp_path, "--augmentation", "light"), find_task("text-classification")
     data = load_data(DataConfig(str(text_file), label_column="animal"), task, seed=0)
     checkpoint = checkpoints.load(str(tiny_bert), task, data.labels)
-    plan = choose_plan(config.transfer, checkpoint, data, config.training)
+    plan = choose_plan(config.transfer, checkpoint, data, config.training, config.cache).plan
     with pytest.raises(UserError, match="--augmentation light is for pictures"):
-        run_plan(plan, checkpoint, data, config.training)
+        run_plan(plan, checkpoint, data, config.training, config.cache)
 
 
 def test_without_kornia_the_extra_is_named(
@@ -278,10 +278,11 @@ def _run(
     if look is not None:
         checkpoint.model.register_forward_pre_hook(look, with_kwargs=True)
     return run_plan(
-        choose_plan(config.transfer, checkpoint, data, config.training),
+        choose_plan(config.transfer, checkpoint, data, config.training, config.cache).plan,
         checkpoint,
         data,
         config.training,
+        config.cache,
     )
 
 

@@ -65,8 +65,8 @@ def _load(folder: Path, kind: str) -> tuple[Checkpoint, Data]:
 
 def _train(folder: Path, kind: str, *flags: str) -> Trained:
     config, (checkpoint, data) = _config(*flags), _load(folder, kind)
-    plan = choose_plan(config.transfer, checkpoint, data, config.training)
-    return run_plan(plan, checkpoint, data, config.training, config.data.max_length)
+    plan = choose_plan(config.transfer, checkpoint, data, config.training, config.cache).plan
+    return run_plan(plan, checkpoint, data, config.training, config.cache)
 
 
 def _facts(trained: Trained) -> tuple[int, str]:
@@ -239,26 +239,23 @@ def test_the_key_follows_what_determines_the_content_and_nothing_else(
     _train(tiny_bert, "text", "--strategy", "head")
     config, (checkpoint, data) = _config("--strategy", "head", *flags), _load(tiny_bert, "text")
     checkpoint, data = change(checkpoint, data)
-    plan = choose_plan(config.transfer, checkpoint, data, config.training)
-    assert (
-        _facts(run_plan(plan, checkpoint, data, config.training, config.data.max_length))[1]
-        == cache
-    )
+    plan = choose_plan(config.transfer, checkpoint, data, config.training, config.cache).plan
+    assert _facts(run_plan(plan, checkpoint, data, config.training, config.cache))[1] == cache
 
 
 def test_images_and_their_processor_are_in_the_key(tiny_vit: Path) -> None:
     assert _facts(_train(tiny_vit, "image", "--strategy", "head")) == (1, "miss")
     config, (checkpoint, data) = _config("--strategy", "head"), _load(tiny_vit, "image")
     checkpoint.processor.image_mean = [0.4, 0.5, 0.5]
-    plan = choose_plan(config.transfer, checkpoint, data, config.training)
-    assert _facts(run_plan(plan, checkpoint, data, config.training))[1] == "miss"
+    plan = choose_plan(config.transfer, checkpoint, data, config.training, config.cache).plan
+    assert _facts(run_plan(plan, checkpoint, data, config.training, config.cache))[1] == "miss"
     config, (checkpoint, data) = _config("--strategy", "head"), _load(tiny_vit, "image")
     brighter = data.train.map(
         lambda row: {"image": row["image"].point(lambda value: min(255, value + 1))}
     )
     data = replace(data, splits={**data.splits, "train": brighter})
-    plan = choose_plan(config.transfer, checkpoint, data, config.training)
-    assert _facts(run_plan(plan, checkpoint, data, config.training))[1] == "miss"
+    plan = choose_plan(config.transfer, checkpoint, data, config.training, config.cache).plan
+    assert _facts(run_plan(plan, checkpoint, data, config.training, config.cache))[1] == "miss"
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -380,8 +377,8 @@ def test_code_of_ones_own_is_in_the_key(
         checkpoint, data = _load(tiny_bert, "text")
         checkpoint.model.__class__ = importlib.reload(importlib.import_module("own_code")).Own
         config = _config("--strategy", "head")
-        plan = choose_plan(config.transfer, checkpoint, data, config.training)
-        found.append(_facts(run_plan(plan, checkpoint, data, config.training))[1])
+        plan = choose_plan(config.transfer, checkpoint, data, config.training, config.cache).plan
+        found.append(_facts(run_plan(plan, checkpoint, data, config.training, config.cache))[1])
     assert found == ["miss", "hit", "miss"]
 
 
@@ -392,8 +389,8 @@ def test_statistics_of_batchnorm_are_in_the_key(tiny_resnet: Path) -> None:
         next(b for n, b in checkpoint.model.named_buffers() if n.endswith("running_mean")).add_(
             shift
         )
-        plan = choose_plan(config.transfer, checkpoint, data, config.training)
-        found.append(_facts(run_plan(plan, checkpoint, data, config.training))[1])
+        plan = choose_plan(config.transfer, checkpoint, data, config.training, config.cache).plan
+        found.append(_facts(run_plan(plan, checkpoint, data, config.training, config.cache))[1])
     assert found == ["miss", "hit", "miss"]
 
 

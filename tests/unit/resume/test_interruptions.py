@@ -12,6 +12,7 @@ from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import Stopped
+from hf_transfer.job import make_job
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training import engine
@@ -47,8 +48,8 @@ def run(tiny_resnet: Path, digits: Data) -> Run:
         given = ("--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", str(folder))
         config = read_config(argv=[*given, *COMMON, *flags])
         checkpoint = checkpoints.load(str(tiny_resnet), TASK, digits.labels)
-        plan = make_plan(config.transfer, checkpoint, digits, config.training)
-        return run_plan(plan, checkpoint, digits, config.training)
+        plan = make_plan(config.transfer, make_job(checkpoint, digits, config.training))
+        return run_plan(plan, checkpoint, digits, config.training, config.cache)
 
     return run_in
 

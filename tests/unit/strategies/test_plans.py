@@ -21,6 +21,7 @@ from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.config.transfer import Strategy, TransferConfig
 from hf_transfer.data.sources import Data, Origin
 from hf_transfer.errors import UserError
+from hf_transfer.job import make_job
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import parameter_count
 from hf_transfer.models.pooling import with_mean_pooling
@@ -111,9 +112,11 @@ def _plan(checkpoint: Checkpoint, strategy: str, data: Data | None = None, **cha
     config = TransferConfig(strategy=strategy, **transfer)
     return make_plan(
         config,
-        checkpoint,
-        data or _data(),
-        TrainingConfig(output_dir="nowhere", use_cpu=True, **others),
+        make_job(
+            checkpoint,
+            data or _data(),
+            TrainingConfig(output_dir="nowhere", use_cpu=True, **others),
+        ),
     )
 
 

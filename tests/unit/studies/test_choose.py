@@ -17,6 +17,7 @@ from hf_transfer.data.sources import Data, Origin, load_data
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import log_loss
 from hf_transfer.evaluation.predict import Predictions
+from hf_transfer.job import make_job
 from hf_transfer.linear_probe.solve import ProbeData, solve_head
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import headless, read_logits
@@ -89,7 +90,7 @@ def _choose(
         checkpoint,
         data,
         _training(seed=seed, **others),
-    )
+    ).plan
 
 
 def _training(**changes: Any) -> TrainingConfig:
@@ -130,7 +131,7 @@ def test_a_named_strategy_passes_straight_through(
     strategy: str, pictures: Checkpoint, digits: Digits
 ) -> None:
     plan = _choose(pictures, digits(4), strategy)
-    made = make_plan(TransferConfig(strategy=strategy), pictures, digits(4), _training())
+    made = make_plan(TransferConfig(strategy=strategy), make_job(pictures, digits(4), _training()))
     assert plan == replace(made, requested=strategy, reasons=plan.reasons, seconds=plan.seconds)
     assert plan.reasons == (f"the strategy {strategy} was asked for by name", *made.reasons)
     assert plan.evidence == ()
@@ -145,7 +146,9 @@ def test_auto_uses_one_of_its_candidates_and_says_why(pictures: Checkpoint, digi
     assert plan.requested == "auto"
     assert plan.strategy in (DEFAULT_STRATEGY, *CANDIDATES)
     assert plan.seconds > 0
-    made = make_plan(TransferConfig(strategy=plan.strategy), pictures, digits(6), _training())
+    made = make_plan(
+        TransferConfig(strategy=plan.strategy), make_job(pictures, digits(6), _training())
+    )
     assert plan == replace(
         made, requested="auto", reasons=plan.reasons, evidence=plan.evidence, seconds=plan.seconds
     )
@@ -185,7 +188,7 @@ def test_what_trials_took_is_known_to_the_same_run_started_again(
     training = _training(max_steps=4)
     training.output_dir = str(tmp_path)
     first, again = (
-        choose_plan(TransferConfig(strategy="auto"), pictures, digits(4), training)
+        choose_plan(TransferConfig(strategy="auto"), pictures, digits(4), training).plan
         for _ in range(2)
     )
     assert again == replace(first, seconds=again.seconds)
@@ -401,7 +404,7 @@ def test_the_given_checkpoint_and_arguments_stay_as_they_were(
     data = replace(digits(4), splits={**digits(4).splits, "validation": digits(4).test})
     assert choose_plan(
         TransferConfig(strategy="auto", auto_budget=3.0), pictures, data, training
-    ).evidence
+    ).plan.evidence
     assert len(before) > 20
     assert all(
         torch.equal(tensor, before[name]) for name, tensor in pictures.model.state_dict().items()

@@ -15,6 +15,7 @@ from hf_transfer.config.run import PRETRAINING
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
+from hf_transfer.job import make_job
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.freeze import training_only
 from hf_transfer.models.weights import copy_weights, restore_weights
@@ -459,16 +460,17 @@ def _checkpoint(folder: Path, data: Data) -> Checkpoint:
 def _run(folder: Path, data: Data, tmp_path: Path, *flags: str) -> Trained:
     config, checkpoint = _config(tmp_path, *flags), _checkpoint(folder, data)
     return run_plan(
-        make_plan(config.transfer, checkpoint, data, config.training),
+        make_plan(config.transfer, make_job(checkpoint, data, config.training)),
         checkpoint,
         data,
         config.training,
+        config.cache,
     )
 
 
 def _phase(folder: Path, data: Data, tmp_path: Path, *flags: str) -> Phase:
     config, checkpoint = _config(tmp_path, *flags), _checkpoint(folder, data)
-    plan = make_plan(config.transfer, checkpoint, data, config.training)
+    plan = make_plan(config.transfer, make_job(checkpoint, data, config.training))
     encoder = make_encoder(TASK, checkpoint.processor, checkpoint.model.config)
     changes = {"learning_rate": plan.learning_rate, "per_device_train_batch_size": plan.batch_size}
     schedule = {"num_train_epochs": 1, "weight_decay": 0.0}

@@ -24,6 +24,7 @@ from hf_transfer.config.data import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
+from hf_transfer.job import make_job
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head, headless, read_logits
 from hf_transfer.models.pooling import with_mean_pooling
@@ -373,10 +374,11 @@ def _train(checkpoint: Checkpoint, data: Data, tmp_path: Path, *flags: str) -> T
     own = ("--strategy", "contrastive", "--disable_tqdm", "true")
     config = read_config(argv=[*given, *own, *flags])
     return run_plan(
-        make_plan(config.transfer, checkpoint, data, config.training),
+        make_plan(config.transfer, make_job(checkpoint, data, config.training)),
         checkpoint,
         data,
         config.training,
+        config.cache,
     )
 
 

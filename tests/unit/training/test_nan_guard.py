@@ -124,8 +124,8 @@ def train(poison: Poison, tmp_path: Path) -> Callable[..., Any]:
             if name in checkpoint.head
         )
         head.register_hook(lambda gradient: gradient * poison.count("gradient"))
-        plan = choose_plan(config.transfer, checkpoint, data, config.training)
-        return engine.run_plan(plan, checkpoint, data, config.training)
+        plan = choose_plan(config.transfer, checkpoint, data, config.training, config.cache).plan
+        return engine.run_plan(plan, checkpoint, data, config.training, config.cache)
 
     return run
 

@@ -51,8 +51,8 @@ def test_accumulated_batches_give_the_loss_of_one_large_batch(
         rows = find_task(f"{task}-classification")
         data = load_data(DataConfig(source, examples_per_class=4), rows, seed=0)
         checkpoint = checkpoints.load(str(folder), rows, data.labels)
-        plan = choose_plan(config.transfer, checkpoint, data, config.training)
-        trained = run_plan(plan, checkpoint, data, config.training)
+        plan = choose_plan(config.transfer, checkpoint, data, config.training, config.cache).plan
+        trained = run_plan(plan, checkpoint, data, config.training, config.cache)
         losses.append([entry.loss for entry in trained.phases[0].history])
     assert len(losses[0]) == 2
     assert losses[0] == pytest.approx(losses[1], rel=3e-2)  # dropout differs
@@ -63,9 +63,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tiny_vit: Path, tmp_
     task = find_task("image-classification")
     data = load_data(DataConfig("builtin:digits", examples_per_class=2), task, seed=0)
     checkpoint = checkpoints.load(str(tiny_vit), task, data.labels)
-    plan = choose_plan(config.transfer, checkpoint, data, config.training)
+    plan = choose_plan(config.transfer, checkpoint, data, config.training, config.cache).plan
     with pytest.raises(UserError, match="not finite at step 3 of 4"):
-        run_plan(plan, checkpoint, data, config.training)
+        run_plan(plan, checkpoint, data, config.training, config.cache)
 
 
 def test_each_parameter_has_its_own_learning_rate(tiny_vit: Path, tmp_path: Path) -> None:
@@ -112,10 +112,11 @@ def test_each_strategy_changes_the_parameters_of_its_plan(
     checkpoint = checkpoints.load(str(tiny_vit), task, data.labels)
     before = {name: tensor.clone() for name, tensor in checkpoint.model.state_dict().items()}
     trained = run_plan(
-        choose_plan(config.transfer, checkpoint, data, config.training),
+        choose_plan(config.transfer, checkpoint, data, config.training, config.cache).plan,
         checkpoint,
         data,
         config.training,
+        config.cache,
     )
     after = trained.model.state_dict()
     assert set(after) == set(before)
@@ -134,8 +135,10 @@ def test_the_same_seed_gives_the_same_weights(tiny_resnet: Path, tmp_path: Path)
     runs = []
     for _ in range(2):
         checkpoint = checkpoints.load(str(tiny_resnet), task, data.labels, seed=0)
-        plan = choose_plan(TransferConfig(), checkpoint, data, config.training)
-        runs.append(run_plan(plan, checkpoint, data, config.training).model.state_dict())
+        plan = choose_plan(TransferConfig(), checkpoint, data, config.training).plan
+        runs.append(
+            run_plan(plan, checkpoint, data, config.training, config.cache).model.state_dict()
+        )
     assert all(torch.equal(tensor, runs[1][name]) for name, tensor in runs[0].items())
 
 
