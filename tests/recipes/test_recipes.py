@@ -545,6 +545,6 @@ def test_every_config_is_whole_and_says_its_command() -> None:
         groups = GROUPS.get(name.removesuffix(".py"), FINE_TUNING)
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
         config = read_config(
-            groups, ["--config", str(path), "--overwrite_output_dir", "--use_cpu"]
+            groups=groups, argv=["--config", str(path), "--overwrite_output_dir", "--use_cpu"]
         )
         assert config.output_dir == Path(given["output_dir"])
