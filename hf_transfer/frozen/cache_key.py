@@ -7,7 +7,6 @@ entry a miss.
 import inspect
 import json
 import sys
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -42,7 +41,8 @@ def cache_key(layers: FrozenLayers, rows: Dataset) -> str:
 
     Labels, seeds and all that is above the boundary do not change it.
     """
-    model, view = layers.split.model, layers.view
+    model = layers.split.model
+    view = layers.view
     config = json.loads(model.config.to_json_string(use_diff=False))
     inputs = [name for name in rows.column_names if name not in NOT_INPUTS]
     # Augmented images depend on the batch size too: each batch has its own seed.
@@ -80,7 +80,8 @@ def _weights_digest(model: nn.Module, above: frozenset[str]) -> str:
     A buffer is above where all parameters of its module are.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    only_above = _owners(above) - _owners(name for name in parameters if name not in above)
+    only_above = {_owner(name) for name in above}
+    only_above -= {_owner(name) for name in parameters if name not in above}
     hasher = xxhash.xxh3_128()
     for name, tensor in model.state_dict().items():
         is_buffer = name not in parameters
@@ -89,10 +90,6 @@ def _weights_digest(model: nn.Module, above: frozenset[str]) -> str:
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         hasher.update(np.ascontiguousarray(tensor.detach().cpu().float().numpy()).data)
     return hasher.hexdigest()
-
-
-def _owners(names: Iterable[str]) -> set[str]:
-    return {_owner(name) for name in names}
 
 
 def _owner(name: str) -> str:

@@ -132,7 +132,7 @@ def _frozen_layers(
     cache: CacheSettings,
 ) -> FrozenLayers:
     """The layers below a boundary; the model is moved to the device, in eval mode."""
-    model, stages = checkpoint.model.eval(), checkpoint.layers
+    stages = checkpoint.layers
     lowest = len(stages.stages) - 1 if boundary == "head" else boundary
     # Fixed parameters count as the head's stage, but what the head reads depends on them.
     above = frozenset(
@@ -140,7 +140,7 @@ def _frozen_layers(
         for name, depth in stages.depths.items()
         if depth >= lowest and name not in checkpoint.fixed
     )
-    model.to(training.device)
+    model = checkpoint.model.eval().to(training.device)
     return FrozenLayers(
         split_model(model, boundary),
         above,
