@@ -1,1 +1,1 @@
-"""What is frozen is computed once."""
+"""The frozen layers of a model, computed once."""

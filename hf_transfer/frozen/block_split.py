@@ -71,7 +71,8 @@ class BlockSplit:
         for first_stage, tower in layer_blocks(self.model):
             frozen = tower[: max(0, self.frozen_stages - first_stage)]
             parts = itertools.chain.from_iterable(frozen)
-            blocks = [path for part in parts for path in _called_modules(self.model, part)]
+            called = (_called_modules(self.model, part) for part in parts)
+            blocks = list(itertools.chain.from_iterable(called))
             self.earlier_blocks += blocks[:-1]
             self.last_blocks += blocks[-1:]
         if not self.last_blocks:
@@ -244,7 +245,8 @@ def _called_modules(model: nn.Module, path: str) -> list[str]:
     module = model.get_submodule(path)
     if not isinstance(module, nn.ModuleList):
         return [path]
-    return [inner for n in range(len(module)) for inner in _called_modules(model, f"{path}.{n}")]
+    inner = (_called_modules(model, f"{path}.{n}") for n in range(len(module)))
+    return list(itertools.chain.from_iterable(inner))
 
 
 def _structure_of(path: str, output: Any, inputs: list[torch.Tensor]) -> _OutputStructure:

@@ -41,7 +41,8 @@ def cache_key(layers: FrozenLayers, rows: Dataset) -> str:
 
     Labels, seeds and all that is above the boundary do not change it.
     """
-    model, view = layers.split.model, layers.view
+    model = layers.split.model
+    view = layers.view
     config = json.loads(model.config.to_json_string(use_diff=False))
     inputs = [name for name in rows.column_names if name not in NOT_INPUTS]
     # Augmented images depend on the batch size too: each batch has its own seed.

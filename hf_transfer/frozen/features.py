@@ -137,7 +137,8 @@ def _compute_and_store(forward_pass: ForwardPass, sample: list[Row], entry: Path
     machines = gather_object([platform.node()])
     ranks = [rank for rank, machine in enumerate(machines) if machine == platform.node()]
     own = ranks.index(PartialState().process_index)
-    rows, batches = len(forward_pass.rows), forward_pass.batches
+    rows = len(forward_pass.rows)
+    batches = forward_pass.batches
     write = partial(
         _write,
         about=forward_pass.layers.about,
@@ -178,8 +179,9 @@ def _join(parts: Sequence[Path], batches: Sequence[np.ndarray]) -> Iterator[list
     read = [0] * len(parts)  # rows, of each part
     for number, batch in enumerate(batches):
         process = number % len(parts)
-        part, start = opened[process], read[process]
+        part = opened[process]
         if part is None:
             raise NotWrittenError(f"the part of process {process} vanished from the store")
-        yield [part[row] for row in range(start, start + len(batch))]
+        start = read[process]
         read[process] += len(batch)
+        yield [part[row] for row in range(start, read[process])]

@@ -93,7 +93,8 @@ class ForwardPass:
 
     def _compute(self, inputs: dict[str, torch.Tensor], batch: np.ndarray) -> list[Row]:
         """The activations of each row of a batch."""
-        model, dtype = self.layers.split.model, self.layers.dtype
+        model = self.layers.split.model
+        dtype = self.layers.dtype
         device = next(model.parameters()).device
         inputs = {name: tensor.to(device) for name, tensor in inputs.items() if name != "labels"}
         self._augment(inputs, int(batch[0]))
@@ -139,13 +140,14 @@ def longest_first(layers: FrozenLayers, rows: Dataset) -> ForwardPass:
 def check_on_sample(forward_pass: ForwardPass) -> tuple[ForwardPass, list[Row]]:
     """The pass, in float32 if bfloat16 is too coarse for it, and the activations of a sample.
 
-    The sample is also the first batch of the split, which proves itself on it. Raises
+    The sample is also the first batch of the split, which is checked on it. Raises
     UnsplittableError.
     """
-    layers, order = forward_pass.layers, forward_pass.order
-    count = min(SAMPLE_ROWS, len(order))
+    layers = forward_pass.layers
+    rows = len(forward_pass.order)
+    count = min(SAMPLE_ROWS, rows)
     # Evenly spaced in the order of lengths, so that their mean size is that of all rows.
-    chosen = order[((np.arange(count) + 0.5) / count * len(order)).astype(int)]
+    chosen = forward_pass.order[((np.arange(count) + 0.5) / count * rows).astype(int)]
     precise = replace(forward_pass, layers=replace(layers, dtype="float32"))
     # The shortest row of the sample is computed beside longer ones, and alone.
     sample, alone = precise.run([chosen, chosen[-1:]], quiet=True)
@@ -196,9 +198,5 @@ def _difference(row: Row, other: Row) -> float:
 
     In the norm; NaN where the first activation is not finite.
     """
-    differences = []
-    for name, array in row.items():
-        reference = to_float32(other[name])
-        distance = (to_float32(array) - reference).norm()
-        differences.append(float(distance / reference.norm().clamp(min=1e-12)))
-    return max(differences)
+    pairs = [(to_float32(array), to_float32(other[name])) for name, array in row.items()]
+    return max(float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in pairs)

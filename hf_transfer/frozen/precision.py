@@ -1,5 +1,6 @@
 """bfloat16 for a forward pass, and for activations on disk."""
 
+import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
@@ -20,7 +21,9 @@ def in_bfloat16(model: nn.Module) -> Iterator[None]:
     than float32. Of the buffers only the statistics of BatchNorm are converted: frequencies of
     positions need float32.
     """
-    statistics = [b for m in model.modules() if isinstance(m, _BatchNorm) for b in m.buffers()]
+    statistics = itertools.chain.from_iterable(
+        module.buffers() for module in model.modules() if isinstance(module, _BatchNorm)
+    )
     halved = {id(t): t for t in (*model.parameters(), *statistics) if t.is_floating_point()}
     originals = [(tensor, tensor.data) for tensor in halved.values()]
     try:

@@ -35,12 +35,12 @@ def replay_collate(encoder: Encoder, features: Sequence[Sequence[Features]]) -> 
     """
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch of such rows."""
         batch = encoder.light([_without_place(row) for row in rows])
         activations = [features[row["split"]][row["view"]].read(row["row"]) for row in rows]
         length = batch["input_ids"].shape[1] if "input_ids" in batch else 0
         for name in activations[0]:
-            tensors = [row[name] for row in activations]
-            batch[name] = _stack(tensors, length, encoder.pads_left)
+            batch[name] = _stack([row[name] for row in activations], length, encoder.pads_left)
         for each in itertools.chain(*features):
             each.release_memory()
         return batch

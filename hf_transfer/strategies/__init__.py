@@ -1,1 +1,1 @@
-"""What is learned, in which order: each strategy is a plan and nothing else."""
+"""Strategies: which parameters train, in which order; each is a plan and nothing else."""

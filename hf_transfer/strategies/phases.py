@@ -93,8 +93,15 @@ def lora(schedule: Schedule) -> tuple[Phase, ...]:
 
     Hu et al. 2021 (arXiv 2106.09685), or another method of PEFT.
     """
-    method, rank = schedule.peft_method, schedule.lora_rank
-    return (Phase(method, ("head", "body"), schedule.epochs, adapter=method, adapter_rank=rank),)
+    return (
+        Phase(
+            schedule.peft_method,
+            ("head", "body"),
+            schedule.epochs,
+            adapter=schedule.peft_method,
+            adapter_rank=schedule.lora_rank,
+        ),
+    )
 
 
 def scratch(schedule: Schedule) -> tuple[Phase, ...]:

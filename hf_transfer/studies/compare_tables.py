@@ -112,7 +112,8 @@ def auto_table(records: Records) -> str:
     """What `auto` chose, its distance from the best single strategy, and the cost of the choice."""
     values = accuracies(records)
     named = sorted({cell.strategy for cell in records} - {"auto"})
-    columns, regrets = [], []
+    columns = []
+    regrets = []
     for budget in _budgets(values):
         means = {name: 100 * mean for name, mean in _means(values, budget).items()}
         best = max(named, key=means.__getitem__)
