@@ -331,7 +331,7 @@ def _try_plan(strategy: str, asked: Asked, fold: np.ndarray, number: int) -> Tri
         trained = run_plan(
             trial.plan(strategy), checkpoint, trial.data, trial.training, asked.max_length
         )
-        predictions = predict(trained, trial.data.test)
+        predictions = predict(trained.predictor, trial.data.test, trained.training)
     if not np.isfinite(predictions.logits).all():
         raise UserError(f"{strategy} answers what is not finite", "try a smaller --learning_rate")
     every = np.asarray(asked.data.train["label"][:])

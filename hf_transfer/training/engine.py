@@ -23,6 +23,7 @@ from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.freeze import training_only
 from hf_transfer.models.head import headless
 from hf_transfer.models.pooling import with_mean_pooling
+from hf_transfer.models.predictor import Predictor
 from hf_transfer.record import PhaseFacts, from_json, to_json
 from hf_transfer.resume.callback import Keeper, StopRequest, stop_at_a_step
 from hf_transfer.resume.run_folder import SavedRun, open_run, release
@@ -63,6 +64,11 @@ class Trained:
     def model(self) -> Any:
         """The plain AutoModelFor* model."""
         return self.checkpoint.model
+
+    @property
+    def predictor(self) -> Predictor:
+        """The model with its encoder, for predictions."""
+        return Predictor(self.model, self.encoder, _problem_type(self.checkpoint))
 
 
 @dataclass(frozen=True)

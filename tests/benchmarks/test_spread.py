@@ -47,6 +47,7 @@ def _deviation(strategy: str, budget: int, draw: int) -> float:
         training.output_dir = None  # a run that is kept nowhere
         checkpoint = load_checkpoint("builtin:letters-resnet", TASK, data.labels, seed=seed)
         plan = make_plan(TransferConfig(strategy=strategy), checkpoint, data, training)
-        predicted = predict(run_plan(plan, checkpoint, data, training), data.splits["test"])
+        trained = run_plan(plan, checkpoint, data, training)
+        predicted = predict(trained.predictor, data.splits["test"], training)
         accuracies.append(100 * float((predicted.outputs.argmax(1) == predicted.labels).mean()))
     return statistics.stdev(accuracies)
