@@ -18,15 +18,16 @@ if TYPE_CHECKING:  # so that editors and type checkers see the public names
     from hf_transfer.config.validate import validate
     from hf_transfer.data.sources import Data, load_data
     from hf_transfer.errors import Finished, Stopped, UserError
-    from hf_transfer.evaluation.evaluate import evaluate
+    from hf_transfer.evaluation.evaluate import evaluate, measure
     from hf_transfer.evaluation.metrics import require_metrics
-    from hf_transfer.evaluation.predict import Predictions, Predictor, predict
+    from hf_transfer.evaluation.predict import Predictions, predict
     from hf_transfer.frozen.split import split_model
-    from hf_transfer.inference import load_predictor
+    from hf_transfer.inference import load_pipeline, load_predictor
     from hf_transfer.job import Job, make_job
     from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
     from hf_transfer.models.from_config import build_checkpoint
     from hf_transfer.models.layers import LayerMap, layer_map
+    from hf_transfer.models.predictor import Predictor
     from hf_transfer.record import Estimate, RunRecord, read_record
     from hf_transfer.sharing.folder import save
     from hf_transfer.sharing.hub import push
@@ -66,17 +67,19 @@ _MODULES = {
     "Stopped": "errors",
     "UserError": "errors",
     "evaluate": "evaluation.evaluate",
+    "measure": "evaluation.evaluate",
     "require_metrics": "evaluation.metrics",
     "Predictions": "evaluation.predict",
-    "Predictor": "evaluation.predict",
     "predict": "evaluation.predict",
     "split_model": "frozen.split",
+    "load_pipeline": "inference",
     "load_predictor": "inference",
     "Job": "job",
     "make_job": "job",
     "Checkpoint": "models.checkpoint",
     "load_checkpoint": "models.checkpoint",
     "build_checkpoint": "models.from_config",
+    "Predictor": "models.predictor",
     "LayerMap": "models.layers",
     "layer_map": "models.layers",
     "Estimate": "record",

@@ -1,42 +1,90 @@
-"""A finished model, ready to be asked: transformers' own pipeline."""
+"""A finished model for predictions: transformers' own pipeline, or a Predictor for splits."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from peft import PeftConfig
 from transformers import AutoConfig, pipeline
 from transformers.utils import cached_file, find_adapter_config_file
 
+from hf_transfer.data.encode import make_encoder
 from hf_transfer.errors import UserError, one_line
 from hf_transfer.evaluation.metrics import THRESHOLD
-from hf_transfer.record import read_record
-from hf_transfer.tasks import find_task, served_tasks
+from hf_transfer.models.predictor import Predictor
+from hf_transfer.record import ProblemType, read_record
+from hf_transfer.tasks import Task, find_task, served_tasks
 
 
 def load_pipeline(model: str) -> tuple[Any, str]:
-    """The pipeline of a folder or Hub id, and the modality of its inputs. Raises UserError if it is no classifier."""
-    try:
+    """The pipeline of a folder or Hub id, and the modality of its inputs.
+
+    Raises UserError if there is no such model, or if it is no classifier.
+    """
+    with _readable(model):
         if find_adapter_config_file(model):
-            return _load_adapter(model)
-        config = AutoConfig.from_pretrained(model)
+            network, processor, task = _load_adapter(model)
+            parts = {"model": network, task.processor_argument: processor}
+            return pipeline(task.name, **parts), task.modality
+        task = _find_task(model)
+    return pipeline(task.name, model=_location(model)), task.modality
+
+
+def load_predictor(model: str, max_length: int | None = None) -> Predictor:
+    """The Predictor of a folder or Hub id, in float32, its texts cut at `max_length` tokens.
+
+    Raises UserError if there is no such model, or if it is no classifier.
+    """
+    with _readable(model):
+        if find_adapter_config_file(model):
+            network, processor, task = _load_adapter(model)
+        else:
+            task = _find_task(model)
+            network = task.model_class.from_pretrained(_location(model), dtype=torch.float32).eval()
+            processor = task.processor_class.from_pretrained(_location(model))
+    encoder = make_encoder(task, processor, network.config, max_length)
+    return Predictor(network, encoder, _problem_type(network.config))
+
+
+def _problem_type(config: Any) -> ProblemType:
+    """That of a model config; where it has none, what transformers takes it for when it trains."""
+    if config.problem_type:
+        return cast(ProblemType, config.problem_type)
+    return "regression" if config.num_labels == 1 else "single_label_classification"
+
+
+@contextmanager
+def _readable(model: str) -> Iterator[None]:
+    """Turn the errors of transformers for what is no model into one UserError."""
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise UserError(
             f"no model {model!r}: {one_line(error)}", "name the folder of a run, or a Hub id"
         ) from error
-    made_for = (config.architectures or [""])[0]
+
+
+def _location(model: str) -> str:
+    return str(Path(model)) if Path(model).exists() else model
+
+
+def _find_task(model: str) -> Task:
+    """The task of a plain checkpoint. Raises UserError if it is none whose data can be read."""
+    config = AutoConfig.from_pretrained(model)
+    architecture = (config.architectures or [""])[0]
     for task in map(find_task, served_tasks()):
-        if task.covers(config) and made_for == task.model_class_name(config):
-            return pipeline(
-                task.name, model=str(Path(model)) if Path(model).exists() else model
-            ), task.modality
+        if task.covers(config) and architecture == task.model_class_name(config):
+            return task
     raise UserError(
-        f"{model!r} ({made_for or config.model_type}) is no classifier",
+        f"{model!r} ({architecture or config.model_type}) is no classifier",
         f"tasks: {', '.join(served_tasks())}; train a head first",
     )
 
 
-def _load_adapter(model: str) -> tuple[Any, str]:
-    """The pipeline of an adapter that a run has kept: its record names task and labels."""
+def _load_adapter(model: str) -> tuple[Any, Any, Task]:
+    """The network of an adapter, its processor and its task, which the record of its run names."""
     path = cached_file(model, "record.json", _raise_exceptions_for_missing_entries=False)
     if path is None:
         raise UserError(
@@ -52,11 +100,10 @@ def _load_adapter(model: str) -> tuple[Any, str]:
         id2label=dict(enumerate(labels)),
         label2id={name: number for number, name in enumerate(labels)},
         problem_type=record.problem_type,
-        ignore_mismatched_sizes=True,  # the base model's own head is another
+        ignore_mismatched_sizes=True,  # the head of the base model is another
     )
     network.load_adapter(model)
-    processor = {task.processor_argument: task.processor_class.from_pretrained(model)}
-    return pipeline(task.name, model=network.eval(), **processor), task.modality
+    return network.eval(), task.processor_class.from_pretrained(model), task
 
 
 def classify(pipeline: Any, value: Any, top_k: int | None = None) -> list[tuple[str, str]]:
@@ -67,11 +114,11 @@ def classify(pipeline: Any, value: Any, top_k: int | None = None) -> list[tuple[
     probabilities, and how.
     """
     config = pipeline.model.config
-    answers = pipeline(value, top_k=config.num_labels)  # best first
+    scored = pipeline(value, top_k=config.num_labels)  # best first
     if config.problem_type == "regression":
-        return [(answer["label"], f"{answer['score']:.6g}") for answer in answers]
+        return [(each["label"], f"{each['score']:.6g}") for each in scored]
     if top_k is None and config.problem_type == "multi_label_classification":
-        chosen = [answer for answer in answers if answer["score"] > THRESHOLD]
+        chosen = [each for each in scored if each["score"] > THRESHOLD]
     else:
-        chosen = answers[: top_k or 1]
-    return [(answer["label"], f"{answer['score']:.4f}") for answer in chosen] or [("none", "")]
+        chosen = scored[: top_k or 1]
+    return [(each["label"], f"{each['score']:.4f}") for each in chosen] or [("none", "")]

@@ -1,9 +1,9 @@
-"""Metrics with intervals and baselines, as a record."""
+"""Metrics with intervals beside baselines, and the record of a run."""
 
 import platform
-import resource
 import sys
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -27,6 +27,7 @@ from hf_transfer.record import (
     Estimate,
     Evaluation,
     ModelFacts,
+    ProblemType,
     RunRecord,
     SplitSizes,
     StrategyFacts,
@@ -46,18 +47,32 @@ def evaluate(
     `choice` tells how the plan was chosen; without it, the plan was given.
     """
     began = time.perf_counter()
-    predictions = predict(trained, data.test)
-    answered = {name: BASELINES[name](trained.checkpoint.task, data) for name in config.baselines}
-    baselines = {name: _measure(predictions, outputs, config) for name, outputs in answered.items()}
-    evaluation = Evaluation(
-        split="test",
-        n=len(data.test),
-        metrics=_measure(predictions, predictions.outputs, config),
-        baselines=baselines,
-        **describe(predictions, data.labels, config.confidence),
-    )
+    predictions = predict(trained.predictor, data.test, trained.training)
+    evaluation = measure(predictions, data.labels, config)
+    baselines = {}
+    for name in config.baselines:
+        outputs = BASELINES[name](trained.checkpoint.task, data)
+        baselines[name] = _metrics(outputs, predictions.labels, predictions.problem_type, config)
+    evaluation = replace(evaluation, baselines=baselines)
     choice = choice or Choice(trained.plan, requested=trained.plan.strategy)
     return _record(trained, choice, data, evaluation, time.perf_counter() - began)
+
+
+def measure(
+    predictions: Predictions,
+    label_names: tuple[str, ...],
+    config: EvaluationConfig,
+    split: str = "test",
+) -> Evaluation:
+    """Metrics of predictions with their intervals, of all rows and of each class; no baselines."""
+    problem_type = predictions.problem_type
+    return Evaluation(
+        split=split,
+        n=len(predictions.ids),
+        metrics=_metrics(predictions.outputs, predictions.labels, problem_type, config),
+        baselines={},
+        **describe(predictions, label_names, config.confidence),
+    )
 
 
 def estimate(metric: Metric, labels: np.ndarray, outputs: np.ndarray, level: float) -> Estimate:
@@ -68,15 +83,14 @@ def estimate(metric: Metric, labels: np.ndarray, outputs: np.ndarray, level: flo
     return bootstrap_interval(metric.score, labels, outputs, level)
 
 
-def _measure(
-    predictions: Predictions, outputs: np.ndarray, config: EvaluationConfig
+def _metrics(
+    outputs: np.ndarray, labels: np.ndarray, problem_type: ProblemType, config: EvaluationConfig
 ) -> dict[str, Estimate]:
-    """Each metric by name, of the model's outputs or a baseline's."""
-    kind, labels = predictions.problem_type, predictions.labels
-    return {
-        name: estimate(load_metric(name, kind), labels, outputs, config.confidence)
-        for name in config.metrics or SCORING[kind].default_metrics
-    }
+    """Each metric by name, of the outputs of a model or a baseline."""
+    names = config.metrics or SCORING[problem_type].default_metrics
+    metrics = [load_metric(name, problem_type) for name in names]
+    level = config.confidence
+    return {metric.name: estimate(metric, labels, outputs, level) for metric in metrics}
 
 
 def _record(
@@ -85,7 +99,7 @@ def _record(
     base, plan = trained.checkpoint.provenance, trained.plan
     return RunRecord(
         task=trained.checkpoint.task.name,
-        problem_type=trained.model.config.problem_type,
+        problem_type=trained.predictor.problem_type,
         seed=trained.training.seed,
         base_model=BaseModelFacts(base.id, base.revision, base.license),
         dataset=_dataset(data),
@@ -144,49 +158,42 @@ def _model(trained: Trained) -> ModelFacts:
 
 
 def _hyperparameters(trained: Trained) -> dict[str, Any]:
-    """What took part: where all that learned was solved, nothing of the steps."""
+    """The hyperparameters that had an effect: those of steps only where a phase was in steps."""
     plan, arguments = trained.plan, trained.training
     stepped = [phase for phase in plan.phases if phase.solver == "trainer"]
-    sizes = list(dict.fromkeys(phase.batch_size for phase in trained.phases if phase.steps))
-    of_steps = {
-        "learning_rate": plan.learning_rate,
-        "rates": {p.name: {stage: p.lr_scale[stage] for stage in p.trainable} for p in stepped},
-        "batch_size": sizes[0] if len(sizes) == 1 else ", ".join(map(str, sizes)),
-        "optimizer": str(arguments.optim.value),
-        "weight_decay": plan.weight_decay,
-        **(
-            {"layer_decay": f"{plan.layer_decay:g} a layer, from the head down"}
-            if plan.layer_decay != 1
-            else {}
-        ),
-        "lr_scheduler": str(arguments.lr_scheduler_type.value),
-        "warmup": arguments.warmup_steps,
-        "max_grad_norm": arguments.max_grad_norm,
-        "label_smoothing": arguments.label_smoothing_factor,
-    }
-    return {
-        **(of_steps if stepped else {}),
-        "class_weights": arguments.class_weights,
-        # Only where a phase learned from changed pictures: what is frozen is computed once.
-        **(
-            {"augmentation": arguments.augmentation}
-            if any(phase.augmentation for phase in trained.phases)
-            else {}
-        ),
-        "precision": _precision(arguments),
-    }
+    found: dict[str, Any] = {}
+    if stepped:
+        sizes = list(dict.fromkeys(phase.batch_size for phase in trained.phases if phase.steps))
+        found |= {
+            "learning_rate": plan.learning_rate,
+            "rates": {p.name: {stage: p.lr_scale[stage] for stage in p.trainable} for p in stepped},
+            "batch_size": sizes[0] if len(sizes) == 1 else ", ".join(map(str, sizes)),
+            "optimizer": str(arguments.optim.value),
+            "weight_decay": plan.weight_decay,
+        }
+        if plan.layer_decay != 1:
+            found["layer_decay"] = f"{plan.layer_decay:g} a layer, from the head down"
+        found |= {
+            "lr_scheduler": str(arguments.lr_scheduler_type.value),
+            "warmup": arguments.warmup_steps,
+            "max_grad_norm": arguments.max_grad_norm,
+            "label_smoothing": arguments.label_smoothing_factor,
+        }
+    found["class_weights"] = arguments.class_weights
+    # Only where a phase learned from changed images: cached activations are those of plain ones.
+    if any(phase.augmentation for phase in trained.phases):
+        found["augmentation"] = arguments.augmentation
+    return {**found, "precision": _precision(arguments)}
 
 
 def _precision(arguments: TrainingConfig) -> str:
-    """As asked by --bf16 and --fp16, or by the launcher's --mixed_precision."""
-    asked = (
-        "bf16"
-        if arguments.bf16
-        else "fp16"
-        if arguments.fp16
-        else getattr(arguments, "mixed_precision", "no")
-    )
-    return "fp32" if asked == "no" else str(asked)
+    """What --bf16, --fp16 or the launcher's --mixed_precision name, else fp32."""
+    if arguments.bf16:
+        return "bf16"
+    if arguments.fp16:
+        return "fp16"
+    mixed = str(getattr(arguments, "mixed_precision", "no"))
+    return "fp32" if mixed == "no" else mixed
 
 
 def _environment(trained: Trained) -> dict[str, Any]:
@@ -203,8 +210,14 @@ def _environment(trained: Trained) -> dict[str, Any]:
 
 
 def _peak_memory() -> int:
-    """Bytes: of the GPU where there is one, else of this process."""
+    """Peak bytes of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # on Windows
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

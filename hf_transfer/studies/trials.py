@@ -168,7 +168,7 @@ def _try_plan(strategy: str, study: _Study, number: int) -> TrialScores:
         plan = study.plan(strategy, trial_job)
         require_steps(plan, job.training)
         trained = train(plan, trial_job, study.cache, is_trial=True)
-        predictions = predict(trained, trial_job.data.test)
+        predictions = predict(trained.predictor, trial_job.data.test, job.training)
     if not np.isfinite(predictions.logits).all():
         raise UserError(
             f"{strategy} gives logits that are not finite", "try a smaller --learning_rate"

@@ -15,6 +15,7 @@ from hf_transfer.errors import UserError
 from hf_transfer.job import Job, make_job
 from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.pooling import mean_pooled
+from hf_transfer.models.predictor import Predictor
 from hf_transfer.record import PhaseFacts, ProblemType, from_json
 from hf_transfer.resume.run_folder import SavedRun, open_run, release
 from hf_transfer.resume.run_spec import describe_run
@@ -45,6 +46,11 @@ class Trained:
     def model(self) -> Any:
         """The plain AutoModelFor* model."""
         return self.checkpoint.model
+
+    @property
+    def predictor(self) -> Predictor:
+        """The trained model with its encoder."""
+        return Predictor(self.model, self.encoder, self.model.config.problem_type)
 
 
 def run_plan(

@@ -259,7 +259,9 @@ def _train(
         }
         stateful = [each for each in (best, candidates, trainer.guard) if each]
         minutes = run.job.training.save_minutes
-        trainer.save_states_with(Keeper(run.folder, about, trainer.stop, minutes, stateful, resumed))
+        trainer.save_states_with(
+            Keeper(run.folder, about, trainer.stop, minutes, stateful, resumed)
+        )
     trainer.train_or_resume()
     trainer.broadcast_buffers()
     steps = trainer.state.global_step

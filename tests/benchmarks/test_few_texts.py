@@ -75,7 +75,7 @@ def _contrastive(minilm: str, data: Data, seed: int, folder: Path) -> tuple[floa
     plan = choose_plan(TransferConfig(strategy="contrastive"), checkpoint, data, training).plan
     trained = run_plan(plan, checkpoint, data, training)
     seconds = time.perf_counter() - began
-    predicted = predict(trained, data.test)
+    predicted = predict(trained.predictor, data.test, trained.training)
     assert plan.pooling == "mean"
     _require_plain(trained.checkpoint, data, predicted.outputs.argmax(1), folder)
     return float((predicted.outputs.argmax(1) == predicted.labels).mean()), seconds

@@ -213,7 +213,7 @@ def _stepped_head(subject: Subject) -> float:
 
 def _accuracy(trained: Trained, subject: Subject) -> float:
     trained.model.eval()
-    found = predict(trained, subject.data.splits["test"])
+    found = predict(trained.predictor, subject.data.splits["test"], trained.training)
     return float((found.logits.argmax(-1) == found.labels).mean())
 
 

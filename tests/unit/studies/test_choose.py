@@ -16,9 +16,7 @@ from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, Origin, load_data
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import log_loss
-from hf_transfer.evaluation.predict import Predictions
-from hf_transfer.job import make_job
-from hf_transfer.linear_probe.solve import ProbeData, solve_head
+from hf_transfer.linear_probe.solve import solve_head
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import headless, read_logits
 from hf_transfer.models.pooling import with_mean_pooling
@@ -256,17 +254,15 @@ def test_where_every_trial_fails_the_first_says_why(
 def test_a_plan_that_answers_what_is_not_finite_has_failed(
     pictures: Checkpoint, digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = choose.predict
+    run = choose.run_plan
 
-    def spoil(trained: Trained, rows: Dataset) -> Predictions:
-        found = judge(trained, rows)
-        return (
-            replace(found, logits=np.full_like(found.logits, np.nan))
-            if trained.plan.strategy == DEFAULT_STRATEGY
-            else found
-        )
+    def spoil(plan: Plan, *others: Any) -> Trained:
+        trained = run(plan, *others)
+        if plan.strategy == FIRST:
+            next(trained.model.parameters()).data.fill_(torch.nan)
+        return trained
 
-    monkeypatch.setattr(choose, "predict", spoil)
+    monkeypatch.setattr(choose, "run_plan", spoil)
     plan = _choose(pictures, digits(4), auto_budget=100.0, max_steps=3)
     assert (
         f"the trial of {DEFAULT_STRATEGY} failed: {DEFAULT_STRATEGY} answers what is not finite"
@@ -368,9 +364,9 @@ def test_trials_see_training_rows_alone_and_each_is_held_out_once(
         learned.append((plan.strategy, set(data.train["id"][:]), set(data.splits)))
         return run(plan, checkpoint, data, *others)
 
-    def look_at_predict(trained: Any, rows: Dataset) -> Any:
+    def look_at_predict(predictor: Any, rows: Dataset, *others: Any) -> Any:
         judged.append(set(rows["id"][:]))
-        return judge(trained, rows)
+        return judge(predictor, rows, *others)
 
     monkeypatch.setattr(choose, "run_plan", look_at_run)
     monkeypatch.setattr(choose, "predict", look_at_predict)
