@@ -177,7 +177,7 @@ def _pool(config: TransferConfig, checkpoint: Checkpoint) -> tuple[Checkpoint, s
     if config.pooling != "auto" or checkpoint.reads_mean:
         checkpoint, pooling, _ = pool_as_asked(config, checkpoint)
         return checkpoint, "the mean over all tokens" if pooling == "mean" else "its own"
-    if checkpoint.task.has_pictures:
+    if checkpoint.task.has_images:
         return checkpoint, "its own"
     reason = _why_not_pooled(config, checkpoint)
     return checkpoint, f"its own ({reason or '--pooling auto decides by evidence when it is run'})"
