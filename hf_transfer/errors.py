@@ -1,11 +1,11 @@
-"""What the user can mend."""
+"""Errors that the user can fix, and the ways in which a run ends early."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Something that the user can mend: `message` names the value, `hint` says the fix."""
+    """Error that the user can fix: `message` names the value, `hint` the fix."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -13,19 +13,19 @@ class UserError(Exception):
         self.hint = hint
 
 
-class Stopped(Exception):  # noqa: N818 - what happened, not what is wrong
-    """A signal asked the run to stop, and its state is kept; the text says where it stands."""
+class Stopped(Exception):  # noqa: N818 - an event, not an error
+    """A signal stopped the run, and its training state is saved; the text names the step."""
 
 
-class Finished(Exception):  # noqa: N818 - what happened, not what is wrong
-    """There is nothing left to do; the text says what is there."""
+class Finished(Exception):  # noqa: N818 - an event, not an error
+    """Nothing is left to do; the text names what is there."""
 
 
 def unknown(kind: str, value: str, choices: Iterable[str]) -> UserError:
-    """The error for a value that is not one of `choices`; its hint leads with the nearest of them."""
+    """Error for a value that is not one of `choices`; its hint begins with the nearest of them."""
     listed = list(choices)
     close = difflib.get_close_matches(value, listed, n=3)
-    # What is the same but for its ending is nearest: --strategies to --strategy, not --hub_strategy.
+    # Equal except for the ending is nearest: --strategies to --strategy, not --hub_strategy.
     nearest = max(close, key=lambda choice: choice.startswith(value[:-1]), default=None)
     hint = f"did you mean {nearest!r}? " if nearest else ""
     if len(listed) <= 40:
@@ -34,6 +34,6 @@ def unknown(kind: str, value: str, choices: Iterable[str]) -> UserError:
 
 
 def one_line(error: BaseException) -> str:
-    """The first line of an error's text that says something."""
+    """First line of an error's text that is not blank; the error's class if there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

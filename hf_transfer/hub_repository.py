@@ -1,4 +1,4 @@
-"""A repository of the Hub as it stands: its commit and its licence, or in one line why it cannot be had."""
+"""A Hub repository at one commit, with its licence, or in one line why it cannot be read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,16 +30,17 @@ class Repository:
 
 
 def find_repository(repo_id: str, kind: Kind, revision: str | None = None) -> Repository:
-    """The repository at the commit that `revision` (branch, tag, commit; default main) names now.
+    """Repository at the commit that `revision` (branch, tag, commit; default main) names now.
 
-    Falls back to the local cache where the Hub cannot be reached. Raises UserError if it does not exist, is not for
-    this user, has no such revision, or is neither reachable nor cached.
+    Falls back to the local cache where the Hub cannot be reached. Raises UserError if it does not
+    exist, this user has no access, it has no such revision, or it is neither reachable nor cached.
     """
     try:
-        ask = HfApi().model_info if kind == "model" else HfApi().dataset_info
-        info = ask(repo_id, revision=revision)
+        api = HfApi()
+        read_info = api.model_info if kind == "model" else api.dataset_info
+        info = read_info(repo_id, revision=revision)
         if info.gated:  # its page is open to everybody, its files are not
-            HfApi().auth_check(repo_id, repo_type=kind)
+            api.auth_check(repo_id, repo_type=kind)
     except HFValidationError as error:
         raise UserError(
             f"{repo_id!r} is neither an existing path nor a Hub id", "check the spelling"
@@ -72,7 +73,7 @@ def find_repository(repo_id: str, kind: Kind, revision: str | None = None) -> Re
 
 
 def card_license(folder: Path) -> str | None:
-    """The licence that a folder's README.md names, or None."""
+    """Licence that a folder's README.md names, or None."""
     from huggingface_hub import ModelCard
 
     path = folder / "README.md"

@@ -1,14 +1,17 @@
-"""TASKS: what the toolkit can learn, a row a task. With data/encode.py the only place that branches on modality."""
+"""TASKS: a row per task. With data/encode.py the only place that branches on modality."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_transfer.errors import unknown
+
+if TYPE_CHECKING:  # --help must not wait for transformers
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of problem: its classes in transformers and its columns."""
+    """A task: its classes in transformers and its usual columns."""
 
     name: str  # the Hub's pipeline tag
     modality: str
@@ -16,37 +19,35 @@ class Task:
     auto_processor: str
     processor_argument: str  # of transformers.pipeline
     mapping: str  # transformers' table of config class -> model class
-    column_names: tuple[
-        str, ...
-    ]  # what people call the input column, most usual first; none: no recipe reads it yet
+    column_names: tuple[str, ...]  # of the input, most usual first; none: no recipe reads it yet
 
     @property
-    def has_pictures(self) -> bool:
-        """Whether its inputs are pictures."""
+    def has_images(self) -> bool:
+        """Whether the inputs of the task are images."""
         return self.modality == "image"
 
     @property
     def model_class(self) -> Any:
-        """The AutoModel class of the task."""
+        """AutoModel class of the task."""
         import transformers
 
         return getattr(transformers, self.auto_class)
 
     @property
     def processor_class(self) -> Any:
-        """The Auto class of the task's processor."""
+        """Auto class of the task's processor."""
         import transformers
 
         return getattr(transformers, self.auto_processor)
 
-    def covers(self, config: Any) -> bool:
+    def covers(self, config: "PreTrainedConfig") -> bool:
         """Whether transformers has a model class of this task for a model config."""
         import transformers
 
         return type(config) in getattr(transformers, self.mapping)
 
-    def model_class_name(self, config: Any) -> str:
-        """The name of the class for a model config that the task covers: the one that it names, or the first."""
+    def model_class_name(self, config: "PreTrainedConfig") -> str:
+        """Class for a model config that the task covers: the one that it names, or the first."""
         import transformers
 
         classes = getattr(transformers, self.mapping)[type(config)]
@@ -98,19 +99,19 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str) -> Task:
-    """The row of TASKS called `name`; an unknown name is a UserError."""
+    """Row of TASKS with this name. Raises UserError if there is none."""
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     return TASKS[name]
 
 
 def served_tasks() -> list[str]:
-    """The names of the tasks whose data can be read, so far."""
+    """Names of the tasks whose data can be read."""
     return [name for name, task in TASKS.items() if task.column_names]
 
 
-def model_kinds(config: Any) -> list[str]:
-    """The AutoModelFor* classes, sorted, that have a model class for a model config."""
+def model_kinds(config: "PreTrainedConfig") -> list[str]:
+    """AutoModelFor* classes, sorted, that have a model class for a model config."""
     from transformers.models.auto import modeling_auto
 
     autos = {

@@ -1,1 +1,1 @@
-"""Where examples come from, and how a model reads them."""
+"""Datasets: sources, columns, labels, splits, checks, and their encoding for a model."""

@@ -1,6 +1,6 @@
-"""Pictures changed at random: names -> transforms of kornia, which takes whole batches on any device.
+"""Random augmentation of images: names -> transforms of kornia, for whole batches on any device.
 
-They move pixels and leave colours alone, so that they serve pictures that are already normalised.
+They move pixels and leave colours as they are, so that they apply to normalised images too.
 """
 
 from collections.abc import Callable
@@ -18,10 +18,10 @@ Augment = Callable[[torch.Tensor], torch.Tensor]
 
 
 def make_augmentation(name: str, size: Size) -> Augment | None:
-    """A function of pixel_values (batch, channels, *size) that changes each picture at random; None for `none`.
+    """Function of pixel_values (batch, channels, *size) that augments each image; None for `none`.
 
-    Shape, dtype and device stay. All draws come from torch's global generator, so that its seed and state decide them.
-    Raises UserError for an unknown name, and where kornia is missing.
+    Shape, dtype and device stay. All draws come from torch's global generator, so that its seed and
+    state decide them. Raises UserError for an unknown name, and where kornia is not installed.
     """
     if name == "none":
         return None
@@ -36,41 +36,41 @@ def make_augmentation(name: str, size: Size) -> Augment | None:
         ) from error
 
     def augment(pixels: torch.Tensor) -> torch.Tensor:
-        # In half precision the coordinates of a picture of 224 pixels would be off by a pixel.
+        # In half precision the coordinates of an image of 224 pixels would be off by a pixel.
         return transforms(pixels.float()).to(pixels.dtype)
 
     return augment
 
 
 def fit_augmentation(name: str, encoder: Encoder, rows: Dataset) -> Augment | None:
-    """The augmentation for pictures of the size that the encoder makes of `rows`; a UserError if it makes none."""
+    """Augmentation for images of the size that the encoder makes of `rows`; None for `none`.
+
+    Raises UserError if the encoder makes no images.
+    """
     if name == "none":
         return None
     pixels = encoder.collate([rows[0]]).get("pixel_values")
-    if (
-        pixels is None or pixels.ndim != 4
-    ):  # some models take a list of patches, whose places are no longer known
+    # Some models take a list of patches, whose positions are no longer known.
+    if pixels is None or pixels.ndim != 4:
         raise UserError(
-            f"--augmentation {name} is for pictures, and this model takes none", "leave it out"
+            f"--augmentation {name} is for images, and this model takes none", "leave it out"
         )
     height, width = pixels.shape[-2:]
     return make_augmentation(name, (height, width))
 
 
 def require_augmentation(name: str, task: Task) -> None:
-    """Raise UserError if a task has no pictures to change, there is no such augmentation, or kornia is missing."""
-    if name != "none" and not task.has_pictures:
-        raise UserError(
-            f"--augmentation {name} is for pictures, not for {task.name}", "leave it out"
-        )
+    """Raise UserError for an unknown name, a task without images, or if kornia is not installed."""
+    if name != "none" and not task.has_images:
+        raise UserError(f"--augmentation {name} is for images, not for {task.name}", "leave it out")
     make_augmentation(name, (1, 1))
 
 
 def _light(size: Size) -> nn.Module:
-    """Small turns, shifts and changes of size: a digit stays that digit, and a text can be read.
+    """Small rotations, shifts and changes of scale: a digit stays that digit, and text is legible.
 
-    What comes in from outside continues the border: most documents have one background, and no value is black once
-    pictures are normalised.
+    Pixels from outside repeat the border: most documents have one background, and no value is black
+    once images are normalised.
     """
     from kornia.augmentation import RandomAffine
 
@@ -80,14 +80,14 @@ def _light(size: Size) -> nn.Module:
 
 
 def _photo(size: Size) -> nn.Module:
-    """A part of the picture at its full size, mirrored in half of the cases (Szegedy et al. 2015, section 6).
+    """Random crop at full size, flipped in half of the cases (Szegedy et al. 2015, section 6).
 
-    At least 35 % of the area, not their 8 %, as fastai's imagenette baseline: the picture has its final size already,
-    and the crop is enlarged.
+    At least 35 % of the area, not their 8 %, as fastai's imagenette baseline: the image has its
+    final size already, and the crop is enlarged.
     """
     from kornia.augmentation import RandomHorizontalFlip, RandomResizedCrop
 
-    # "resample" takes the batch in one piece; "slice", the default, goes from picture to picture.
+    # "resample" takes the batch as a tensor; "slice", the default, goes from image to image.
     crop = RandomResizedCrop(size, scale=(0.35, 1.0), cropping_mode="resample", p=1.0)
     return nn.Sequential(crop, RandomHorizontalFlip(p=0.5))
 

@@ -1,4 +1,4 @@
-"""What is wrong with the rows of a dataset, and what they are: pure functions of their stored content."""
+"""Rows that cannot be used, and digests of rows: pure functions of their stored content."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -13,61 +13,60 @@ from tqdm.auto import tqdm
 
 from hf_transfer.errors import UserError, one_line
 
-WORTH_A_BAR = 5000  # rows
-MOST_BAD = 1  # per cent of a split's rows; more are no accident
-MISSING = {"image": "no picture", "text": "no text", "text_pair": "no second text"}
+PROGRESS_BAR_ROWS = 5000  # checking fewer takes no time
+MAX_BAD_PERCENT = 1  # of a split's rows; more are no accident
+MISSING = {"image": "no image", "text": "no text", "text_pair": "no second text"}
 READER = Image()
 
+CheckLabel = Callable[[Any], str | None]  # stored label -> reason why it cannot be used, or None
 
-def find_bad(
-    name: str, split: Dataset, label_flaw: Callable[[Any], str | None], skip: bool
-) -> dict[str, str]:
-    """The reason by id of each row of a split that cannot be used, in order.
 
-    Raises UserError if more than 1 % of the rows are such, or, without `skip`, at the first.
+def find_bad(name: str, split: Dataset, check_label: CheckLabel, skip: bool) -> dict[str, str]:
+    """Id -> reason of each row of a split that cannot be used, in order.
+
+    Raises UserError if these are more than 1 % of the rows, or, without `skip`, at the first.
     """
-    found = bad_rows(split, label_flaw)
+    found = bad_rows(split, check_label)
     bad = dict(found if skip else itertools.islice(found, 1))
     other = f"for a split without labels name another --{name}_split"
     if bad and not skip:
         raise UserError(
-            f"cannot use the row {first_of(bad)}",
-            f"mend or remove it, or give --on_bad_example skip; {other}",
+            f"cannot use the row {summarize_bad(bad)}",
+            f"fix or remove it, or give --on_bad_example skip; {other}",
         )
-    if 100 * len(bad) > MOST_BAD * len(split):
+    percent = 100 * len(bad) / max(len(split), 1)
+    if percent > MAX_BAD_PERCENT:
         raise UserError(
-            f"{len(bad)} of {len(split)} rows of the split {name!r} ({100 * len(bad) / len(split):.3g} %) cannot be "
-            f"used: {first_of(bad)}",
-            f"mend or remove them, no more than {MOST_BAD} % are left out; {other}",
+            f"{len(bad)} of {len(split)} rows of the split {name!r} ({percent:.3g} %) "
+            f"cannot be used: {summarize_bad(bad)}",
+            f"fix or remove them, no more than {MAX_BAD_PERCENT} % are left out; {other}",
         )
     return bad
 
 
-def bad_rows(split: Dataset, label_flaw: Callable[[Any], str | None]) -> Iterator[tuple[str, str]]:
-    """The id of each row that cannot be used, and why, in order; no reason holds a path.
+def bad_rows(split: Dataset, check_label: CheckLabel) -> Iterator[tuple[str, str]]:
+    """Id and reason of each row that cannot be used, in order; no reason holds a path.
 
-    Columns: "id", "label", of which `label_flaw` says what is wrong with a value, and inputs.
+    Columns of the split: "id", "label" and inputs.
     """
     inputs = [column for column in split.column_names if column in MISSING]
-    for row in tqdm(
-        _rows(split), total=len(split), desc="checking rows", disable=len(split) < WORTH_A_BAR
-    ):
-        flaws = itertools.chain(
-            [label_flaw(row["label"])], (_input_flaw(column, row[column]) for column in inputs)
-        )
-        reason = next(filter(None, flaws), None)
+    quiet = len(split) < PROGRESS_BAR_ROWS
+    for row in tqdm(_rows(split), total=len(split), desc="checking rows", disable=quiet):
+        input_reasons = (_check_input(column, row[column]) for column in inputs)
+        reasons = itertools.chain([check_label(row["label"])], input_reasons)
+        reason = next(filter(None, reasons), None)
         if reason:
             yield row["id"], reason
 
 
-def first_of(bad: dict[str, str]) -> str:
-    """The first three rows of those that cannot be used, each with the reason."""
+def summarize_bad(bad: dict[str, str]) -> str:
+    """The first three of the rows that cannot be used, each with its reason."""
     shown = ", ".join(f"{row} ({reason})" for row, reason in itertools.islice(bad.items(), 3))
     return shown if len(bad) <= 3 else f"{shown}, ..."
 
 
 def fingerprint(splits: dict[str, Dataset]) -> str:
-    """A digest of every row's content, inputs and labels, in order: the same wherever the data lie."""
+    """Digest of the content of all rows, inputs and labels, in order, wherever they are stored."""
     digest = xxhash.xxh3_128()
     for name, split in sorted(splits.items()):
         digest.update(name.encode())
@@ -79,7 +78,7 @@ def fingerprint(splits: dict[str, Dataset]) -> str:
 
 
 def content_digest(split: Dataset, columns: list[str]) -> str:
-    """A digest of some columns of a split, row by row, in order."""
+    """Digest of some columns of a split, row by row, in order."""
     digest = xxhash.xxh3_128()
     for row in stored_rows(split.select_columns(columns)):
         for column in columns:
@@ -91,7 +90,7 @@ def content_digest(split: Dataset, columns: list[str]) -> str:
 
 
 def stored_rows(split: Dataset) -> Iterator[dict[str, Any]]:
-    """The rows as they are stored: pictures as the bytes of their files, not decoded."""
+    """Rows as stored: an image is the bytes of its file, not decoded."""
     for row in _rows(split):
         yield {
             column: _content(value) if isinstance(value, dict) else value
@@ -100,17 +99,17 @@ def stored_rows(split: Dataset) -> Iterator[dict[str, Any]]:
 
 
 def _rows(split: Dataset) -> Iterator[dict[str, Any]]:
-    """The rows as they are stored: pictures as the bytes, or else the path, of their files."""
+    """Rows as stored: an image is a dict with the bytes, or else the path, of its file."""
     for table in split.with_format("arrow").iter(1000):
         yield from table.to_pylist()
 
 
-def _content(picture: dict[str, Any]) -> bytes:
-    return Path(picture["path"]).read_bytes() if picture["bytes"] is None else picture["bytes"]
+def _content(image: dict[str, Any]) -> bytes:
+    return Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
 
 
-def _input_flaw(column: str, value: str | dict[str, Any] | None) -> str | None:
-    """What is wrong with a text or a picture as it is stored, or None."""
+def _check_input(column: str, value: str | dict[str, Any] | None) -> str | None:
+    """Reason why a text or an image, as stored, cannot be used; None if it can."""
     if isinstance(value, str):
         return None if value.strip() else MISSING[column]
     if value is None or value == {"bytes": None, "path": None}:
@@ -118,20 +117,20 @@ def _input_flaw(column: str, value: str | dict[str, Any] | None) -> str | None:
     try:
         content = _content(value)
     except FileNotFoundError:
-        return "the picture's file is missing"
+        return "the image's file is missing"
     except OSError as error:
-        return f"the picture's file cannot be read: {error.strerror}"  # all of its text would name the path
-    return _picture_flaw(content) if content else "the picture's file is empty"
+        # The complete text of the error would name the path.
+        return f"the image's file cannot be read: {error.strerror}"
+    return _check_image(content) if content else "the image's file is empty"
 
 
-def _picture_flaw(content: bytes) -> str | None:
-    """What is wrong with the bytes of a picture's file, or None: they are read as training reads them."""
+def _check_image(content: bytes) -> str | None:
+    """Reason why the bytes of an image's file cannot be used; None if training can read them."""
     try:
         READER.decode_example({"bytes": content, "path": None})
-    except (
-        UnidentifiedImageError
-    ):  # its own text has an address in memory, another one in every process
-        return "the picture cannot be read: its format is not known"
+    except UnidentifiedImageError:
+        # The text of the error holds an address in memory, which differs between processes.
+        return "the image cannot be read: its format is not known"
     except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
-        return f"the picture cannot be read: {one_line(error)}"
+        return f"the image cannot be read: {one_line(error)}"
     return None

@@ -1,11 +1,12 @@
-"""Raw rows -> model inputs. With tasks.py the only place that branches on modality."""
+"""Rows -> model inputs. With tasks.py the only place that branches on modality."""
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,123 +15,129 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from hf_transfer.tasks import Task
 
-Collate = Callable[[list[dict[str, Any]]], dict[str, Any]]
+if TYPE_CHECKING:  # loading them takes two seconds
+    from scipy.sparse import csr_matrix
+    from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 
-LONGEST = 512  # tokens; models that take more are asked for it with --max_length
-# Tokenizers without a limit of their own say 1e30.
-UNLIMITED = 1_000_000
-# Of the libraries that read and change pictures, where they are installed.
-MODULES = {"pillow": "PIL", "torchvision": "torchvision"}
-MOST_PIXELS_A_SIDE = 32  # of pictures as features of a plain classifier
+Rows = list[dict[str, Any]]
+Batch = dict[str, Any]
+Collate = Callable[[Rows], Batch]
+
+DEFAULT_MAX_LENGTH = 512  # tokens; where a model takes more, --max_length gives more
+UNLIMITED = 1_000_000  # tokens; tokenizers without a limit have a model_max_length of 1e30
+LIBRARIES = {"pillow": "PIL", "torchvision": "torchvision"}  # decode and resize images
+MAX_SIDE = 32  # pixels, of images as features of a linear model
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """How the rows of a task become a batch: `rows` prepares a split once, `collate` joins prepared rows."""
+    """How rows of a task become a batch: `rows` prepares a split once, `collate` joins its rows."""
 
     rows: Callable[[Dataset], Dataset]
     collate: Collate
-    light: Collate  # without what the first layers alone read: pictures; ids and masks stay
+    light: Collate  # without what the first layers alone read: images; ids and masks remain
     by_length: bool
     pads_left: bool = False
-    facts: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # all that decides what a row becomes, but the row
+    # All that decides what a row becomes, except the row itself.
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def make_encoder(task: Task, processor: Any, config: Any, max_length: int | None = None) -> Encoder:
-    """The encoder for a task and a model's processor and config."""
-    if task.modality == "image":
-        collate = _image_collate(processor, config)
-        libraries = {name: version(name) for name, module in MODULES.items() if find_spec(module)}
-        facts = {
-            **json.loads(processor.to_json_string()),
-            "class": type(processor).__name__,
-            **libraries,
-        }
-        return Encoder(lambda split: split, collate, _labels_only, by_length=False, facts=facts)
-    if processor.pad_token is None:  # decoders such as GPT-2 were pretrained without padding
-        processor.pad_token = processor.eos_token
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = processor.pad_token_id
-    length = _text_length(processor, config, max_length)
-    return Encoder(
-        rows=lambda split: split.map(
-            lambda batch: _tokenize(processor, batch, length),
-            batched=True,
-            remove_columns=[name for name in split.column_names if name not in ("label", "id")],
-            desc="tokenizing",
-        ),
-        collate=_text_collate(processor),
-        light=_text_collate(processor),
-        by_length=True,
-        pads_left=processor.padding_side == "left",
-        facts={
-            "pad": processor.pad_token_id,
-            "side": processor.padding_side,
-        },  # tokens are in the rows
-    )
+def make_encoder(
+    task: Task,
+    processor: "BaseImageProcessor | PreTrainedTokenizerBase",
+    config: "PreTrainedConfig",
+    max_length: int | None = None,
+) -> Encoder:
+    """Encoder for a task and a model's processor and config."""
+    if task.has_images:
+        return _image_encoder(processor, config)
+    return _text_encoder(processor, config, max_length)
 
 
-def as_plain_features(task: Task, train: Dataset, test: Dataset) -> tuple[Any, Any]:
-    """Features (rows, columns) of both splits that know no pretraining.
+def as_plain_features(
+    task: Task, train: Dataset, test: Dataset
+) -> "tuple[csr_matrix, csr_matrix] | tuple[np.ndarray, np.ndarray]":
+    """Features (rows, columns) of both splits for a linear model without pretraining.
 
-    Texts: TF-IDF weights of the words of the training split, sparse. Pictures: grey levels in 0..1, side <= 32.
+    Texts: TF-IDF weights of the words of the training split, sparse. Images: grey levels in 0..1,
+    side <= 32.
     """
-    if task.modality == "text":
-        words = TfidfVectorizer(sublinear_tf=True)
-        return words.fit_transform(_texts(train)), words.transform(_texts(test))
-    side = min(MOST_PIXELS_A_SIDE, *(min(image.size) for image in train["image"][:100]))
-    return _pixels(train, side), _pixels(test, side)
+    if task.has_images:
+        side = min(MAX_SIDE, *(min(image.size) for image in train["image"][:100]))
+        return _grey_levels(train, side), _grey_levels(test, side)
+    words = TfidfVectorizer(sublinear_tf=True)
+    return words.fit_transform(_texts(train)), words.transform(_texts(test))
 
 
 def _texts(split: Dataset) -> list[str]:
     return [" ".join(filter(None, (row["text"], row.get("text_pair")))) for row in split]
 
 
-def _pixels(split: Dataset, side: int) -> np.ndarray:
-    return np.stack(
-        [
-            np.asarray(row["image"].convert("L").resize((side, side))).ravel() / 255.0
-            for row in split
-        ]
-    )
+def _grey_levels(split: Dataset, side: int) -> np.ndarray:
+    images = [row["image"].convert("L").resize((side, side)) for row in split]
+    return np.stack([np.asarray(image).ravel() / 255.0 for image in images])
 
 
-def _image_collate(processor: Any, config: Any) -> Collate:
+def _image_encoder(processor: "BaseImageProcessor", config: "PreTrainedConfig") -> Encoder:
+    facts = {**json.loads(processor.to_json_string()), "class": type(processor).__name__}
+    facts |= {name: version(name) for name, module in LIBRARIES.items() if find_spec(module)}
     mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
 
-    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = processor([row["image"].convert(mode) for row in rows], return_tensors="pt")
-        return {**batch, "labels": torch.tensor([row["label"] for row in rows])}
+    def collate(rows: Rows) -> Batch:
+        images = [row["image"].convert(mode) for row in rows]
+        return {**processor(images, return_tensors="pt"), **_labels(rows)}
 
-    return collate
+    return Encoder(lambda split: split, collate, light=_labels, by_length=False, facts=facts)
 
 
-def _labels_only(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _labels(rows: Rows) -> Batch:
     return {"labels": torch.tensor([row["label"] for row in rows])}
 
 
-def _text_collate(processor: Any) -> Collate:
-    def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        inputs = [
-            {k: v for k, v in row.items() if k not in ("id", "label", "length")} for row in rows
-        ]
-        batch = processor.pad(inputs, return_tensors="pt")
-        return {**batch, "labels": torch.tensor([row["label"] for row in rows])}
+def _text_encoder(
+    tokenizer: "PreTrainedTokenizerBase", config: "PreTrainedConfig", max_length: int | None
+) -> Encoder:
+    if tokenizer.pad_token is None:  # decoders such as GPT-2 were pretrained without padding
+        tokenizer.pad_token = tokenizer.eos_token
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    length = _text_length(tokenizer, config, max_length)
 
-    return collate
+    def collate(rows: Rows) -> Batch:
+        inputs = [_without(row, "id", "label", "length") for row in rows]
+        return {**tokenizer.pad(inputs, return_tensors="pt"), **_labels(rows)}
+
+    return Encoder(
+        rows=partial(_tokenize, tokenizer=tokenizer, length=length),
+        collate=collate,
+        light=collate,
+        by_length=True,
+        pads_left=tokenizer.padding_side == "left",
+        # The tokens themselves are in the rows.
+        facts={"pad": tokenizer.pad_token_id, "side": tokenizer.padding_side},
+    )
 
 
-def _tokenize(processor: Any, batch: dict[str, Any], length: int) -> dict[str, Any]:
-    encoded = processor(batch["text"], batch.get("text_pair"), truncation=True, max_length=length)
-    return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]]}
+def _without(row: dict[str, Any], *columns: str) -> dict[str, Any]:
+    return {column: value for column, value in row.items() if column not in columns}
 
 
-def _text_length(processor: Any, config: Any, asked: int | None) -> int:
-    """Tokens a text may have: what was asked, but never more than tokenizer and position embeddings take."""
-    limits = [
-        processor.model_max_length,
-        getattr(config, "max_position_embeddings", None) or UNLIMITED,
-    ]
-    return min(asked or LONGEST, *(int(limit) for limit in limits if limit > 0))  # XLNet says -1
+def _tokenize(split: Dataset, tokenizer: "PreTrainedTokenizerBase", length: int) -> Dataset:
+    """A split with tokens and their number, "length", in place of texts."""
+
+    def tokenize(batch: dict[str, Any]) -> dict[str, Any]:
+        pairs = batch.get("text_pair")
+        tokens = tokenizer(batch["text"], pairs, truncation=True, max_length=length)
+        return {**tokens, "length": list(map(len, tokens["input_ids"]))}
+
+    texts = [column for column in split.column_names if column not in ("label", "id")]
+    return split.map(tokenize, batched=True, remove_columns=texts, desc="tokenizing")
+
+
+def _text_length(
+    tokenizer: "PreTrainedTokenizerBase", config: "PreTrainedConfig", max_length: int | None
+) -> int:
+    """Maximum number of tokens of a text: `max_length`, or what the model takes if that is less."""
+    positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
+    limits = [limit for limit in (tokenizer.model_max_length, positions) if limit > 0]  # XLNet: -1
+    return min(max_length or DEFAULT_MAX_LENGTH, *map(int, limits))

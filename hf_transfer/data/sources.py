@@ -16,7 +16,7 @@ from datasets.exceptions import DatasetsError
 
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.builtin import load_builtin
-from hf_transfer.data.checks import find_bad, fingerprint, first_of
+from hf_transfer.data.checks import find_bad, fingerprint, summarize_bad
 from hf_transfer.data.columns import find_columns, require_same_columns, select_columns
 from hf_transfer.data.labels import LABEL_KINDS, LabelKind, find_problem_type
 from hf_transfer.data.single_label import class_label_names
@@ -225,7 +225,10 @@ def _find_bad(stored: dict[str, Dataset], kind: LabelKind, config: DataConfig) -
     if bad:
         total = sum(map(len, stored.values()))
         log.warning(
-            "left out %d of %d examples, which cannot be used: %s", len(bad), total, first_of(bad)
+            "left out %d of %d examples, which cannot be used: %s",
+            len(bad),
+            total,
+            summarize_bad(bad),
         )
     return bad
 

@@ -1,21 +1,21 @@
-"""Which rows learn, which choose, which judge: stratified, and the same for the same seed."""
+"""Splits and samples of rows: stratified, and the same for the same seed."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-FEWEST_A_STRATUM = 5  # rows; a fifth of fewer is none
+MIN_STRATUM = 5  # rows; a fifth of fewer is none
 
 
 def strata_of_sets(rows: Sequence[Sequence[float]]) -> list[int]:
-    """A stratum for each set of labels (rows of zeros and ones); the rare sets together are one."""
+    """Stratum of each multi-hot row: one per set of labels; the rare sets together are one."""
     _, which, counts = np.unique(np.asarray(rows), axis=0, return_inverse=True, return_counts=True)
     which = which.ravel()
-    return np.where(counts[which] < FEWEST_A_STRATUM, len(counts), which).tolist()
+    return np.where(counts[which] < MIN_STRATUM, len(counts), which).tolist()
 
 
 def strata_of_numbers(values: Sequence[float]) -> list[int]:
-    """A stratum for each tenth of the values, from small to large; equal values share theirs."""
+    """Stratum of each value: one per tenth, from small to large; equal values share theirs."""
     borders = np.quantile(values, np.arange(1, 10) / 10)
     return np.searchsorted(borders, values, side="right").tolist()
 
@@ -23,26 +23,26 @@ def strata_of_numbers(values: Sequence[float]) -> list[int]:
 def stratified_holdout(
     labels: Sequence[int], fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted row numbers (kept, held out), about `fraction` of every class held out.
+    """Sorted row numbers (remaining, held out), about `fraction` of every class held out.
 
-    A class keeps at least one row, so classes of one member stay whole in `kept`. What rounding leaves over goes to
-    the classes with the largest remainders, so that the total is right too.
+    At least one row of a class remains, so a class of one row is never held out. What rounding
+    leaves over goes to the classes with the largest remainders, so that the total is right too.
     """
     groups = _shuffled_groups(labels, seed)
-    wanted = {label: len(rows) * fraction for label, rows in groups.items()}
-    counts = {label: min(int(share), len(groups[label]) - 1) for label, share in wanted.items()}
-    missing = round(sum(wanted.values())) - sum(counts.values())
-    for label in sorted(wanted, key=lambda label: counts[label] - wanted[label]):
+    exact = {label: len(rows) * fraction for label, rows in groups.items()}
+    counts = {label: min(int(share), len(groups[label]) - 1) for label, share in exact.items()}
+    missing = round(sum(exact.values())) - sum(counts.values())
+    for label in sorted(exact, key=lambda label: counts[label] - exact[label]):
         if missing > 0 and counts[label] < len(groups[label]) - 1:
             counts[label] += 1
             missing -= 1
-    held = np.concatenate([rows[: counts[label]] for label, rows in groups.items()])
-    kept = np.concatenate([rows[counts[label] :] for label, rows in groups.items()])
-    return np.sort(kept), np.sort(held)
+    held_out = np.concatenate([rows[: counts[label]] for label, rows in groups.items()])
+    remaining = np.concatenate([rows[counts[label] :] for label, rows in groups.items()])
+    return np.sort(remaining), np.sort(held_out)
 
 
 def examples_per_class(labels: Sequence[int], k: int, seed: int) -> np.ndarray:
-    """Sorted row numbers of `k` examples a class, all of a smaller class.
+    """Sorted row numbers of `k` examples per class; of a smaller class, all.
 
     Nested: for one seed, the rows of a smaller `k` are among those of a larger one.
     """
@@ -50,33 +50,34 @@ def examples_per_class(labels: Sequence[int], k: int, seed: int) -> np.ndarray:
 
 
 def stratified_sample(labels: Sequence[int], n: int, seed: int) -> np.ndarray:
-    """Sorted row numbers of `n` examples, classes in the proportion of the whole; all rows if there are fewer."""
+    """Sorted row numbers of `n` examples, classes in proportion; all rows if there are fewer."""
     if n >= len(labels):
         return np.arange(len(labels))
     groups = _shuffled_groups(labels, seed)
-    # A row's rank within its class, as a share of the class: the first n of these hold every class in proportion.
+    # The rank of a row in its class, as a share of the class: the n smallest shares hold every
+    # class in proportion.
     shares = np.concatenate([(np.arange(len(rows)) + 0.5) / len(rows) for rows in groups.values()])
     rows = np.concatenate(list(groups.values()))
     return np.sort(rows[np.argsort(shares, kind="stable")[:n]])
 
 
 def assign_folds(strata: Sequence[int] | np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """(n,) the fold of each row, from 0; every stratum is shared out evenly among them."""
+    """Fold of each row (n,), from 0; every stratum is shared out evenly among them."""
     _, which = np.unique(np.asarray(strata), return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(which))
     order = shuffled[np.argsort(which[shuffled], kind="stable")]
     fold = np.empty(len(which), dtype=np.int64)
-    # Dealt like cards, on from one stratum to the next, so that small strata do not all begin at the first fold.
+    # Dealt like cards, on from one stratum to the next, so that small strata do not all begin at
+    # the first fold.
     fold[order] = np.arange(len(which)) % folds
     return fold
 
 
 def _shuffled_groups(labels: Sequence[int], seed: int) -> dict[int, np.ndarray]:
-    """Class -> its row numbers in random order; a class's order does not depend on the other classes."""
+    """Class -> its row numbers in random order, which does not depend on the other classes."""
     values = np.asarray(labels)
-    return {
-        int(label): np.random.default_rng((seed, int(label))).permutation(
-            np.flatnonzero(values == label)
-        )
-        for label in np.unique(values)
-    }
+    groups: dict[int, np.ndarray] = {}
+    for label in map(int, np.unique(values)):
+        rng = np.random.default_rng((seed, label))
+        groups[label] = rng.permutation(np.flatnonzero(values == label))
+    return groups

@@ -351,7 +351,7 @@ FEW = ("--examples_per_class", "8")  # of which no validation split is made
             ("--strategy", "full", "--early_stopping_patience", "2", *FEW),
             "--early_stopping_patience needs a validation",
         ),
-        (("--strategy", "full", "--augmentation", "light"), "--augmentation light is for pictures"),
+        (("--strategy", "full", "--augmentation", "light"), "--augmentation light is for images"),
         (
             ("--strategy", "lora", "--peft_method", "lorra"),
             "unknown value of --peft_method 'lorra'",

@@ -44,8 +44,8 @@ def test_shape_and_dtype_stay(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("name", list(AUGMENTATIONS))
-def test_a_picture_of_one_colour_stays_as_it_is(name: str) -> None:
-    # What is moved in continues the picture: no black where black is not zero.
+def test_an_image_of_one_colour_stays_as_it_is(name: str) -> None:
+    # What is moved in continues the image: no black where black is not zero.
     pixels = torch.full((8, 3, *SIZE), -2.1)
     assert torch.allclose(_augment(name, pixels, seed=0), pixels, atol=1e-5)
 
@@ -59,7 +59,7 @@ def test_light_changes_the_pixels_and_keeps_their_mean_roughly() -> None:
     assert float(changed.mean()) == pytest.approx(float(pixels.mean()), rel=0.1)
 
 
-def test_every_picture_of_a_batch_is_changed_in_its_own_way() -> None:
+def test_every_image_of_a_batch_is_changed_in_its_own_way() -> None:
     for name in AUGMENTATIONS:
         changed = _augment(name, _strokes(1).expand(4, -1, -1, -1), seed=0)
         assert not any(torch.equal(changed[0], other) for other in changed[1:]), name
@@ -99,13 +99,13 @@ def test_the_same_seed_gives_the_same_weights(tiny_vit: Path, tmp_path: Path) ->
 def test_another_seed_gives_other_batches(tiny_vit: Path, tmp_path: Path) -> None:
     flags = ("--augmentation", "light", "--train_sampling_strategy", "sequential")
     seen = [
-        _pictures(tiny_vit, tmp_path, *flags, "--seed", seed)[True][0] for seed in ("1", "1", "2")
+        _images(tiny_vit, tmp_path, *flags, "--seed", seed)[True][0] for seed in ("1", "1", "2")
     ]
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], seen[2])
 
 
-def test_evaluation_sees_plain_pictures_and_training_changed_ones(
+def test_evaluation_sees_plain_images_and_training_changed_ones(
     tiny_vit: Path, tmp_path: Path
 ) -> None:
     flags = (
@@ -116,15 +116,15 @@ def test_evaluation_sees_plain_pictures_and_training_changed_ones(
         "--eval_steps",
         "1",
     )
-    plain = _pictures(tiny_vit, tmp_path, *flags)
-    changed = _pictures(tiny_vit, tmp_path, *flags, "--augmentation", "light")
+    plain = _images(tiny_vit, tmp_path, *flags)
+    changed = _images(tiny_vit, tmp_path, *flags, "--augmentation", "light")
     assert len(plain[False]) > 1
     assert all(torch.equal(*both) for both in zip(plain[False], changed[False], strict=True))
     assert len(plain[True]) > 1
     assert not any(torch.equal(*both) for both in zip(plain[True], changed[True], strict=True))
 
 
-def test_the_phases_say_which_of_them_saw_changed_pictures(tiny_vit: Path, tmp_path: Path) -> None:
+def test_the_phases_say_which_of_them_saw_changed_images(tiny_vit: Path, tmp_path: Path) -> None:
     phases = _run(tiny_vit, tmp_path, "--augmentation", "light", strategy="head_then_full").phases
     assert [phase.augmentation for phase in phases] == [None, "light"]
 
@@ -167,18 +167,18 @@ def test_a_text_task_is_refused_before_anything_is_written(
         *("--augmentation", "light", "--use_cpu"),
     )
     assert ended.code == 2, ended.err
-    assert "error: --augmentation light is for pictures, not for text-classification" in ended.err
+    assert "error: --augmentation light is for images, not for text-classification" in ended.err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_that_takes_no_pictures_is_refused(
+def test_a_model_that_takes_no_images_is_refused(
     tiny_bert: Path, text_file: Path, tmp_path: Path
 ) -> None:
     config, task = _config(tmp_path, "--augmentation", "light"), find_task("text-classification")
     data = load_data(DataConfig(str(text_file), label_column="animal"), task, seed=0)
     checkpoint = checkpoints.load(str(tiny_bert), task, data.labels)
     plan = choose_plan(config.transfer, checkpoint, data, config.training, config.cache).plan
-    with pytest.raises(UserError, match="--augmentation light is for pictures"):
+    with pytest.raises(UserError, match="--augmentation light is for images"):
         run_plan(plan, checkpoint, data, config.training, config.cache)
 
 
@@ -250,13 +250,13 @@ def _augment(name: str, pixels: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def _strokes(rows: int) -> torch.Tensor:
-    """Pictures of a bright stroke, not in the middle, on a dark ground."""
+    """Images of a bright stroke, not in the middle, on a dark ground."""
     pixels = torch.zeros(rows, 1, *SIZE)
     pixels[:, :, 8:20, 8:14] = 1.0
     return pixels
 
 
-def _pictures(folder: Path, tmp_path: Path, *flags: str) -> dict[bool, list[torch.Tensor]]:
+def _images(folder: Path, tmp_path: Path, *flags: str) -> dict[bool, list[torch.Tensor]]:
     """What the model saw while it trained (True) and was evaluated (False)."""
     seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
 

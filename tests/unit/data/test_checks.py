@@ -21,7 +21,7 @@ from hf_transfer.tasks import find_task
 IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
 
 
-def _picture(kind: str = "PNG") -> bytes:
+def _image(kind: str = "PNG") -> bytes:
     file = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     PILImage.fromarray(pixels).save(file, kind)
@@ -30,12 +30,12 @@ def _picture(kind: str = "PNG") -> bytes:
 
 def _bomb() -> bytes:
     """A bitmap of few bytes that says it has more pixels than memory holds."""
-    content = bytearray(_picture("BMP"))
+    content = bytearray(_image("BMP"))
     content[18:26] = (60_000).to_bytes(4, "little") * 2
     return bytes(content)
 
 
-def _pictures(values: list[dict[str, Any]]) -> Dataset:
+def _images(values: list[dict[str, Any]]) -> Dataset:
     ids, labels = [f"train/{n}" for n in range(len(values))], [0] * len(values)
     features = Features({"image": Image(), "label": Value("int64"), "id": Value("string")})
     return Dataset(
@@ -53,8 +53,8 @@ def _texts(folder: Path, bad: dict[int, str], rows: int = 300) -> Path:
 
 @pytest.fixture(scope="module")
 def damaged(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """800 pictures of two classes, and four that cannot be read."""
-    folder = tmp_path_factory.mktemp("damaged") / "pictures"
+    """800 images of two classes, and four that cannot be read."""
+    folder = tmp_path_factory.mktemp("damaged") / "images"
     for copy in range(10):
         for name in ("bright", "dark"):
             for path in (picture_folder / name).iterdir():
@@ -69,38 +69,38 @@ def damaged(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.mark.parametrize(
-    ("picture", "reason"),
+    ("image", "reason"),
     [
-        ({"bytes": b"", "path": "x.png"}, "the picture's file is empty"),
+        ({"bytes": b"", "path": "x.png"}, "the image's file is empty"),
         (
-            {"bytes": b"no picture", "path": "x.png"},
-            "the picture cannot be read: its format is not known",
+            {"bytes": b"no image", "path": "x.png"},
+            "the image cannot be read: its format is not known",
         ),
         (
-            {"bytes": _picture()[:200], "path": None},
-            "the picture cannot be read: image file is truncated",
+            {"bytes": _image()[:200], "path": None},
+            "the image cannot be read: image file is truncated",
         ),
         (
-            {"bytes": _picture("JPEG")[:-100], "path": None},
-            "the picture cannot be read: image file is truncated",
+            {"bytes": _image("JPEG")[:-100], "path": None},
+            "the image cannot be read: image file is truncated",
         ),
         (
             {"bytes": _bomb(), "path": None},
-            "the picture cannot be read: Image size (3600000000 pixels) exceeds",
+            "the image cannot be read: Image size (3600000000 pixels) exceeds",
         ),
-        ({"bytes": None, "path": "{here}/gone.png"}, "the picture's file is missing"),
-        ({"bytes": None, "path": "{here}"}, "the picture's file cannot be read: Is a directory"),
-        ({"bytes": None, "path": None}, "no picture"),
-        (None, "no picture"),
+        ({"bytes": None, "path": "{here}/gone.png"}, "the image's file is missing"),
+        ({"bytes": None, "path": "{here}"}, "the image's file cannot be read: Is a directory"),
+        ({"bytes": None, "path": None}, "no image"),
+        (None, "no image"),
     ],
 )
-def test_a_picture_that_cannot_be_read_is_named_with_the_reason(
-    picture: Any, reason: str, tmp_path: Path
+def test_an_image_that_cannot_be_read_is_named_with_the_reason(
+    image: Any, reason: str, tmp_path: Path
 ) -> None:
-    if picture and picture["path"]:
-        picture = {**picture, "path": picture["path"].format(here=tmp_path)}
-    good = {"bytes": _picture(), "path": None}
-    ((row, found),) = bad_rows(_pictures([good, picture, good]), lambda label: None)
+    if image and image["path"]:
+        image = {**image, "path": image["path"].format(here=tmp_path)}
+    good = {"bytes": _image(), "path": None}
+    ((row, found),) = bad_rows(_images([good, image, good]), lambda label: None)
     assert row == "train/1"
     assert found.startswith(reason)
     assert str(tmp_path) not in found
@@ -127,13 +127,13 @@ def test_a_row_is_named_once_for_its_label_first() -> None:
     assert list(found) == [("test/0", "no text"), ("test/1", "no label")]
 
 
-def test_pictures_that_cannot_be_read_are_left_out_and_their_reasons_hold_no_path(
+def test_images_that_cannot_be_read_are_left_out_and_their_reasons_hold_no_path(
     damaged: Path,
 ) -> None:
     data = load_data(DataConfig(str(damaged)), IMAGES, seed=0)
     assert sorted(row["reason"].split(":")[0] for row in data.dropped) == [
-        *("the picture cannot be read",) * 3,
-        "the picture's file is empty",
+        *("the image cannot be read",) * 3,
+        "the image's file is empty",
     ]
     gone, kept = (
         {row["id"] for row in data.dropped},
@@ -145,7 +145,7 @@ def test_pictures_that_cannot_be_read_are_left_out_and_their_reasons_hold_no_pat
         assert not any(
             part in row["reason"] for part in (str(damaged), damaged.parent.name, ".png", ".bmp")
         )
-    assert {picture.size for picture in data.test["image"]} == {(16, 16)}
+    assert {image.size for image in data.test["image"]} == {(16, 16)}
 
 
 def test_the_same_rows_are_left_out_whenever_and_with_whatever_seed(damaged: Path) -> None:
@@ -226,7 +226,7 @@ def test_more_than_one_per_cent_of_a_split_end_the_run(
         f"{bad} of {rows} rows of the split 'train' ({100 * bad / rows:.3g} %)"
     )
     assert "train/0 (no text)" in refusal.value.message
-    assert "mend or remove them" in refusal.value.hint
+    assert "fix or remove them" in refusal.value.hint
 
 
 def test_too_many_bad_rows_are_not_all_listed(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_too_many_bad_rows_are_not_all_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", [",x", '" ",x', "text 9,"])
-def test_the_first_bad_row_ends_the_run_if_that_is_asked(line: str, tmp_path: Path) -> None:
+def test_the_first_bad_row_ends_the_run_if_that_is_requested(line: str, tmp_path: Path) -> None:
     path = _texts(tmp_path, {9: line, 12: line})
     with pytest.raises(
         UserError, match=r"cannot use the row train/9 \(no (text|label)\)"
@@ -246,8 +246,8 @@ def test_the_first_bad_row_ends_the_run_if_that_is_asked(line: str, tmp_path: Pa
     assert "--on_bad_example skip" in refusal.value.hint
 
 
-def test_a_damaged_picture_ends_the_run_if_that_is_asked(damaged: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot use the row train/\d+ \(the picture"):
+def test_a_damaged_image_ends_the_run_if_that_is_requested(damaged: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot use the row train/\d+ \(the image"):
         load_data(DataConfig(str(damaged), on_bad_example="raise"), IMAGES, seed=0)
 
 

@@ -33,7 +33,7 @@ def test_texts_are_cut_to_what_the_model_takes(tiny_bert: Path) -> None:
     assert max(make_encoder(task, processor, config, max_length=9).rows(data.train)["length"]) == 9
 
 
-def test_plain_features_of_pictures_are_grey_levels() -> None:
+def test_plain_features_of_images_are_grey_levels() -> None:
     task = find_task("image-classification")
     data = load_data(DataConfig("builtin:digits", examples_per_class=2), task, seed=0)
     train, test = as_plain_features(task, data.train, data.test)

@@ -13,7 +13,7 @@ from hf_transfer.tasks import find_task
 IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
 
 
-def test_a_folder_of_pictures_by_class_is_read(picture_folder: Path) -> None:
+def test_a_folder_of_images_by_class_is_read(picture_folder: Path) -> None:
     data = load_data(DataConfig(str(picture_folder)), IMAGES, seed=0)
     assert data.labels == ("bright", "dark")
     assert {name: len(rows) for name, rows in data.splits.items()} == {"train": 64, "test": 16}
