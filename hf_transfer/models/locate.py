@@ -10,13 +10,13 @@ import transformers
 from transformers import AutoConfig
 from transformers.utils import find_adapter_config_file
 
-import hf_transfer
 from hf_transfer.config.model import ModelConfig
 from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.hub_repository import card_license, find_repository
+from hf_transfer.package_files import PACKAGE
 from hf_transfer.tasks import TASKS, Task, model_kinds, served_tasks
 
-ASSETS = Path(hf_transfer.__file__).parent / "assets"
+ASSETS = PACKAGE / "assets"
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 import copy
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -90,58 +91,62 @@ def select_strategy(transfer: TransferConfig, job: Job, cache: CacheConfig) -> S
         )
         return Selection(DEFAULT_STRATEGY, (reason,))
     fold = assign_folds(strata, FOLDS, job.training.seed)
-    trials, left_out = _try_all(_Study(transfer, job, cache, fold))
+    study = _Study(transfer, job, cache, fold)
+    costs = _costs(study)
+    is_quiet = bool(job.training.disable_tqdm) or not PartialState().is_main_process
+    with (
+        tqdm(total=FOLDS * len(costs), desc="trials", disable=is_quiet) as bar,
+        _cache_of_trials(cache) as cache_of_trials,
+    ):
+        study = replace(study, cache=cache_of_trials)
+        attempt = partial(_try_plan, study)
+        trials, left_out = run_trials(costs, transfer.auto_budget, attempt, bar.update)
     if not trials:
         return Selection(DEFAULT_STRATEGY, left_out)
     reasons = (*selection_reasons(trials), *left_out)
     return Selection(select_best(trials).strategy, reasons, trial_facts(trials))
 
 
-def _try_all(study: _Study) -> tuple[list[TrialScores], tuple[str, ...]]:
-    """The trials, and why some were left out; none without budget for one of the first plan.
+def run_trials(
+    costs: Mapping[str, float],
+    budget: float,
+    attempt: Callable[[str, int], TrialScores],
+    advance: Callable[[int], Any] = lambda folds: None,
+) -> tuple[list[TrialScores], tuple[str, ...]]:
+    """The trials, and why some were left out; none without budget for one of the default.
 
-    Fold after fold, until it is all but settled whether a plan is better than the best before it.
-    Raises UserError if every trial fails.
+    `costs` has the cost of a fold by strategy, in the order of trials; `attempt` takes a strategy
+    and the number of a fold. Each strategy is tried on fold after fold, until it is all but settled
+    whether it is better than the best before it. `advance` is told how many folds are done. Raises
+    UserError if every trial fails.
     """
-    budget = study.transfer.auto_budget
-    costs = _costs(study)
-    if costs[DEFAULT_STRATEGY] > budget:
-        return [], (
-            f"{DEFAULT_STRATEGY}, since --auto_budget {budget:g} leaves no time for trials",
-        )
-    is_quiet = bool(study.job.training.disable_tqdm) or not PartialState().is_main_process
+    first = next(iter(costs))
+    if costs[first] > budget:
+        return [], (f"{first}, since --auto_budget {budget:g} leaves no time for trials",)
     trials: list[TrialScores] = []
     left_out: list[str] = []
     failures: list[UserError] = []
     left = budget
-    with (
-        tqdm(total=FOLDS * len(costs), desc="trials", disable=is_quiet) as bar,
-        _cache_of_trials(study.cache) as cache,
-    ):
-        study = replace(study, cache=cache)
-        for place, (name, cost) in enumerate(costs.items(), start=1):
-            trial: TrialScores | None = None
-            for number in range(FOLDS):
-                if trial and trials and _is_settled(trial, select_best(trials)):
-                    break
-                if cost > left:
-                    more = "more " if trial else ""
-                    left_out.append(
-                        f"--auto_budget {budget:g} left no time for {more}trials of {name}"
-                    )
-                    break
-                left -= cost
-                try:
-                    scores = _try_plan(name, study, number)
-                except UserError as error:
-                    trial = None
-                    failures.append(error)
-                    left_out.append(f"the trial of {name} failed: {error.message}")
-                    break
-                trial = trial + scores if trial else scores
-                bar.update()
-            bar.update(FOLDS * place - bar.n)  # folds that need not be tried are done, too
-            trials += [trial] if trial else []
+    for name, cost in costs.items():
+        trial: TrialScores | None = None
+        for number in range(FOLDS):
+            if trial and trials and _is_settled(trial, select_best(trials)):
+                break
+            if cost > left:
+                more = "more " if trial else ""
+                left_out.append(f"--auto_budget {budget:g} left no time for {more}trials of {name}")
+                break
+            left -= cost
+            try:
+                scores = attempt(name, number)
+            except UserError as error:
+                trial = None
+                failures.append(error)
+                left_out.append(f"the trial of {name} failed: {error.message}")
+                break
+            trial = trial + scores if trial else scores
+        advance(FOLDS)  # folds that need not be tried are done, too
+        trials += [trial] if trial else []
     if not trials:
         raise failures[0]
     return trials, tuple(left_out)
@@ -154,7 +159,7 @@ def _is_settled(trial: TrialScores, best: TrialScores) -> bool:
     return share == 1 or gain.predictive_power(share) < MIN_PREDICTIVE_POWER
 
 
-def _try_plan(strategy: str, study: _Study, number: int) -> TrialScores:
+def _try_plan(study: _Study, strategy: str, number: int) -> TrialScores:
     """The scores of a strategy on the rows of a fold when it learns from all others.
 
     Raises UserError where it cannot be run.

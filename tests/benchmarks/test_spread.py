@@ -16,6 +16,7 @@ from hf_transfer.evaluation.predict import predict
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import run_plan
+from tests import checkpoints
 
 BUDGETS, DRAWS, SEEDS = (1, 2, 4, 8), 3, 5
 STRATEGIES = ("full", "head_then_full")
@@ -46,8 +47,8 @@ def _deviation(strategy: str, budget: int, draw: int) -> float:
     for seed in range(SEEDS):
         training = TrainingConfig(use_cpu=True, disable_tqdm=True, seed=seed)
         training.output_dir = None  # a run that is kept nowhere
-        checkpoint = load_checkpoint("builtin:letters-resnet", TASK, data.labels, seed=seed)
-        plan = make_plan(TransferConfig(strategy=strategy), checkpoint, data, training)
+        checkpoint = checkpoints.load("builtin:letters-resnet", TASK, data.labels, seed=seed)
+        plan = make_plan(TransferConfig(strategy=strategy), make_job(checkpoint, data, training))
         trained = run_plan(plan, checkpoint, data, training)
         predicted = predict(trained.predictor, data.splits["test"], training)
         accuracies.append(100 * float((predicted.outputs.argmax(1) == predicted.labels).mean()))

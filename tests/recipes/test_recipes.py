@@ -15,6 +15,7 @@ from transformers import (
     pipeline,
 )
 
+from hf_transfer.cli.flags import read_config
 from hf_transfer.config.run import COMPARING, FINE_TUNING, PRETRAINING
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.record import DroppedExample, read_record

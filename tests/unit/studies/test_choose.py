@@ -1,5 +1,6 @@
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from datasets import Dataset, Value
 
+from hf_transfer.config.cache import CacheConfig
 from hf_transfer.config.data import DataConfig
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.config.transfer import TransferConfig
@@ -16,26 +18,31 @@ from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, Origin, load_data
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import log_loss
-from hf_transfer.linear_probe.solve import solve_head
+from hf_transfer.job import make_job
+from hf_transfer.linear_probe.solve import ProbeData, solve_head
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import headless, read_logits
-from hf_transfer.models.pooling import with_mean_pooling
+from hf_transfer.models.pooling import mean_pooled, with_mean_pooling
 from hf_transfer.record import ProblemType
-from hf_transfer.strategies.auto import CANDIDATES, DEFAULT_STRATEGY, FOLDS, TrialScores
+from hf_transfer.strategies.auto import (
+    CANDIDATES,
+    DEFAULT_STRATEGY,
+    FOLDS,
+    TrialScores,
+    select_best,
+)
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.strategies.phases import STRATEGIES
-from hf_transfer.strategies.plan import Plan
-from hf_transfer.studies import choose
+from hf_transfer.strategies.plan import Choice
 from hf_transfer.studies.choose import choose_plan
+from hf_transfer.studies.trials import run_trials
 from hf_transfer.tasks import find_task
-from hf_transfer.training.engine import Trained
 from tests import checkpoints
 from tests.conftest import WORDS
 
 IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
 LABELS = ("x", "y", "z")
 Digits = Callable[[int], Data]
-Pretended = tuple[dict[str, float | UserError], list[str]]
 
 
 @pytest.fixture(scope="session")
@@ -61,34 +68,21 @@ def digits() -> Digits:
 
 
 @pytest.fixture
-def pictures(tiny_resnet: Path) -> Checkpoint:
+def images(tiny_resnet: Path) -> Checkpoint:
     """A tiny ResNet for three classes."""
     return checkpoints.load(str(tiny_resnet), IMAGES, LABELS)
 
 
-@pytest.fixture
-def untried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within the test no trial may be made."""
-
-    def fail(*_: Any, **__: Any) -> None:
-        pytest.fail("a trial was made")
-
-    monkeypatch.setattr(choose, "run_plan", fail)
-    monkeypatch.setattr(choose, "solve_head", fail)
-
-
 def _choose(
     checkpoint: Checkpoint, data: Data, strategy: str = "auto", seed: int = 0, **changes: Any
-) -> Plan:
-    """The plan that is chosen; `changes` by the names of flags."""
+) -> Choice:
+    """What is chosen; `changes` by the names of flags."""
     transfer = {name: value for name, value in changes.items() if hasattr(TransferConfig, name)}
-    others = {name: value for name, value in changes.items() if name not in transfer}
-    return choose_plan(
-        TransferConfig(strategy=strategy, **transfer),
-        checkpoint,
-        data,
-        _training(seed=seed, **others),
-    ).plan
+    cache = {name: value for name, value in changes.items() if hasattr(CacheConfig, name)}
+    others = {name: changes[name] for name in changes.keys() - transfer.keys() - cache.keys()}
+    config = TransferConfig(strategy=strategy, **transfer)
+    training = _training(seed=seed, **others)
+    return choose_plan(config, checkpoint, data, training, CacheConfig(**cache))
 
 
 def _training(**changes: Any) -> TrainingConfig:
@@ -120,314 +114,224 @@ def _texts(rows: int, problem_type: ProblemType, seed: int = 0) -> Data:
     return Data(splits, names, Origin("made"), str(seed), TEXTS, problem_type)
 
 
-# --- a strategy that is asked for by name ---
+# --- a strategy that is named ---
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.usefixtures("untried")
 def test_a_named_strategy_passes_straight_through(
-    strategy: str, pictures: Checkpoint, digits: Digits
+    strategy: str, images: Checkpoint, digits: Digits
 ) -> None:
-    plan = _choose(pictures, digits(4), strategy)
-    made = make_plan(TransferConfig(strategy=strategy), make_job(pictures, digits(4), _training()))
-    assert plan == replace(made, requested=strategy, reasons=plan.reasons, seconds=plan.seconds)
-    assert plan.reasons == (f"the strategy {strategy} was asked for by name", *made.reasons)
-    assert plan.evidence == ()
-    assert 0 <= plan.seconds < 5
+    choice = _choose(images, digits(4), strategy)
+    job = make_job(images, digits(4), _training())
+    assert choice.plan == make_plan(TransferConfig(strategy=strategy), job)
+    why = "the default" if strategy == "head_then_full" else "as requested"
+    assert choice.reasons == (f"the strategy is {strategy}, {why}",)
+    assert (choice.requested, choice.trials) == (strategy, ())
+    assert 0 <= choice.seconds < 5
 
 
 # --- auto ---
 
 
-def test_auto_uses_one_of_its_candidates_and_says_why(pictures: Checkpoint, digits: Digits) -> None:
-    plan = _choose(pictures, digits(6), max_steps=10, auto_budget=100.0)
-    assert plan.requested == "auto"
+def test_auto_uses_one_of_its_candidates_and_says_why(images: Checkpoint, digits: Digits) -> None:
+    choice = _choose(images, digits(6), max_steps=10, auto_budget=100.0)
+    plan = choice.plan
+    assert choice.requested == "auto"
     assert plan.strategy in (DEFAULT_STRATEGY, *CANDIDATES)
-    assert plan.seconds > 0
-    made = make_plan(
-        TransferConfig(strategy=plan.strategy), make_job(pictures, digits(6), _training())
-    )
-    assert plan == replace(
-        made, requested="auto", reasons=plan.reasons, evidence=plan.evidence, seconds=plan.seconds
-    )
-    tried = [fact["strategy"] for fact in plan.evidence]
+    assert choice.seconds > 0
+    job = make_job(images, digits(6), _training())
+    assert plan == make_plan(TransferConfig(strategy=plan.strategy), job)
+    tried = [trial.strategy for trial in choice.trials]
     assert tried == [DEFAULT_STRATEGY, *CANDIDATES]
-    assert plan.evidence[0]["n"] == 18
-    for name, reason in zip(tried[1:], plan.reasons, strict=False):
+    assert choice.trials[0].n == 18
+    for name, reason in zip(tried[1:], choice.reasons, strict=False):
         assert reason.startswith(f"trial of {name}: ")
-    assert f"so {plan.strategy} is used" in plan.reasons
+    assert f"so {plan.strategy} is used" in choice.reasons
 
 
-def test_auto_decides_alike_for_the_same_seed(pictures: Checkpoint, digits: Digits) -> None:
-    plans = [_choose(pictures, digits(4), auto_budget=1.0, max_steps=4) for _ in range(2)]
+def test_auto_decides_alike_for_the_same_seed(images: Checkpoint, digits: Digits) -> None:
+    choices = [_choose(images, digits(4), auto_budget=1.0, max_steps=4) for _ in range(2)]
     found = [
-        (plan.strategy, plan.reasons, [replace(fact, seconds=0) for fact in plan.evidence])
-        for plan in plans
+        (choice.plan, choice.reasons, [replace(trial, seconds=0) for trial in choice.trials])
+        for choice in choices
     ]
     assert found[0] == found[1]
     assert len(found[0][2]) > 1
 
 
-def test_auto_finds_the_only_plan_that_learns(
-    pictures: Checkpoint, digits: Digits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At a rate that destroys the network, only the head that is solved is left."""
-    monkeypatch.setattr(choose, "CANDIDATES", ("head",))
-    plan = _choose(pictures, digits(8), learning_rate=30.0, max_steps=12)
-    assert [fact["strategy"] for fact in plan.evidence] == [DEFAULT_STRATEGY, "head"]
-    assert plan.strategy == "head"
-    assert "better beyond noise" in plan.reasons[0]
-    assert plan.evidence[1].gain > plan.evidence[1].standard_error > 0
+def test_auto_finds_the_only_plan_that_learns(images: Checkpoint, digits: Digits) -> None:
+    """At a learning rate that destroys the network, only the head in closed form is left."""
+    choice = _choose(images, digits(8), learning_rate=30.0, max_steps=12)
+    assert [trial.strategy for trial in choice.trials[:2]] == [DEFAULT_STRATEGY, "head"]
+    assert choice.plan.strategy == "head"
+    assert "better beyond noise" in choice.reasons[0]
+    assert choice.trials[1].gain > choice.trials[1].standard_error > 0
 
 
-def test_what_trials_took_is_known_to_the_same_run_started_again(
-    pictures: Checkpoint, digits: Digits, tmp_path: Path
+def test_the_trials_are_known_to_the_same_run_started_again(
+    images: Checkpoint, digits: Digits, tmp_path: Path
 ) -> None:
     training = _training(max_steps=4)
     training.output_dir = str(tmp_path)
-    first, again = (
-        choose_plan(TransferConfig(strategy="auto"), pictures, digits(4), training).plan
-        for _ in range(2)
-    )
+    auto = TransferConfig(strategy="auto")
+    first, again = (choose_plan(auto, images, digits(4), training) for _ in range(2))
     assert again == replace(first, seconds=again.seconds)
     assert again.seconds == pytest.approx(first.seconds, abs=0.05)
     assert again.seconds > 0.1
 
 
-@pytest.fixture
-def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
-    """What every row of a trial scores, or why it fails, by strategy; and the trials that were made."""
-    scores: dict[str, float | UserError] = {}
-    tried: list[str] = []
+def test_a_learning_rate_without_a_finite_loss_fails_its_trial_only(
+    images: Checkpoint, digits: Digits
+) -> None:
+    choice = _choose(images, digits(4), auto_budget=100.0, max_steps=3, learning_rate=1e30)
+    assert any(f"the trial of {DEFAULT_STRATEGY} failed:" in each for each in choice.reasons)
+    assert choice.plan.strategy == "head"
+    assert DEFAULT_STRATEGY not in [trial.strategy for trial in choice.trials]
 
-    def pretend(strategy: str, asked: Any, fold: np.ndarray, number: int) -> TrialScores:
-        tried.append(strategy)
-        score = scores.get(strategy, 1.0)
+
+COSTS = dict.fromkeys((DEFAULT_STRATEGY, *CANDIDATES), 0.1)
+
+
+@dataclass
+class Attempts:
+    """Trials of 8 rows a fold, each row with the score of its strategy, or that fail."""
+
+    scores: dict[str, float | UserError] = field(default_factory=dict)
+    tried: list[str] = field(default_factory=list)
+
+    def __call__(self, strategy: str, number: int) -> TrialScores:
+        self.tried.append(strategy)
+        score = self.scores.get(strategy, 1.0)
         if isinstance(score, UserError):
             raise score
-        held = np.flatnonzero(fold == number)
-        return TrialScores(strategy, held, np.full(len(held), score), 0.0)
-
-    monkeypatch.setattr(choose, "_try_plan", pretend)
-    return scores, tried
+        rows = np.arange(24)[number::FOLDS]
+        return TrialScores(strategy, rows, np.full(len(rows), score), 0.0)
 
 
-def test_a_plan_is_tried_fold_after_fold_while_there_is_hope(
-    pictures: Checkpoint, digits: Digits, pretended: Pretended
-) -> None:
-    scores, tried = pretended
-    scores["top_layers"] = 0.0
-    plan = _choose(pictures, digits(8), auto_budget=100.0)
-    assert plan.strategy == DEFAULT_STRATEGY
-    assert [
-        tried.count(name) for name in (DEFAULT_STRATEGY, "head", "top_layers", "contrastive")
-    ] == [
-        FOLDS,
-        2,
-        1,
-        2,
-    ]
-
-
-def test_where_the_first_plan_fails_the_others_are_left(
-    pictures: Checkpoint, digits: Digits, pretended: Pretended
-) -> None:
-    scores, tried = pretended
-    scores[DEFAULT_STRATEGY] = UserError("it broke", "mend it")
-    plan = _choose(pictures, digits(8), auto_budget=100.0)
-    assert (plan.strategy, tried[:2]) == ("head", [DEFAULT_STRATEGY, "head"])
-    assert f"the trial of {DEFAULT_STRATEGY} failed: it broke" in plan.reasons
-    assert "so head is used" in plan.reasons
-
-
-def test_where_every_trial_fails_the_first_says_why(
-    pictures: Checkpoint, digits: Digits, pretended: Pretended
-) -> None:
-    scores, _ = pretended
-    scores |= {
-        name: UserError(f"{name} broke", "mend it") for name in (DEFAULT_STRATEGY, *CANDIDATES)
+def test_a_plan_is_tried_fold_after_fold_while_there_is_hope() -> None:
+    attempts = Attempts({"top_layers": 0.0})
+    trials, left_out = run_trials(COSTS, 100.0, attempts)
+    assert select_best(trials).strategy == DEFAULT_STRATEGY
+    assert Counter(attempts.tried) == {
+        DEFAULT_STRATEGY: FOLDS,
+        "head": 2,
+        "top_layers": 1,
+        "contrastive": 2,
     }
+    assert left_out == ()
+
+
+def test_where_the_first_plan_fails_the_others_are_left() -> None:
+    attempts = Attempts({DEFAULT_STRATEGY: UserError("it broke", "fix it")})
+    trials, left_out = run_trials(COSTS, 100.0, attempts)
+    assert attempts.tried[:2] == [DEFAULT_STRATEGY, "head"]
+    assert select_best(trials).strategy == "head"
+    assert left_out == (f"the trial of {DEFAULT_STRATEGY} failed: it broke",)
+
+
+def test_where_every_trial_fails_the_first_says_why() -> None:
+    errors = {name: UserError(f"{name} broke", "fix it") for name in COSTS}
     with pytest.raises(UserError, match=f"{DEFAULT_STRATEGY} broke"):
-        _choose(pictures, digits(8), auto_budget=100.0)
+        run_trials(COSTS, 100.0, Attempts(errors))
 
 
-def test_a_plan_that_answers_what_is_not_finite_has_failed(
-    pictures: Checkpoint, digits: Digits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = choose.run_plan
-
-    def spoil(plan: Plan, *others: Any) -> Trained:
-        trained = run(plan, *others)
-        if plan.strategy == FIRST:
-            next(trained.model.parameters()).data.fill_(torch.nan)
-        return trained
-
-    monkeypatch.setattr(choose, "run_plan", spoil)
-    plan = _choose(pictures, digits(4), auto_budget=100.0, max_steps=3)
-    assert (
-        f"the trial of {DEFAULT_STRATEGY} failed: {DEFAULT_STRATEGY} answers what is not finite"
-        in plan.reasons
-    )
-    assert DEFAULT_STRATEGY not in [fact["strategy"] for fact in plan.evidence]
+def test_folds_that_the_best_was_not_tried_on_are_not_tried() -> None:
+    attempts = Attempts({DEFAULT_STRATEGY: 0.0})
+    trials, _ = run_trials({DEFAULT_STRATEGY: 0.7, "head": 0.01}, 1.0, attempts)
+    assert select_best(trials).strategy == "head"
+    assert attempts.tried == [DEFAULT_STRATEGY, "head"]
 
 
-def test_folds_that_the_best_was_not_tried_on_are_not_tried(
-    pictures: Checkpoint,
-    digits: Digits,
-    pretended: Pretended,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    scores, tried = pretended
-    scores[DEFAULT_STRATEGY] = 0.0
-    monkeypatch.setattr(choose, "_costs", lambda *_: {DEFAULT_STRATEGY: 0.7, "head": 0.01})
-    plan = _choose(pictures, digits(8), auto_budget=1.0)
-    assert (plan.strategy, tried) == ("head", [DEFAULT_STRATEGY, "head"])
-
-
-@pytest.mark.parametrize("examples_per_class", [1, 2])
-@pytest.mark.usefixtures("untried")
-def test_with_few_labels_a_class_auto_tries_nothing_and_says_why(
-    examples_per_class: int, pictures: Checkpoint, digits: Digits
-) -> None:
-    plan = _choose(pictures, digits(examples_per_class))
-    assert plan.strategy == DEFAULT_STRATEGY
-    assert plan.reasons == (
-        f"{DEFAULT_STRATEGY}, since most examples are of labels with fewer than 3, too few for trials",
-    )
-    assert plan.evidence == ()
-
-
-def test_three_labels_a_class_are_enough_to_try(pictures: Checkpoint, digits: Digits) -> None:
-    plan = _choose(pictures, digits(3), auto_budget=3.0, max_steps=3)
-    assert plan.evidence[0].n == 9
-
-
-def test_the_budget_ends_the_trials_and_the_plan_says_so(
-    pictures: Checkpoint,
-    digits: Digits,
-    pretended: Pretended,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    _, tried = pretended
-    monkeypatch.setattr(
-        choose, "_costs", lambda *_: {DEFAULT_STRATEGY: 0.5, "head": 0.25, "top_layers": 0.2}
-    )
-    plan = _choose(pictures, digits(4), auto_budget=0.75)
-    assert tried == [DEFAULT_STRATEGY, "head"]
-    assert plan.reasons[-2:] == (
+def test_the_budget_ends_the_trials_and_the_reasons_say_so() -> None:
+    attempts = Attempts()
+    costs = {DEFAULT_STRATEGY: 0.5, "head": 0.25, "top_layers": 0.2}
+    _, left_out = run_trials(costs, 0.75, attempts)
+    assert attempts.tried == [DEFAULT_STRATEGY, "head"]
+    assert left_out == (
         f"--auto_budget 0.75 left no time for more trials of {DEFAULT_STRATEGY}",
         "--auto_budget 0.75 left no time for trials of top_layers",
     )
 
 
-def test_a_budget_of_exactly_one_trial_is_spent(
-    pictures: Checkpoint,
-    digits: Digits,
-    pretended: Pretended,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(choose, "_costs", lambda *_: {DEFAULT_STRATEGY: 0.7, "head": 0.1})
-    _choose(pictures, digits(4), auto_budget=0.7)
-    assert pretended[1] == [DEFAULT_STRATEGY]
+def test_a_budget_of_exactly_one_trial_is_spent() -> None:
+    attempts = Attempts()
+    run_trials({DEFAULT_STRATEGY: 0.7, "head": 0.1}, 0.7, attempts)
+    assert attempts.tried == [DEFAULT_STRATEGY]
 
 
-@pytest.mark.usefixtures("untried")
-def test_without_time_for_trials_auto_uses_the_first_and_says_so(
-    pictures: Checkpoint, digits: Digits
+@pytest.mark.parametrize("examples_per_class", [1, 2])
+def test_with_few_labels_per_class_auto_tries_nothing_and_says_why(
+    examples_per_class: int, images: Checkpoint, digits: Digits
 ) -> None:
-    plan = _choose(pictures, digits(4), auto_budget=1e-9)
-    assert (plan.strategy, plan.evidence) == (DEFAULT_STRATEGY, ())
-    assert plan.reasons == (
+    choice = _choose(images, digits(examples_per_class))
+    assert choice.plan.strategy == DEFAULT_STRATEGY
+    assert choice.reasons == (
+        f"{DEFAULT_STRATEGY}, since most examples are of labels with fewer than 3, too few for "
+        "trials",
+    )
+    assert choice.trials == ()
+
+
+def test_three_labels_per_class_are_enough_to_try(images: Checkpoint, digits: Digits) -> None:
+    assert _choose(images, digits(3), auto_budget=3.0, max_steps=3).trials[0].n == 9
+
+
+def test_without_time_for_trials_auto_uses_the_default_and_says_so(
+    images: Checkpoint, digits: Digits
+) -> None:
+    choice = _choose(images, digits(4), auto_budget=1e-9)
+    assert (choice.plan.strategy, choice.trials) == (DEFAULT_STRATEGY, ())
+    assert choice.reasons == (
         f"{DEFAULT_STRATEGY}, since --auto_budget 1e-09 leaves no time for trials",
     )
 
 
-def test_a_trial_costs_what_it_takes_beside_a_fine_tuning_of_everything(
-    pictures: Checkpoint, digits: Digits
+def test_trials_read_training_rows_alone_and_each_is_held_out_once(
+    images: Checkpoint, digits: Digits
 ) -> None:
-    asked = choose.Asked(TransferConfig(strategy="auto"), pictures, digits(4), _training())
-    costs = choose._costs(asked, np.arange(12) % 3)
-    assert list(costs) == [DEFAULT_STRATEGY, *CANDIDATES]
-    # Two thirds of the rows in as many steps: a head of one pass, and about as much as everything.
-    assert 0.6 < costs["head_then_full"] < 1.1
-    assert 0 < costs["head"] < 0.1
-    assert 0 < costs["top_layers"] < 0.8 * costs["head_then_full"]
-
-
-def test_trials_see_training_rows_alone_and_each_is_held_out_once(
-    pictures: Checkpoint, digits: Digits, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    learned, judged = [], []
-    run, judge = choose.run_plan, choose.predict
-
-    def look_at_run(plan: Plan, checkpoint: Checkpoint, data: Data, *others: Any) -> Any:
-        learned.append((plan.strategy, set(data.train["id"][:]), set(data.splits)))
-        return run(plan, checkpoint, data, *others)
-
-    def look_at_predict(predictor: Any, rows: Dataset, *others: Any) -> Any:
-        judged.append(set(rows["id"][:]))
-        return judge(predictor, rows, *others)
-
-    monkeypatch.setattr(choose, "run_plan", look_at_run)
-    monkeypatch.setattr(choose, "predict", look_at_predict)
     data = digits(4)
     # Of another shape than rows are: whoever reads them fails.
     unreadable = Dataset.from_dict({"nothing": [0] * 30})
-    closed = replace(
-        data, splits={"train": data.train, "validation": unreadable, "test": unreadable}
-    )
-    plan = _choose(pictures, closed, auto_budget=3.0, max_steps=3)
-    every = set(data.train["id"][:])
-    assert len(learned) >= FOLDS + 1
-    for (_, kept, splits), held in zip(learned, judged, strict=True):
-        assert (kept | held, kept & held) == (every, set())
-        assert splits == {"train", "test"}  # the fold that is held out
-    of_first = [
-        held
-        for (strategy, _, _), held in zip(learned, judged, strict=True)
-        if strategy == DEFAULT_STRATEGY
-    ]
-    assert sum(map(len, of_first)) == len(set.union(*of_first)) == len(every)
-    assert plan.evidence[0].n == len(every)
+    splits = {"train": data.train, "validation": unreadable, "test": unreadable}
+    choice = _choose(images, replace(data, splits=splits), auto_budget=3.0, max_steps=3)
+    assert choice.trials[0].n == len(data.train)
 
 
 def test_the_given_checkpoint_and_arguments_stay_as_they_were(
-    pictures: Checkpoint, digits: Digits
+    images: Checkpoint, digits: Digits
 ) -> None:
-    before = {name: tensor.clone() for name, tensor in pictures.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in images.model.state_dict().items()}
     training = _training(early_stopping_patience=3, wise_ft=True, average_last=0.5, max_steps=3)
-    said = training.to_dict()
+    arguments = training.to_dict()
     data = replace(digits(4), splits={**digits(4).splits, "validation": digits(4).test})
-    assert choose_plan(
-        TransferConfig(strategy="auto", auto_budget=3.0), pictures, data, training
-    ).plan.evidence
+    auto = TransferConfig(strategy="auto", auto_budget=3.0)
+    assert choose_plan(auto, images, data, training).trials
     assert len(before) > 20
-    assert all(
-        torch.equal(tensor, before[name]) for name, tensor in pictures.model.state_dict().items()
-    )
-    assert all(parameter.requires_grad for parameter in pictures.model.parameters())
-    assert training.to_dict() == said
+    after = images.model.state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+    assert all(parameter.requires_grad for parameter in images.model.parameters())
+    assert training.to_dict() == arguments
 
 
 def test_trials_leave_nothing_in_the_store_of_the_user(
-    pictures: Checkpoint, digits: Digits, tmp_path: Path
+    images: Checkpoint, digits: Digits, tmp_path: Path
 ) -> None:
-    assert _choose(
-        pictures, digits(4), auto_budget=3.0, max_steps=3, cache_dir=str(tmp_path / "store")
-    ).evidence
+    store = str(tmp_path / "store")
+    assert _choose(images, digits(4), auto_budget=3.0, max_steps=3, cache_dir=store).trials
     assert not list(tmp_path.rglob("*.*"))
 
 
 @pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
-def test_without_one_class_a_row_contrastive_is_not_tried(
+def test_without_one_class_per_row_contrastive_is_not_tried(
     tiny_bert: Path, problem_type: ProblemType
 ) -> None:
     data = _texts(30, problem_type)
     checkpoint = checkpoints.load(str(tiny_bert), TEXTS, data.labels, problem_type=problem_type)
-    plan = _choose(checkpoint, data, pooling="own", max_steps=2)
-    assert {fact["strategy"] for fact in plan.evidence} == {"head", "top_layers", "head_then_full"}
-    assert plan.strategy in (DEFAULT_STRATEGY, *CANDIDATES)
-    assert all(np.isfinite(fact["score"]) for fact in plan.evidence)
+    choice = _choose(checkpoint, data, pooling="own", max_steps=2)
+    tried = {trial.strategy for trial in choice.trials}
+    assert tried == {"head", "top_layers", "head_then_full"}
+    assert choice.plan.strategy in tried
+    assert all(np.isfinite(trial.score) for trial in choice.trials)
 
 
 # --- the pooling ---
@@ -469,40 +373,39 @@ def test_the_pooling_with_the_lower_held_out_loss_is_used(
         "own": _held_out_loss(checkpoint, data),
         "mean": _held_out_loss(with_mean_pooling(checkpoint), data),
     }
-    plan = _choose(checkpoint, data, "full")
-    assert plan.pooling == min(losses, key=losses.__getitem__)
+    choice = _choose(checkpoint, data, "full")
+    assert choice.plan.pooling == min(losses, key=losses.__getitem__)
     assert (
         f"{losses['mean']:.3g} with the mean, {losses['own']:.3g} with the class's own pooling"
-        in plan.reasons[-1]
+        in choice.reasons[-1]
     )
 
 
-def test_a_mean_that_was_asked_for_is_used_untried(tiny_bert: Path, untried: None) -> None:
+def test_a_requested_mean_is_used_untried(tiny_bert: Path) -> None:
     data = _texts(30, "single_label_classification")
-    plan = _choose(
+    choice = _choose(
         checkpoints.load(str(tiny_bert), TEXTS, data.labels), data, "full", pooling="mean"
     )
-    assert plan.pooling == "mean"
-    assert "the head reads the mean over all tokens, as was asked" in plan.reasons
+    assert choice.plan.pooling == "mean"
+    assert "the head reads the mean over all tokens, as requested" in choice.reasons
 
 
 def test_a_mean_that_is_not_possible_is_warned_of_and_its_own_stays(
-    pictures: Checkpoint, digits: Digits, caplog: pytest.LogCaptureFixture
+    images: Checkpoint, digits: Digits, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plan = _choose(pictures, digits(4), "full", pooling="mean")
-    assert plan.pooling == "own"
+    choice = _choose(images, digits(4), "full", pooling="mean")
+    assert choice.plan.pooling == "own"
     assert "--pooling mean: ResNetForImageClassification reads pixel_values" in caplog.text
     assert "its own pooling stays" in caplog.text
     assert any(
-        "ResNetForImageClassification reads pixel_values" in reason for reason in plan.reasons
+        "ResNetForImageClassification reads pixel_values" in reason for reason in choice.reasons
     )
 
 
-@pytest.mark.usefixtures("untried")
-def test_pictures_and_decoders_keep_their_own_pooling_without_a_word(
-    pictures: Checkpoint, digits: Digits, caplog: pytest.LogCaptureFixture
+def test_images_and_decoders_keep_their_own_pooling_without_a_word(
+    images: Checkpoint, digits: Digits, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert _choose(pictures, digits(4), "full", pooling="auto").pooling == "own"
+    assert _choose(images, digits(4), "full", pooling="auto").plan.pooling == "own"
     assert not caplog.records
 
 
@@ -510,17 +413,15 @@ def test_pictures_and_decoders_keep_their_own_pooling_without_a_word(
     ("strategy", "flags"),
     [("scratch", {}), ("lora", {"keep_adapter": True}), ("full", {"pooling": "own"})],
 )
-@pytest.mark.usefixtures("untried")
 def test_where_the_pooling_is_bound_nothing_is_tried(
     tiny_bert: Path, strategy: str, flags: dict[str, Any]
 ) -> None:
     data = _texts(30, "single_label_classification")
-    plan = _choose(checkpoints.load(str(tiny_bert), TEXTS, data.labels), data, strategy, **flags)
-    assert plan.pooling == "own"
-    assert plan.reasons == (f"the strategy {strategy} was asked for by name",)
+    choice = _choose(checkpoints.load(str(tiny_bert), TEXTS, data.labels), data, strategy, **flags)
+    assert choice.plan.pooling == "own"
+    assert choice.reasons == (f"the strategy is {strategy}, as requested",)
 
 
-@pytest.mark.usefixtures("untried")
 def test_a_head_that_was_kept_keeps_what_it_reads(tiny_bert: Path) -> None:
     data = _texts(30, "single_label_classification")
     names = tuple(f"LABEL_{number}" for number in range(4))
@@ -528,7 +429,7 @@ def test_a_head_that_was_kept_keeps_what_it_reads(tiny_bert: Path) -> None:
     assert (
         _choose(
             checkpoints.load(str(tiny_bert), TEXTS, names, keep_head=True), data, "full"
-        ).pooling
+        ).plan.pooling
         == "own"
     )
 
@@ -538,9 +439,9 @@ def test_with_one_label_a_class_the_mean_is_used_by_what_others_found(tiny_bert:
     labels = np.array(data.train["label"][:])
     first = [int(np.flatnonzero(labels == label)[0]) for label in range(3)]
     data = replace(data, splits={"train": data.train.select(first)})
-    plan = _choose(checkpoints.load(str(tiny_bert), TEXTS, data.labels), data, "head")
-    assert plan.pooling == "mean"
-    assert "Reimers and Gurevych 2019" in plan.reasons[-1]
+    choice = _choose(checkpoints.load(str(tiny_bert), TEXTS, data.labels), data, "head")
+    assert choice.plan.pooling == "mean"
+    assert "Reimers and Gurevych 2019" in choice.reasons[-1]
 
 
 @pytest.mark.parametrize("strategy", ["full", "auto"])
@@ -552,33 +453,25 @@ def test_choosing_says_nothing_of_flags_that_a_solved_head_ignores(
     caplog.set_level("INFO", logger="hf_transfer")
     caplog.clear()
     _choose(checkpoint, data, strategy, learning_rate=1e-3, auto_budget=1e-9)
-    assert "plays no part" not in caplog.text
+    assert "not used" not in caplog.text
 
 
-def test_the_trials_of_auto_are_made_with_the_pooling_that_was_chosen(
-    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fixed, run = [], choose.run_plan
-
-    def look(plan: Plan, checkpoint: Checkpoint, *others: Any) -> Any:
-        fixed.append(len(checkpoint.fixed))
-        return run(plan, checkpoint, *others)
-
-    monkeypatch.setattr(choose, "run_plan", look)
+def test_the_trials_of_auto_are_made_with_the_pooling_that_was_chosen(tiny_bert: Path) -> None:
     data = _texts(24, "single_label_classification")
     checkpoint = checkpoints.load(str(tiny_bert), TEXTS, data.labels)
-    plan = _choose(checkpoint, data, pooling="mean", auto_budget=10.0, max_steps=2)
-    assert len(fixed) >= FOLDS
-    assert set(fixed) == {len(with_mean_pooling(checkpoint).fixed)}
-    assert plan.pooling == "mean"
+    choice = _choose(checkpoint, data, pooling="mean", auto_budget=10.0, max_steps=2)
+    assert choice.plan.pooling == "mean"
+    alone = _choose(mean_pooled(checkpoint), data, pooling="own", auto_budget=10.0, max_steps=2)
+    timeless = [replace(trial, seconds=0) for trial in choice.trials]
+    assert timeless == [replace(trial, seconds=0) for trial in alone.trials]
+    assert len(timeless) > 1
     assert checkpoint.fixed == ()
 
 
-def test_flags_that_the_chosen_plan_has_no_use_for_are_named(
-    pictures: Checkpoint, digits: Digits, pretended: Pretended
+def test_flags_that_the_chosen_plan_does_not_use_are_named(
+    images: Checkpoint, digits: Digits
 ) -> None:
-    scores, _ = pretended
-    scores |= dict.fromkeys((DEFAULT_STRATEGY, *CANDIDATES), 0.0) | {"head": 1.0}
-    plan = _choose(pictures, digits(4), auto_budget=100.0, layer_decay=0.8)
-    assert plan.strategy == "head"
-    assert plan.reasons[-1] == "--layer_decay plays no part in head"
+    flags = {"learning_rate": 30.0, "max_steps": 12, "layer_decay": 0.8}
+    choice = _choose(images, digits(8), auto_budget=100.0, **flags)
+    assert choice.plan.strategy == "head"
+    assert choice.reasons[-1] == "--layer_decay is not used by head"
