@@ -1,4 +1,4 @@
-"""Adapters through PEFT: small additions to the body learn, the new head is always trained and kept."""
+"""Adapters with PEFT: small additions to the layers are trained, with the complete new head."""
 
 import copy
 import logging
@@ -28,39 +28,44 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.errors import UserError, one_line, unknown
+from hf_transfer.models.head import owner
 
 log = logging.getLogger(__name__)
 
-# Methods of PEFT that a run of ours cannot use, and why.
+# Methods of PEFT that a run cannot use, and why.
 NOT_OFFERED = {
-    "adalora": "wants the number of steps in advance",
+    "adalora": "needs the number of steps in advance",
     "lily": "cannot be merged",
     "ln_tuning": "trains norms, which are no layers of these kinds",
-    "poly": "wants the number of a task with every batch",
-    "shadow": "wants to read the inside of a language model",
+    "poly": "needs the number of a task with every batch",
+    "shadow": "needs the inside of a language model",
 }
 
-# The kinds of layers that are adapted, a layer to try a method on, wide enough for the blocks of all, and its input.
-PROBES: dict[type[nn.Module], tuple[Callable[[], nn.Module], torch.Tensor]] = {
+# The kinds of layers that take adapters, each with a layer to try a method on and an input for it.
+# The layers are wide enough for the blocks of all methods.
+TRIAL_LAYERS: dict[type[nn.Module], tuple[Callable[[], nn.Module], torch.Tensor]] = {
     nn.Linear: (lambda: nn.Linear(1024, 1024), torch.ones(1, 1024)),
     nn.Conv2d: (lambda: nn.Conv2d(64, 64, 3), torch.ones(1, 64, 8, 8)),
     Conv1D: (lambda: Conv1D(1024, 1024), torch.ones(1, 1024)),
 }
 
 
+# --- methods ---
+
+
 def peft_methods() -> list[str]:
     """The methods of PEFT that add to the layers of a network and can be merged into them."""
-    needed = {"target_modules", "modules_to_save"}
-    kinds = {kind.value.lower(): settings for kind, settings in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    return [
-        name
-        for name, kind in kinds.items()
-        if needed <= {f.name for f in fields(kind)} and name not in NOT_OFFERED
-    ]
+    required = {"target_modules", "modules_to_save"}
+    methods = []
+    for kind, settings in PEFT_TYPE_TO_CONFIG_MAPPING.items():
+        name = kind.value.lower()
+        if name not in NOT_OFFERED and required <= {field.name for field in fields(settings)}:
+            methods.append(name)
+    return methods
 
 
 def require_method(method: str, rank: int) -> None:
-    """Raise UserError if there is no such method, a run of ours cannot use it, or not with this rank."""
+    """Raise UserError if a method is unknown, not offered, or does not take the rank."""
     if method in NOT_OFFERED:
         raise UserError(
             f"--peft_method {method} is not offered: it {NOT_OFFERED[method]}",
@@ -73,11 +78,15 @@ def require_method(method: str, rank: int) -> None:
 
 
 def require_loadable_method(method: str, rank: int) -> None:
-    """Raise UserError if transformers cannot load an adapter of a method: some share tensors among their layers."""
+    """Raise UserError if transformers cannot load an adapter of a method.
+
+    Some methods share tensors among their layers.
+    """
     settings = _settings(method, rank)
     settings.target_modules = ["0"]
+    make_layer, _ = TRIAL_LAYERS[nn.Linear]
     try:
-        inject_adapter_in_model(settings, nn.Sequential(PROBES[nn.Linear][0]()))
+        inject_adapter_in_model(settings, nn.Sequential(make_layer()))
     except ValueError as error:
         raise UserError(
             f"--keep_adapter does not go with --peft_method {method}: {one_line(error)}",
@@ -87,158 +96,36 @@ def require_loadable_method(method: str, rank: int) -> None:
 
 def require_loadable(model: nn.Module) -> None:
     """Raise UserError if PEFT alone could not load an adapter of this network again."""
-    own = next((type(module).__name__ for module in model.modules() if _is_own_make(module)), None)
-    if own:
+    custom = (type(module).__name__ for module in model.modules() if _is_custom_conv(module))
+    name = next(custom, None)
+    if name:
         raise UserError(
-            f"--keep_adapter does not fit {type(model).__name__}: PEFT cannot load the adapter of its {own}",
+            f"--keep_adapter does not fit {type(model).__name__}: PEFT cannot load the adapter of "
+            f"its {name}",
             "leave out --keep_adapter: the merged model is a plain checkpoint",
         )
 
 
-def wrap_with_adapter(
-    model: Any, head: Sequence[str], method: str, rank: int, fixed: Collection[str] = ()
-) -> PeftModel:
-    """The model with an adapter of a PEFT method at every linear and convolutional layer below the head.
-
-    `head` names the parameters that learn whole, PEFT keeps only what it is told to (modules_to_save); `rank` goes to
-    methods that have one; what is `fixed` stays a part of the plain model. LoRA's scaling is 2 x rank, after Hu et al.
-    2021 (arXiv 2106.09685) and PEFT's examples. Raises UserError for an unknown method, or one that fits no layer.
-    """
-    require_method(method, rank)
-    learns_whole = sorted({name.rpartition(".")[0] for name in head})
-    left_out = {name.rpartition(".")[0] for name in fixed}
-    targets = {
-        name: module
-        for name, module in _targets(model, learns_whole).items()
-        if name not in left_out
-    }
-    settings = _settings(method, rank)
-    settings.modules_to_save = learns_whole
-    if method == "lora":
-        settings._register_custom_module(
-            {type(module): _WeightLora for module in targets.values() if _is_own_make(module)}
-        )
-        if not targets:  # I-BERT has linear layers of its own make
-            settings.target_parameters = _matrices(model, [*learns_whole, *left_out])
-    else:
-        fitting = [kind for kind in PROBES if _fits(method, rank, kind)]
-        targets = {name: module for name, module in targets.items() if type(module) in fitting}
-        if not targets:
-            raise UserError(
-                f"--peft_method {method} fits no layer of {type(model).__name__}",
-                "lora fits most networks",
-            )
-        log.info(
-            "%s adapts %d layers (%s)",
-            method,
-            len(targets),
-            ", ".join(kind.__name__ for kind in fitting),
-        )
-    settings.target_modules = list(targets)
-    try:
-        wrapped = get_peft_model(model, settings)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise UserError(
-            f"--peft_method {method} does not fit {type(model).__name__}: {one_line(error)}",
-            "lora fits most networks",
-        ) from error
-    _put_back(wrapped, left_out)
-    if all(
-        ".modules_to_save." in name for name, p in wrapped.named_parameters() if p.requires_grad
-    ):
-        raise UserError(
-            f"--peft_method {method} adapts nothing of {type(model).__name__}",
-            "lora fits most networks",
-        )
-    _answer_for_wrapped_layers(wrapped)
-    return wrapped
-
-
-def _put_back(wrapped: PeftModel, paths: Collection[str]) -> None:
-    """Replace the copies that PEFT made of some modules by the modules: it takes pre_classifier for classifier."""
-    model = wrapped.get_base_model()
-    for path in paths:
-        module = model.get_submodule(path)
-        if isinstance(module, ModulesToSaveWrapper):
-            model.set_submodule(path, module.original_module)
-
-
-def adapter_rates(wrapped: PeftModel, rates: Mapping[str, float]) -> dict[str, float]:
-    """Name of each parameter that learns in a wrapped model -> the rate of what it adds to or stands for.
-
-    `rates` are those of the plain model's parameters; an addition to a layer learns as the layer would.
-    """
-    of_layer = {name.rpartition(".")[0]: rate for name, rate in rates.items()}
-    found = {}
-    for name, parameter in wrapped.named_parameters():
-        if parameter.requires_grad:
-            parts = name.removeprefix("base_model.model.").split(".")
-            paths = (".".join(parts[:length]) for length in range(len(parts), -1, -1))
-            found[name] = next(of_layer[path] for path in paths if path in of_layer)
-    return found
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """What was learned beside the weights of a base model, the head included: PEFT's settings and tensors by name."""
-
-    settings: PeftConfig
-    weights: dict[str, torch.Tensor]
-
-
-def read_adapter(wrapped: PeftModel) -> Adapter:
-    """A copy of what a wrapped model has learned so far."""
-    weights = get_peft_model_state_dict(wrapped)
-    return Adapter(
-        wrapped.peft_config["default"],
-        {name: t.detach().cpu().clone() for name, t in weights.items()},
-    )
-
-
-def save_adapter(
-    adapter: Adapter,
-    head: dict[str, torch.Tensor],
-    base_model: tuple[str, str | None],
-    folder: Path,
-) -> None:
-    """Write an adapter as PEFT does: adapter_config.json and adapter_model.safetensors.
-
-    `head` is the head as it is now, by name of its parameters; `base_model` a Hub id and its revision, or a folder and
-    None. To load it: AutoModelFor*.from_pretrained(base model, revision=..., id2label=...,
-    ignore_mismatched_sizes=True), then load_adapter(folder), which brings the head.
-    """
-    settings = copy.copy(adapter.settings)
-    settings.base_model_name_or_path, settings.revision = base_model
-    settings.inference_mode = True
-    settings.save_pretrained(str(folder))
-    current = {
-        f"base_model.model.{name}": tensor.detach().cpu().contiguous()
-        for name, tensor in head.items()
-    }
-    save_file(adapter.weights | current, folder / "adapter_model.safetensors", {"format": "pt"})
-
-
-def merge(wrapped: PeftModel) -> Any:
-    """The plain model again, adapters added into its weights."""
-    return wrapped.merge_and_unload()
-
-
 def _settings(method: str, rank: int) -> PeftConfig:
+    """PEFT's config of a method; raises UserError if it does not take the rank.
+
+    LoRA's scaling is 2 x rank, as in Hu et al. 2021 (arXiv 2106.09685) and PEFT's examples.
+    """
     kind = next(
         settings
         for name, settings in PEFT_TYPE_TO_CONFIG_MAPPING.items()
         if name.value.lower() == method
     )
-    known = {f.name for f in fields(kind)}
-    wanted = {
+    values = {
         "r": rank,
         "lora_alpha": 2 * rank,
         "alpha": 2 * rank,
         "oft_block_size": 0,
         "feedforward_modules": [],
     }
+    known = {field.name for field in fields(kind)}
     try:
-        return kind(**{name: value for name, value in wanted.items() if name in known})
+        return kind(**{name: value for name, value in values.items() if name in known})
     except (ValueError, TypeError) as error:
         raise UserError(
             f"--peft_method {method} does not take --lora_rank {rank}: {one_line(error)}",
@@ -247,16 +134,17 @@ def _settings(method: str, rank: int) -> PeftConfig:
 
 
 def _fits(method: str, rank: int, kind: type[nn.Module]) -> bool:
-    """Whether a method takes layers of a kind, and merges them right.
+    """Whether a method takes layers of a kind and merges them correctly.
 
-    Tried on one layer, since a failure within the model would leave it torn. PEFT's OFT merges no convolution right.
+    It is tried on a single layer, since a failure inside the model would leave it half wrapped.
+    PEFT's OFT merges convolutions wrongly.
     """
     settings = _settings(method, rank)
     settings.target_modules = ["0"]
-    layer, inputs = PROBES[kind]
+    make_layer, inputs = TRIAL_LAYERS[kind]
     generator = torch.Generator().manual_seed(0)
     try:
-        wrapped = get_peft_model(nn.Sequential(layer()), settings)
+        wrapped = get_peft_model(nn.Sequential(make_layer()), settings)
         with torch.no_grad():
             for parameter in wrapped.parameters():
                 if parameter.requires_grad:
@@ -267,8 +155,121 @@ def _fits(method: str, rank: int, kind: type[nn.Module]) -> bool:
         return False
 
 
+# --- wrapping and merging ---
+
+
+def wrap_with_adapter(
+    model: Any, head: Sequence[str], method: str, rank: int, fixed: Collection[str] = ()
+) -> PeftModel:
+    """The model with an adapter at every linear and convolutional layer below the head.
+
+    `head` names the parameters that are trained completely: PEFT trains and saves only what its
+    modules_to_save name. `rank` is for methods that have one. Parameters called `fixed` stay a part
+    of the plain model. Raises UserError for an unknown method, and for one that fits no layer.
+    """
+    require_method(method, rank)
+    saved = sorted({owner(name) for name in head})
+    left_out = {owner(name) for name in fixed}
+    layers = _adaptable_layers(model, saved)
+    layers = {path: layer for path, layer in layers.items() if path not in left_out}
+    settings = _settings(method, rank)
+    settings.modules_to_save = saved
+    if method == "lora":
+        custom = {type(layer) for layer in layers.values() if _is_custom_conv(layer)}
+        settings._register_custom_module(dict.fromkeys(custom, _WeightLora))
+        if not layers:  # I-BERT has its own class of linear layers
+            settings.target_parameters = _matrices(model, [*saved, *left_out])
+    else:
+        layers = _fitting_layers(layers, method, rank, type(model).__name__)
+    settings.target_modules = list(layers)
+    try:
+        wrapped = get_peft_model(model, settings)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise UserError(
+            f"--peft_method {method} does not fit {type(model).__name__}: {one_line(error)}",
+            "lora fits most networks",
+        ) from error
+    _restore_modules(wrapped, left_out)
+    _require_adapted(wrapped, method, type(model).__name__)
+    _copy_layer_attributes(wrapped)
+    return wrapped
+
+
+def merge(wrapped: PeftModel) -> Any:
+    """The plain model again, with adapters added into its weights."""
+    return wrapped.merge_and_unload()
+
+
+def adapter_rates(wrapped: PeftModel, rates: Mapping[str, float]) -> dict[str, float]:
+    """Name of each trainable parameter of a wrapped model -> its learning rate.
+
+    `rates` are the learning rates of the plain model's parameters. What is added to a layer has the
+    learning rate of the layer.
+    """
+    rate_of_module = {owner(name): rate for name, rate in rates.items()}
+    result = {}
+    for name, parameter in wrapped.named_parameters():
+        if parameter.requires_grad:
+            # The innermost module around the parameter that exists in the plain model, too.
+            parts = name.removeprefix("base_model.model.").split(".")
+            paths = (".".join(parts[:length]) for length in range(len(parts), -1, -1))
+            result[name] = next(rate_of_module[path] for path in paths if path in rate_of_module)
+    return result
+
+
+def _fitting_layers(
+    layers: Mapping[str, nn.Module], method: str, rank: int, network: str
+) -> dict[str, nn.Module]:
+    """The layers of the kinds that a method takes; raises UserError if there are none."""
+    kinds = [kind for kind in TRIAL_LAYERS if _fits(method, rank, kind)]
+    fitting = {path: layer for path, layer in layers.items() if type(layer) in kinds}
+    if not fitting:
+        raise UserError(
+            f"--peft_method {method} fits no layer of {network}", "lora fits most networks"
+        )
+    names = ", ".join(kind.__name__ for kind in kinds)
+    log.info("%s adapts %d layers (%s)", method, len(fitting), names)
+    return fitting
+
+
+def _restore_modules(wrapped: PeftModel, paths: Collection[str]) -> None:
+    """Replace PEFT's trainable copies of some modules by the modules.
+
+    PEFT finds modules_to_save by the end of their path: it takes pre_classifier for classifier.
+    """
+    model = wrapped.get_base_model()
+    for path in paths:
+        module = model.get_submodule(path)
+        if isinstance(module, ModulesToSaveWrapper):
+            model.set_submodule(path, module.original_module)
+
+
+def _require_adapted(wrapped: PeftModel, method: str, network: str) -> None:
+    """Raise UserError if nothing but the head is trainable."""
+    trainable = [name for name, p in wrapped.named_parameters() if p.requires_grad]
+    if all(".modules_to_save." in name for name in trainable):
+        raise UserError(
+            f"--peft_method {method} adapts nothing of {network}", "lora fits most networks"
+        )
+
+
+def _copy_layer_attributes(wrapped: PeftModel) -> None:
+    """Give every wrapper the plain attributes of its layer.
+
+    The forward methods of MobileNet read the stride of a convolution.
+    """
+    for module in wrapped.modules():
+        if isinstance(module, BaseTunerLayer):
+            for name, value in vars(module.get_base_layer()).items():
+                if not name.startswith("_") and not hasattr(module, name):
+                    setattr(module, name, value)
+
+
 class _WeightLora(LoraConv2d):
-    """LoRA of a convolution that changes its weight before it uses it: added to the weight, not to the output."""
+    """LoRA of a convolution that changes its weight before it uses it.
+
+    The adapter is added to the weight, and not to the output.
+    """
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The convolution's own forward, with the adapted weight in place of its own."""
@@ -279,66 +280,103 @@ class _WeightLora(LoraConv2d):
         return functional_call(layer, {"weight": layer.weight + added}, (x,))
 
 
-def _targets(model: nn.Module, learns_whole: Sequence[str]) -> dict[str, nn.Module]:
-    """The layers that take an adapter, by name: those whose weight is theirs alone.
+# --- layers that take an adapter ---
 
-    One that PEFT would mix up with the head (pre_classifier ends with classifier) learns whole with it.
+
+def _adaptable_layers(model: nn.Module, saved: Sequence[str]) -> dict[str, nn.Module]:
+    """Path -> layer that takes an adapter and has its weight for itself alone.
+
+    `saved` are the paths in modules_to_save. A layer whose path ends with one of them is left out:
+    PEFT would train it completely with them (pre_classifier ends with classifier).
     """
     shared = _shared_parameters(model)
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if not any(name.endswith(whole) or name.startswith(f"{whole}.") for whole in learns_whole)
-        and _takes_adapter(module)
-        and id(module.weight) not in shared
-    }
+    below_saved = tuple(f"{path}." for path in saved)
+    layers = {}
+    for path, module in model.named_modules():
+        if path.endswith(tuple(saved)) or path.startswith(below_saved):
+            continue
+        if _is_adaptable(module) and id(module.weight) not in shared:
+            layers[path] = module
+    return layers
 
 
 def _matrices(model: nn.Module, left_out: Sequence[str]) -> list[str]:
-    """The two-dimensional parameters outside of some modules that are no embeddings."""
+    """The names of the matrices outside some modules that are no embeddings."""
+    below = tuple(f"{path}." for path in left_out)
     return [
         name
         for name, parameter in model.named_parameters()
-        if parameter.ndim == 2
-        and "embed" not in name
-        and not any(name.startswith(f"{path}.") for path in left_out)
+        if parameter.ndim == 2 and "embed" not in name and not name.startswith(below)
     ]
 
 
 def _shared_parameters(model: nn.Module) -> set[int]:
-    """Parameters with two names: merging one layer's adapter would change the other layer."""
+    """The ids of parameters with two names: merging the adapter of one layer changes the other."""
     uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
     return {identity for identity, count in uses.items() if count > 1}
 
 
-def _takes_adapter(module: nn.Module) -> bool:
+def _is_adaptable(module: nn.Module) -> bool:
     if isinstance(module, nn.Conv2d):
         return module.groups == 1
     return isinstance(module, Conv1D) or (isinstance(module, nn.Linear) and _is_linear(module))
 
 
 def _is_linear(module: nn.Linear) -> bool:
-    """Whether a layer does what its class says; the router of a mixture of experts is a Linear that answers more."""
+    """Whether a layer computes what its class computes.
+
+    The router of a mixture of experts is a Linear that returns more than a tensor.
+    """
     if type(module) is nn.Linear:
         return True
-    inputs = torch.ones(
-        1, module.in_features, device=module.weight.device, dtype=module.weight.dtype
-    )
+    weight = module.weight
+    inputs = torch.ones(1, module.in_features, device=weight.device, dtype=weight.dtype)
     with torch.no_grad():
         outputs = module(inputs)
-    return isinstance(outputs, torch.Tensor) and torch.equal(
-        outputs, F.linear(inputs, module.weight, module.bias)
-    )
+    expected = F.linear(inputs, weight, module.bias)
+    return isinstance(outputs, torch.Tensor) and torch.equal(outputs, expected)
 
 
-def _is_own_make(module: nn.Module) -> bool:
+def _is_custom_conv(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and type(module).forward is not nn.Conv2d.forward
 
 
-def _answer_for_wrapped_layers(wrapped: PeftModel) -> None:
-    """Give every wrapper the plain attributes of its layer: MobileNet asks a convolution for its stride."""
-    for module in wrapped.modules():
-        if isinstance(module, BaseTunerLayer):
-            for name, value in vars(module.get_base_layer()).items():
-                if not name.startswith("_") and not hasattr(module, name):
-                    setattr(module, name, value)
+# --- adapters on their own ---
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What was trained beside a base model, head included: PEFT's settings, and tensors by name."""
+
+    settings: PeftConfig
+    weights: dict[str, torch.Tensor]
+
+
+def read_adapter(wrapped: PeftModel) -> Adapter:
+    """A copy of the adapter and head of a wrapped model, in main memory."""
+    state = get_peft_model_state_dict(wrapped)
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    return Adapter(wrapped.peft_config["default"], weights)
+
+
+def save_adapter(
+    adapter: Adapter,
+    head: dict[str, torch.Tensor],
+    base_model: tuple[str, str | None],
+    folder: Path,
+) -> None:
+    """Write an adapter as PEFT does: adapter_config.json and adapter_model.safetensors.
+
+    `head` has the head's parameters of now, by name, in place of the adapter's copies.
+    `base_model` is a Hub id and its revision, or a folder and None. To load the adapter:
+    AutoModelFor*.from_pretrained(base model, revision=..., id2label=...,
+    ignore_mismatched_sizes=True), then load_adapter(folder), which brings the head.
+    """
+    settings = copy.copy(adapter.settings)
+    settings.base_model_name_or_path, settings.revision = base_model
+    settings.inference_mode = True
+    settings.save_pretrained(str(folder))
+    weights = dict(adapter.weights)
+    for name, tensor in head.items():
+        weights[f"base_model.model.{name}"] = tensor.detach().cpu().contiguous()
+    save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})

@@ -101,9 +101,10 @@ def load_checkpoint(
 ) -> Checkpoint:
     """A checkpoint (Hub id, folder, builtin:NAME) with a new head for the labels, in 32 bits.
 
-    The head is new even if the checkpoint's has the same size: weights of another task are no start.
-    With `keep_head` it stays, if its label names are the same in the same order. A layer that an
-    earlier run added, for the head to read the mean, is recognised by its weights: it is `fixed`.
+    The head is new even if the checkpoint's has the same size: weights of another task are no
+    start. With `keep_head` it stays, if its label names are the same in the same order. A layer
+    that an earlier run added, for the head to read the mean, is recognised by its weights: it is
+    `fixed`.
 
     `model_class` (AutoModelFor*) and `processor_class` (Auto*) are by default those of the data's
     task. Raises UserError if the checkpoint cannot be loaded, is of another modality, or lacks
@@ -113,17 +114,7 @@ def load_checkpoint(
     require_labels(data.labels, data.problem_type)
     location = locate(config)
     name = location.provenance.id
-    model_config = read_config(location, data.task)
-    if config.keep_head:
-        _require_same_labels(model_config, data.labels, name)
-    same_size = model_config.num_labels == len(data.labels)
-    set_labels(model_config, data.labels)
-    model_config.problem_type = data.problem_type
-    set_seed(seed)
-    model, report = _load_model(location, model_config, model_class or data.task.model_class)
-    new, dropped = _renew_head(model, report, loaded=same_size and not config.keep_head)
-    require_only_head_new(model, new, find_head(model), name)
-    _require_head(model, new, config.keep_head, name)
+    model, new, dropped = _load_model(location, config, data, seed, model_class)
     log.info("%s: %s; %s", name, _summary("new", new), _summary("dropped", dropped))
     ordered = tuple(each for each, _ in model.named_parameters() if each in new)
     head = ordered or tuple(sorted(find_output_layer(model)))
@@ -158,7 +149,29 @@ def randomized(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     return replace(checkpoint, model=model, new_parameters=everything, dropped_parameters=())
 
 
-def _load_model(location: Location, config: Any, model_class: Any) -> tuple[Any, dict[str, Any]]:
+def _load_model(
+    location: Location, config: ModelConfig, data: Data, seed: int, model_class: Any
+) -> tuple[Any, set[str], set[str]]:
+    """The model, the names of its new parameters, and of the checkpoint's tensors it drops."""
+    name = location.provenance.id
+    model_config = read_config(location, data.task)
+    if config.keep_head:
+        _require_same_labels(model_config, data.labels, name)
+    same_size = model_config.num_labels == len(data.labels)
+    set_labels(model_config, data.labels)
+    model_config.problem_type = data.problem_type
+    set_seed(seed)  # new parameters are drawn from here on
+    model_class = model_class or data.task.model_class
+    model, report = _from_pretrained(location, model_config, model_class)
+    new, dropped = _renew_head(model, report, loaded=same_size and not config.keep_head)
+    require_only_head_new(model, new, find_head(model), name)
+    _require_head(model, new, config.keep_head, name)
+    return model, new, dropped
+
+
+def _from_pretrained(
+    location: Location, config: Any, model_class: Any
+) -> tuple[Any, dict[str, Any]]:
     """The model in 32 bits, and transformers' load report."""
     with quiet_transformers():
         try:

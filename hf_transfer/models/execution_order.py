@@ -101,6 +101,7 @@ class _SelfAttributeVisitor(ast.NodeVisitor):
             self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
+        """Arguments come before the call; what is only inspected is not used."""
         if isinstance(node.func, ast.Name) and node.func.id in INSPECTING:
             return
         for part in (*node.args, *node.keywords):

@@ -1,4 +1,4 @@
-"""How much of a forward pass each stage of a network takes."""
+"""Floating point operations of each stage of a network."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,36 +15,35 @@ from hf_transfer.models.layers import LayerMap
 def stage_flops(
     model: Any, inputs: Mapping[str, torch.Tensor], layers: LayerMap
 ) -> tuple[float, ...]:
-    """Floating point operations of one forward pass of a batch, a number a stage; their sum is all that is counted.
+    """Floating point operations of one forward pass of a batch, one number per stage.
 
-    What runs within a module and none of its children belongs to the first stage of which the module has a parameter;
-    of modules without any, to the one that calls them. PyTorch counts products of matrices and convolutions: a stage
-    with other operations alone has 0. A network in which it counts nothing is measured by its parameters.
+    Their sum is all that is counted. What runs in a module and in none of its children belongs to
+    the first stage of which the module has a parameter; in a module without parameters, to the
+    stage of the module that calls it. PyTorch counts matrix products and convolutions: a stage with
+    other operations alone has 0. A network without any of them is measured by its parameters.
     """
     counter = FlopCounterMode(display=False)
-    found = [0.0] * len(layers.stages)
-    # The fused attention of a CPU is not among what is counted; the products that it stands for are.
-    with (
-        torch.no_grad(),
-        sdpa_kernel(SDPBackend.MATH),
-        counter,
-        _attributing(model, layers, counter, found),
-    ):
+    counts = [0.0] * len(layers.stages)
+    # PyTorch does not count the fused attention of a CPU; it does count the products of the plain
+    # one, which the MATH backend runs.
+    math = sdpa_kernel(SDPBackend.MATH)
+    with torch.no_grad(), math, counter, _counting_by_stage(model, layers, counter, counts):
         model(**inputs)
-    return tuple(found) if any(found) else _stage_parameters(model, layers)
+    return tuple(counts) if any(counts) else _stage_parameters(model, layers)
 
 
 @contextmanager
-def _attributing(
-    model: nn.Module, layers: LayerMap, counter: FlopCounterMode, found: list[float]
+def _counting_by_stage(
+    model: nn.Module, layers: LayerMap, counter: FlopCounterMode, counts: list[float]
 ) -> Iterator[None]:
-    """Within the context what is counted is added in `found` to the stage of the innermost module that runs."""
-    running, counted = [0], 0.0
+    """A context that adds what is counted to the stage of the innermost module that runs."""
+    running = [0]  # stages of the modules that run, the innermost last
+    counted = 0.0
 
     def settle() -> None:
         nonlocal counted
         total = float(counter.get_total_flops())
-        found[running[-1]] += total - counted
+        counts[running[-1]] += total - counted
         counted = total
 
     def enter(stage: int | None) -> None:
@@ -58,12 +57,10 @@ def _attributing(
     with ExitStack() as hooks:
         for path, module in model.named_modules():
             stage = _first_stage(path, module, layers)
-            hooks.callback(
-                module.register_forward_pre_hook(lambda *_, stage=stage: enter(stage)).remove
-            )
-            hooks.callback(
-                module.register_forward_hook(lambda *_: leave(), always_call=True).remove
-            )
+            before = module.register_forward_pre_hook(lambda *_, stage=stage: enter(stage))
+            after = module.register_forward_hook(lambda *_: leave(), always_call=True)
+            hooks.callback(before.remove)
+            hooks.callback(after.remove)
         yield
         settle()
 

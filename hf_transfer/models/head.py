@@ -1,4 +1,4 @@
-"""The head: what the load report says is new, and nothing else."""
+"""The head: the parameters that the load report names as new, and the output layer among them."""
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -12,11 +12,19 @@ from hf_transfer.errors import UserError
 from hf_transfer.record import ProblemType
 
 
+def owner(name: str) -> str:
+    """The path of the module that a parameter or buffer belongs to."""
+    return name.rpartition(".")[0]
+
+
+# --- the output layer ---
+
+
 def find_output_layer(model: Any) -> set[str]:
     """The names of the parameters whose shape depends on the number of labels.
 
-    Another model of the class is built without memory for its weights, with a label more; where the shapes differ is
-    the output layer, in any architecture.
+    Works for any architecture: another model of the class with one label more is built on the meta
+    device, without memory for its weights, and shapes are compared.
     """
     config = copy.deepcopy(model.config)
     set_labels(config, [str(label) for label in range(config.num_labels + 1)])
@@ -37,8 +45,37 @@ def find_linear_head(model: Any, output_layer: Collection[str] | None = None) ->
     return layer if layer is not None and type(model.get_submodule(layer)) is nn.Linear else None
 
 
+def headless(model: Any) -> AbstractContextManager[None]:
+    """A context in which a model returns what its linear output layer reads, in place of logits.
+
+    Features of shape (rows, width).
+    """
+    return in_place_of(model.get_submodule(find_linear_head(model)), lambda features: features)
+
+
+@contextmanager
+def in_place_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """A context in which `forward` runs in place of a module's own forward."""
+    object.__setattr__(module, "forward", forward)
+    try:
+        yield
+    finally:
+        object.__delattr__(module, "forward")
+
+
+def read_logits(outputs: Any) -> torch.Tensor:
+    """The logits among a classification model's outputs.
+
+    PP-LCNet gives them another name, as its first output.
+    """
+    return outputs["logits"] if "logits" in outputs else outputs[0]
+
+
+# --- labels ---
+
+
 def require_labels(labels: Sequence[str], problem_type: ProblemType) -> None:
-    """Raise UserError unless every name stands for one output and there are enough of them."""
+    """Raise UserError unless every label name is unique and there are enough of them."""
     twice = next((name for name in labels if list(labels).count(name) > 1), None)
     if twice is not None:
         raise UserError(
@@ -50,7 +87,9 @@ def require_labels(labels: Sequence[str], problem_type: ProblemType) -> None:
             "a classifier needs two classes or more",
         )
     if problem_type == "regression" and len(labels) > 1:
-        raise UserError(f"a regression has one output, not {len(labels)}", "give one number a row")
+        raise UserError(
+            f"a regression has one output, not {len(labels)}", "give one number per row"
+        )
 
 
 def set_labels(config: Any, labels: Sequence[str]) -> None:
@@ -60,8 +99,11 @@ def set_labels(config: Any, labels: Sequence[str]) -> None:
     config.label2id = {name: number for number, name in enumerate(labels)}
 
 
+# --- new parameters ---
+
+
 def renew(model: Any, names: Iterable[str]) -> None:
-    """Give the parameters called `names` the values that a model of their class starts from (transformers' own)."""
+    """Initialise the parameters called `names` as transformers does for the model's class."""
     for path in {owner(name) for name in names}:
         module = model.get_submodule(path)
         for parameter in module.parameters(recurse=False):
@@ -70,51 +112,33 @@ def renew(model: Any, names: Iterable[str]) -> None:
             model._init_weights(module)
 
 
-def owner(name: str) -> str:
-    """The path of the module that a parameter or buffer belongs to."""
-    return name.rpartition(".")[0]
-
-
 def require_only_head_new(model: Any, new: set[str], head: set[str], source: str) -> None:
-    """Raise UserError if a parameter or buffer is new that is none of those called `head`.
+    """Raise UserError if a new parameter or buffer is none of those called `head`.
 
-    A pooler of the base model may be new with it: encoders that were pretrained without one lack it. All else that
-    is missing is damage, or the checkpoint of another architecture.
+    A pooler of the base model may be new as well: encoders that were pretrained without one lack
+    it. Anything else that is missing is damage, or the checkpoint of another architecture.
     """
     pooler = f"{model.base_model_prefix}.pooler."
-    of_head = {owner(name) for name in head}
-    body = [name for name in model.state_dict() if name not in head and owner(name) not in of_head]
-    damaged = [name for name in body if name in new and not name.startswith(pooler)]
-    if damaged:
-        shown = ", ".join(damaged[:5]) + (
-            f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-        )
-        raise UserError(
-            f"the checkpoint {source!r} lacks {len(damaged)} of the tensors below the head: {shown}",
-            "its weights do not fit its config.json; take another revision or download it again",
-        )
+    head_modules = {owner(name) for name in head}
+    missing = [
+        name
+        for name in model.state_dict()
+        if name in new
+        and name not in head
+        and owner(name) not in head_modules
+        and not name.startswith(pooler)
+    ]
+    if not missing:
+        return
+    shown = ", ".join(missing[:5])
+    if len(missing) > 5:
+        shown += f" and {len(missing) - 5} more"
+    raise UserError(
+        f"the checkpoint {source!r} lacks {len(missing)} of the tensors below the head: {shown}",
+        "its weights do not fit its config.json; take another revision or download it again",
+    )
 
 
 def parameter_count(module: nn.Module) -> int:
     """The number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def read_logits(outputs: Any) -> torch.Tensor:
-    """The logits of a classification model's outputs; PP-LCNet gives them another name, as its first output."""
-    return outputs["logits"] if "logits" in outputs else outputs[0]
-
-
-def headless(model: Any) -> AbstractContextManager[None]:
-    """The context in which a model gives what its linear output layer reads (rows, width) in place of logits."""
-    return in_place_of(model.get_submodule(find_linear_head(model)), lambda features: features)
-
-
-@contextmanager
-def in_place_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """The context in which a module answers as `forward` does."""
-    object.__setattr__(module, "forward", forward)
-    try:
-        yield
-    finally:
-        object.__delattr__(module, "forward")

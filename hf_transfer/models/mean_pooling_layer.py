@@ -57,7 +57,7 @@ def fill_layer(model: nn.Module, names: Collection[str]) -> None:
     attention cannot be told apart by name, or if a matrix that becomes an identity is not square.
     """
     if not _has_attention(model, names):
-        raise ValueError("no values and outputs are told apart in its attention")
+        raise ValueError("the value and output layers of its attention have unknown names")
     tensors = model.state_dict()
     for name in names:
         write_constant(name, tensors[name], _constant_of(name, tensors[name]))

@@ -35,7 +35,7 @@ MIN_CORRELATION = 0.999  # of two vectors that count as equal up to offset and f
 # share make a larger one.
 MAX_ERROR = 0.02
 
-# Values beyond so many standard deviations are not compared behind an activation: it may bend them.
+# In standard deviations: an activation may bend larger values, so they are not compared behind it.
 MAX_DEVIATIONS = 3.0
 
 
