@@ -28,12 +28,17 @@ from hf_transfer.resume.run_folder import SavedRun, open_run, release
 from hf_transfer.resume.run_spec import describe_run
 from hf_transfer.resume.states import State
 from hf_transfer.strategies.plan import Phase, Plan, in_steps, learning_rates, with_epochs
-from hf_transfer.training.averaging import gather_candidates, keep_best, put_weights
-from hf_transfer.training.batches import Order, StepBatches, plain_order
+from hf_transfer.training.averaging import add_weight_averaging, put_weights, select_by_validation
+from hf_transfer.training.batches import RowOrder, StepBatches, sampled_order
 from hf_transfer.training.callbacks import add_callbacks
 from hf_transfer.training.contrastive import balanced_order, contrastive_loss
 from hf_transfer.training.epochs import share_of_steps
-from hf_transfer.training.label_scaling import find_scale, scale_kept_head, scale_labels, unscale
+from hf_transfer.training.label_scaling import (
+    fit_label_scale,
+    scale_labels,
+    scale_loaded_head,
+    unscale_head,
+)
 from hf_transfer.training.losses import LossFunction, choose_loss, require_fitting_flags
 from hf_transfer.training.probe_phase import Frozen, Splits, cache_facts, freeze_below, solve_phase
 from hf_transfer.training.trainer import (
@@ -125,8 +130,8 @@ def _run_phases(
     fit_augmentation(
         training.augmentation, encoder, train
     )  # what does not fit is said before anything is learned
-    scale = find_scale(data, checkpoint)
-    scale_kept_head(checkpoint, scale)
+    scale = fit_label_scale(data, checkpoint)
+    scale_loaded_head(checkpoint, scale)
     work = Work(
         plan,
         scale_labels(encoder, scale),
@@ -156,7 +161,7 @@ def _run_phases(
             work = replace(work, plan=plan)
         checkpoint, fact = run_phase(number, checkpoint, work, facts)
         facts.append(fact)
-    unscale(checkpoint, scale)
+    unscale_head(checkpoint, scale)
     checkpoint.model.eval()
     if saved:
         saved.wait()
@@ -281,7 +286,7 @@ def _train(
     """How much learned, for how long, which weights were kept, and what was logged."""
     model, training = trainer.model, work.training
     best = add_callbacks(trainer, training)
-    candidates = gather_candidates(trainer, phase, work.plan, training)
+    candidates = add_weight_averaging(trainer, phase, work.plan, training)
     resumed_at = [*resumed.facts["resumed_at"], resumed.facts["step"]] if resumed else []
     if work.saved:
         about = {
@@ -307,7 +312,7 @@ def _train(
         "epochs": round(float(trainer.state.epoch), 4),
         "steps": steps,
         "best_step": best_step,
-        **(keep_best(trainer, candidates, ended_with) if candidates else {}),
+        **(select_by_validation(trainer, candidates, ended_with) if candidates else {}),
         "history": history,
         "skipped_steps": trainer.guard.skipped,
         "resumed_at": resumed_at,
@@ -330,7 +335,7 @@ def _divide(shards: int | None, training: TrainingConfig) -> tuple[int, Training
 def _batches(phase: Phase, work: Work, rows: Dataset) -> tuple[StepBatches, int]:
     """The batches of this process in a phase on these rows, and the examples that a step has in all processes."""
     plan, training = work.plan, work.training
-    order: Order
+    order: RowOrder
     if phase.loss == "contrastive":
         order = balanced_order(rows["label"][:], training)
         batch_size = order.batch_size
@@ -341,7 +346,7 @@ def _batches(phase: Phase, work: Work, rows: Dataset) -> tuple[StepBatches, int]
         )
         views = len(rows) // len(work.splits.train)
         seed = training.seed if training.data_seed is None else training.data_seed
-        order = plain_order(rows, strategy, seed, batch_size * work.shards, views)
+        order = sampled_order(rows, strategy, seed, batch_size * work.shards, views)
     accumulated, processes = training.gradient_accumulation_steps, training.world_size
     own, left = divmod(batch_size * work.shards, accumulated * processes)
     torn = (

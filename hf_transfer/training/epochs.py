@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hf_transfer.config import TrainingConfig
 from hf_transfer.strategies.plan import Phase, Plan, with_epochs
-from hf_transfer.training.batches import PlainOrder, StepBatches
+from hf_transfer.training.batches import SampledOrder, StepBatches
 from hf_transfer.training.contrastive import balanced_order
 
 
@@ -28,7 +28,7 @@ def pace(phase: Phase, plan: Plan, labels: Sequence[int], training: TrainingConf
     if phase.loss == "contrastive":
         balanced = balanced_order(labels, training)
         batch_size, rows_an_epoch = balanced.batch_size, len(balanced)
-    order = PlainOrder(rows_an_epoch, seed=0)
+    order = SampledOrder(rows_an_epoch, seed=0)
     batches = StepBatches(
         order, batch_size, training.gradient_accumulation_steps, training.world_size
     )

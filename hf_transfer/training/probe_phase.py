@@ -22,7 +22,7 @@ from hf_transfer.linear_probe.solve import ProbeData, ProbeOptions, SolvedHead, 
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head
 from hf_transfer.strategies.plan import CacheSettings, Phase, Plan
-from hf_transfer.training.label_scaling import Scale
+from hf_transfer.training.label_scaling import LabelScale
 from hf_transfer.training.losses import balanced_weights
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Splits:
 
     train: Dataset
     validation: Dataset | None
-    scale: Scale
+    scale: LabelScale
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _solve(
 ) -> SolvedHead:
     layer = checkpoint.model.get_submodule(find_linear_head(checkpoint.model))
     labels, outputs = np.asarray(splits.train["label"][:]), len(checkpoint.labels)
-    if splits.scale != Scale():
+    if splits.scale != LabelScale():
         labels = (labels - splits.scale.offset) / splits.scale.factor
     balanced = training.class_weights == "balanced"
     weights = balanced_weights(labels.tolist(), outputs).numpy() if balanced else None

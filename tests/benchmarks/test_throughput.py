@@ -15,7 +15,7 @@ from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import load_data
 from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.tasks import find_task
-from hf_transfer.training.batches import StepBatches, plain_order
+from hf_transfer.training.batches import StepBatches, sampled_order
 from hf_transfer.training.trainer import PhaseTrainer, phase_arguments
 
 ROUNDS, STEPS, BATCH = 3, 12, 16
@@ -68,7 +68,10 @@ def test_texts_grouped_by_length_against_random_batches_and_against_padding_to_1
             train_sampling_strategy=sampling,
         )
         model = copy.deepcopy(checkpoint.model)
-        order = {"learning_rates": {}, "batches": StepBatches(plain_order(rows, sampling, 0, BATCH), BATCH)}
+        order = {
+            "learning_rates": {},
+            "batches": StepBatches(sampled_order(rows, sampling, 0, BATCH), BATCH),
+        }
         own = order if kind is PhaseTrainer else {}
         trainer = kind(
             model=model, args=arguments, train_dataset=rows, data_collator=collate, **own
