@@ -1,7 +1,7 @@
-"""In which order rows are learned from: a function of seed and epoch, whatever the number of processes.
+"""The order of training rows and their batches: functions of seed and epoch.
 
-Nothing of it is kept by a generator that has moved on, so that a run that goes on in the middle of an epoch, or with
-another number of processes, sees the rows that the unbroken run would have seen.
+No generator carries a state from one epoch to the next. So a run that resumes in the middle of an
+epoch, or with another number of processes, sees the rows that it would have seen otherwise.
 """
 
 import itertools
@@ -18,153 +18,158 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from hf_transfer.errors import UserError
 
 
-class Order(Protocol):
+class RowOrder(Protocol):
     """The row numbers of an epoch, one after the other."""
 
     def __len__(self) -> int: ...
 
     def of_epoch(self, epoch: int) -> Sequence[int]:
-        """The row numbers of this epoch, as many in each."""
+        """The row numbers of an epoch, as many in each."""
         ...
 
 
 @dataclass(frozen=True)
-class PlainOrder:
-    """Every row once: at random, as they stand, or those of like length together (`lengths`, `together` rows a step).
+class SampledOrder:
+    """Every row once, by `strategy`: random, sequential or group_by_length.
 
-    Where each has several `views`, one after the other in the dataset, each epoch draws one of them.
+    The latter needs `lengths` of the rows, and gives `group_size` rows in a row a similar length.
+    Where the dataset has several `views` of each row, one view of all rows after the other, each
+    epoch draws one of them.
     """
 
     rows: int
     seed: int
     strategy: str = "random"
     lengths: Sequence[int] = ()
-    together: int = 1
+    group_size: int = 1
     views: int = 1
 
     def __len__(self) -> int:
         return self.rows
 
     def of_epoch(self, epoch: int) -> Sequence[int]:
-        """The row numbers of this epoch."""
-        draw = torch.Generator().manual_seed(mix(self.seed, epoch))
+        """The row numbers of an epoch."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         order: Sequence[int] = range(self.rows)
         if self.strategy == "group_by_length" and self.lengths:
-            order = get_length_grouped_indices(list(self.lengths), self.together, generator=draw)
+            lengths = list(self.lengths)
+            order = get_length_grouped_indices(lengths, self.group_size, generator=generator)
         elif self.strategy != "sequential":
-            order = torch.randperm(self.rows, generator=draw).tolist()
+            order = torch.randperm(self.rows, generator=generator).tolist()
         if self.views == 1:
             return order
-        return (
-            torch.tensor(order)
-            + self.rows * torch.randint(self.views, (self.rows,), generator=draw)
-        ).tolist()
+        views = torch.randint(self.views, (self.rows,), generator=generator)
+        return (torch.tensor(order) + self.rows * views).tolist()
 
 
 @dataclass
 class StepBatches(Sampler[list[int]]):
     """The batches of one process, as row numbers: its part of every step.
 
-    A step has `batch_size` x `accumulated` x `processes` rows of the order; the last of an epoch has those that are
-    left, divided evenly. Fewer than a row for each of its batches go to the step before: so a process has always one,
-    and the steps are the same whether batches are accumulated or shared by processes.
+    A step has `batch_size` x `accumulation_steps` x `processes` rows of the order. The last step of
+    an epoch has the remaining rows, divided evenly; if there is less than one row for each of its
+    batches, they go to the step before. So every process has a row in every batch, and the steps
+    are the same whether batches are accumulated or divided among processes.
     """
 
-    order: Order
+    order: RowOrder
     batch_size: int
-    accumulated: int = 1
+    accumulation_steps: int = 1
     processes: int = 1
-    process: int = 0
+    process_index: int = 0
     epoch: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if len(self.order) < self.processes:
             raise UserError(
-                f"{len(self.order)} examples for {self.processes} processes", "start fewer of them"
+                f"{len(self.order)} examples for {self.processes} processes",
+                "start fewer processes",
             )
 
     @property
-    def rows_a_step(self) -> int:
-        """Rows of all processes in a step, but for the last one of an epoch."""
-        return self.batch_size * self.accumulated * self.processes
+    def step_size(self) -> int:
+        """Rows of all processes in a step, except for the last one of an epoch."""
+        return self.batch_size * self.accumulation_steps * self.processes
 
     @property
-    def borders(self) -> list[int]:
+    def boundaries(self) -> list[int]:
         """Where each step of an epoch begins, and where the last one ends."""
         total = len(self.order)
-        borders = [*range(0, total, self.rows_a_step), total]
-        if len(borders) > 2 and borders[-1] - borders[-2] < self.accumulated * self.processes:
-            del borders[-2]
-        return borders
+        boundaries = [*range(0, total, self.step_size), total]
+        batches_per_step = self.accumulation_steps * self.processes
+        if len(boundaries) > 2 and boundaries[-1] - boundaries[-2] < batches_per_step:
+            del boundaries[-2]
+        return boundaries
 
     @property
     def steps(self) -> int:
-        """Steps an epoch."""
-        return len(self.borders) - 1
+        """Steps per epoch."""
+        return len(self.boundaries) - 1
 
     def rows_of(self, step: int) -> list[int]:
         """The row numbers of all processes in a step of the run."""
         epoch, number = divmod(step, self.steps)
-        begin, end = self.borders[number : number + 2]
+        begin, end = self.boundaries[number : number + 2]
         return list(self.order.of_epoch(epoch)[begin:end])
 
     def set_epoch(self, epoch: int) -> None:
-        """What Trainer calls before each epoch."""
+        """Called by Trainer before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        borders = self.borders
-        return sum(self._batches(end - begin) for begin, end in itertools.pairwise(borders))
+        steps = itertools.pairwise(self.boundaries)
+        return sum(self._batches(end - begin) for begin, end in steps)
 
     def __iter__(self) -> Iterator[list[int]]:
-        rows, borders = np.asarray(self.order.of_epoch(self.epoch)), self.borders
-        for begin, end in itertools.pairwise(borders):
-            own = np.array_split(rows[begin:end], self.processes)[self.process]
+        rows = np.asarray(self.order.of_epoch(self.epoch))
+        for begin, end in itertools.pairwise(self.boundaries):
+            own = np.array_split(rows[begin:end], self.processes)[self.process_index]
             for batch in np.array_split(own, self._batches(end - begin)):
                 yield batch.tolist()
 
     def _batches(self, rows: int) -> int:
-        """Batches a process in a step of so many rows: the same for every process, none of them empty."""
-        return max(
-            1,
-            min(
-                self.accumulated,
-                -(-rows // (self.batch_size * self.processes)),
-                rows // self.processes,
-            ),
-        )
+        """Batches per process in a step with this number of rows.
+
+        The same for every process, and none of them is empty.
+        """
+        batches = -(-rows // (self.batch_size * self.processes))
+        return max(1, min(self.accumulation_steps, batches, rows // self.processes))
 
 
 class StepLoader(DataLoader[Any]):
-    """A DataLoader that hands the epoch on to its batches, as Accelerate's would, and calls `fetched` after each."""
+    """A DataLoader that passes the epoch on to its batches, as Accelerate's does.
 
-    def __init__(self, *args: Any, fetched: Callable[[], None], **options: Any) -> None:
+    `on_batch` is called after each batch that was loaded.
+    """
+
+    def __init__(self, *args: Any, on_batch: Callable[[], None], **options: Any) -> None:
         super().__init__(*args, **options)
-        self.fetched = fetched
+        self.on_batch = on_batch
 
     def set_epoch(self, epoch: int) -> None:
-        """What Trainer calls before each epoch."""
+        """Called by Trainer before each epoch."""
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
     def __iter__(self) -> Any:
         for batch in super().__iter__():
-            self.fetched()
+            self.on_batch()
             yield batch
 
 
-def plain_order(
-    rows: Dataset, strategy: str, seed: int, together: int, views: int = 1
-) -> PlainOrder:
-    """The order of rows by the name of a strategy; `together` rows a step are of like length."""
-    own = len(rows) // views
-    lengths = (
-        rows["length"][:own]
-        if strategy == "group_by_length" and "length" in rows.column_names
-        else ()
-    )
-    return PlainOrder(own, seed, strategy, tuple(lengths), together, views)
+def sampled_order(
+    rows: Dataset, strategy: str, seed: int, group_size: int, views: int = 1
+) -> SampledOrder:
+    """The order of rows by a --train_sampling_strategy.
+
+    With group_by_length, `group_size` rows have a similar length; rows without lengths are random.
+    """
+    rows_per_view = len(rows) // views
+    lengths: Sequence[int] = ()
+    if strategy == "group_by_length" and "length" in rows.column_names:
+        lengths = tuple(rows["length"][:rows_per_view])
+    return SampledOrder(rows_per_view, seed, strategy, lengths, group_size, views)
 
 
-def mix(*words: int) -> int:
-    """One seed (32 bits) out of several numbers."""
-    return int(np.random.SeedSequence(words).generate_state(1)[0])
+def derive_seed(*numbers: int) -> int:
+    """One seed (32 bits) from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -21,10 +21,10 @@ from hf_transfer.resume.run_folder import SavedRun, open_run, release
 from hf_transfer.resume.run_spec import describe_run
 from hf_transfer.strategies.plan import Plan, with_epochs, without_closed_form
 from hf_transfer.training.label_scaling import (
-    find_scale,
-    scale_kept_head,
+    fit_label_scale,
     scale_labels,
-    unscale,
+    scale_loaded_head,
+    unscale_head,
 )
 from hf_transfer.training.losses import require_fitting_flags
 from hf_transfer.training.plan_run import PlanRun
@@ -113,7 +113,7 @@ def train(
             run = run.with_checkpoint(checkpoint)
         done.append(facts)
     checkpoint = run.job.checkpoint
-    unscale(checkpoint, run.scale)
+    unscale_head(checkpoint, run.scale)
     checkpoint.model.eval()
     if folder:
         folder.wait()
@@ -136,8 +136,8 @@ def _start(plan: Plan, job: Job, cache: CacheConfig) -> PlanRun:
             validation = job.encoder.rows(job.data.validation)
     # What does not fit is said before anything is learned.
     fit_augmentation(training.augmentation, job.encoder, train_rows)
-    scale = find_scale(job.data, checkpoint)
-    scale_kept_head(checkpoint, scale)
+    scale = fit_label_scale(job.data, checkpoint)
+    scale_loaded_head(checkpoint, scale)
     scaled = replace(job, checkpoint=checkpoint, encoder=scale_labels(job.encoder, scale))
     return PlanRun(plan, scaled, cache, train_rows, validation, scale, shards=1)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.strategies.plan import Phase, Plan, with_epochs
-from hf_transfer.training.batches import PlainOrder, StepBatches
+from hf_transfer.training.batches import SampledOrder, StepBatches
 from hf_transfer.training.contrastive import balanced_order
 
 
@@ -35,7 +35,7 @@ def phase_length(
         balanced = balanced_order(labels, training)
         batch_size = balanced.batch_size
         rows_per_epoch = len(balanced)
-    order = PlainOrder(rows_per_epoch, seed=0)
+    order = SampledOrder(rows_per_epoch, seed=0)
     steps_per_epoch = StepBatches(
         order, batch_size, training.gradient_accumulation_steps, training.world_size
     ).steps

@@ -1,4 +1,4 @@
-"""Processes that train together: when one dies or hangs, the others end too, and say which one it was."""
+"""Heartbeats between processes: when one dies or hangs, the others end too and name it."""
 
 import logging
 import os
@@ -14,106 +14,111 @@ from hf_transfer.errors import UserError
 
 log = logging.getLogger(__name__)
 
-BEAT = 1.0  # seconds between two signs of life
-SILENT = 4 * BEAT  # without a sign: dead
-SHARE = 0.9  # of the timeout of the processes' own exchange, whose error names nobody
-EXIT_LOST = 1
+INTERVAL = 1.0  # seconds between two heartbeats
+DEAD_AFTER = 4 * INTERVAL  # seconds without a heartbeat
+# Of the timeout of collective operations (--ddp_timeout), whose own error names no process.
+TIMEOUT_FRACTION = 0.9
+EXIT_CODE = 1
 
 
-class Watch:
-    """A thread that tells the other processes how far this one is, and ends it when one of them does not move.
+class Heartbeat:
+    """A thread that publishes the progress of this process, and ends it when another one hangs.
 
-    With one process it does nothing.
+    The processes count their progress in the same places. The thread still runs while the main
+    thread waits in a collective operation for a process that does not come. With one process it
+    does nothing. `timeout` is that of collective operations, in seconds.
     """
 
     def __init__(self, timeout: float) -> None:
-        self.timeout = SHARE * timeout
-        self.count = 0
-        self.moved_at = time.monotonic()
-        self.several = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+        self.timeout = TIMEOUT_FRACTION * timeout
+        self.progress = 0
+        self.advanced_at = time.monotonic()
+        is_distributed = torch.distributed.is_initialized()
+        self.is_needed = is_distributed and torch.distributed.get_world_size() > 1
 
-    def move(self) -> None:
-        """Take note that the main thread has come one step further, in the same places as in all processes."""
-        self.count += 1
-        self.moved_at = time.monotonic()
+    def advance(self) -> None:
+        """Count one unit of progress of the main thread."""
+        self.progress += 1
+        self.advanced_at = time.monotonic()
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Within the context the processes watch each other. Raises UserError in place of a broken exchange."""
-        if not self.several:
+    def running(self) -> Iterator[None]:
+        """Within the context the processes monitor each other.
+
+        Raises UserError in place of the error of a collective operation with a dead process.
+        """
+        if not self.is_needed:
             yield
             return
-        self.rank, self.size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.rank = torch.distributed.get_rank()
+        self.world_size = torch.distributed.get_world_size()
         self.store = PrefixStore("hf_transfer", distributed_c10d._get_default_store())
-        self.move()
-        self.seen = dict.fromkeys(range(self.size), ("0 0", self.moved_at))
-        ended = threading.Event()
-        thread = threading.Thread(target=self._watch, args=(ended,), daemon=True)
+        self.advance()
+        # Rank -> its newest message "progress beat", and when it was first seen.
+        self.seen = dict.fromkeys(range(self.world_size), ("0 0", self.advanced_at))
+        stop = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(stop,), daemon=True)
         thread.start()
         try:
             yield
         except RuntimeError as error:
-            lost = self._find_silent() if _is_of_exchange(error) else []
-            if not lost:
+            dead = self._find_dead() if _is_collective(error) else []
+            if not dead:
                 raise
-            raise UserError(*self._say(lost, "is gone")) from error
+            raise UserError(*self._describe(dead, "is gone")) from error
         finally:
-            ended.set()
+            stop.set()
             thread.join()
 
-    def _watch(self, ended: threading.Event) -> None:
-        """Beat, and look at the others where this process has waited too long."""
+    def _beat(self, stop: threading.Event) -> None:
+        """Publish heartbeats, and end the process when it has waited too long for another one."""
         beat = 0
-        while not ended.wait(BEAT):
+        while not stop.wait(INTERVAL):
             beat += 1
-            self.store.set(f"{self.rank}", f"{self.count} {beat}")
-            waited = time.monotonic() - self.moved_at
-            self._look()
+            self.store.set(f"{self.rank}", f"{self.progress} {beat}")
+            waited = time.monotonic() - self.advanced_at
+            self._read_messages()
             if waited > self.timeout:
-                self._end(waited)
+                self._exit(waited)
 
-    def _look(self) -> None:
-        """Note what the others say of themselves, and when they said something new."""
-        for rank in range(self.size):
+    def _read_messages(self) -> None:
+        """Read the heartbeats of all processes, and when each last changed."""
+        for rank in range(self.world_size):
             if self.store.check([f"{rank}"]):
-                said = self.store.get(f"{rank}").decode()
-                if self.seen[rank][0] != said:
-                    self.seen[rank] = (said, time.monotonic())
+                message = self.store.get(f"{rank}").decode()
+                if self.seen[rank][0] != message:
+                    self.seen[rank] = (message, time.monotonic())
 
-    def _find_silent(self) -> list[int]:
-        """The processes that give no sign of life, after waiting for one."""
-        time.sleep(SILENT + BEAT)
+    def _find_dead(self) -> list[int]:
+        """Ranks without a heartbeat, after waiting for one."""
+        time.sleep(DEAD_AFTER + INTERVAL)
         now = time.monotonic()
-        return [
-            rank
-            for rank, (_, at) in sorted(self.seen.items())
-            if rank != self.rank and now - at > SILENT
-        ]
+        silent = [rank for rank, (_, at) in sorted(self.seen.items()) if now - at > DEAD_AFTER]
+        return [rank for rank in silent if rank != self.rank]
 
-    def _end(self, waited: float) -> None:
-        """End this process, at once: its main thread waits for what will not come."""
-        time.sleep(BEAT)  # for the others' last word
-        self._look()
-        counts = {rank: int(said.split()[0]) for rank, (said, _) in self.seen.items()}
-        behind = [rank for rank, count in sorted(counts.items()) if count == min(counts.values())]
-        everyone = len(behind) == self.size
-        message, hint = self._say(
-            behind, f"{'have' if everyone else 'has'} not moved for {waited:.0f} s"
-        )
-        if self.rank == min(set(counts) - set(behind), default=0):
+    def _exit(self, waited: float) -> None:
+        """End this process at once: its main thread waits for a process that will not come."""
+        time.sleep(INTERVAL)  # for the last message of the others
+        self._read_messages()
+        progress = {rank: int(message.split()[0]) for rank, (message, _) in self.seen.items()}
+        least = min(progress.values())
+        behind = [rank for rank, count in sorted(progress.items()) if count == least]
+        verb = "have" if len(behind) == self.world_size else "has"
+        message, hint = self._describe(behind, f"{verb} not moved for {waited:.0f} s")
+        # One process reports: the first that is not behind.
+        if self.rank == min(set(progress) - set(behind), default=0):
             log.error("error: %s\nhint: %s", message, hint)
-        os._exit(EXIT_LOST)
+        os._exit(EXIT_CODE)
 
-    def _say(self, ranks: list[int], what: str) -> tuple[str, str]:
-        named = f"process {', '.join(map(str, ranks))} of {self.size} (by rank)"
-        return (
-            f"{named} {what}",
-            "see what it said above; the same command goes on from the last state",
-        )
+    def _describe(self, ranks: list[int], what: str) -> tuple[str, str]:
+        """Message and hint."""
+        named = f"process {', '.join(map(str, ranks))} of {self.world_size} (by rank)"
+        hint = "see its output above; the same command resumes from the last state"
+        return f"{named} {what}", hint
 
 
-def _is_of_exchange(error: RuntimeError) -> bool:
-    """Whether an error is about the exchange between processes, by its class or, for gloo, by its text."""
+def _is_collective(error: RuntimeError) -> bool:
+    """Whether a collective operation raised the error: by its class, or with gloo by its text."""
     return (
         isinstance(error, DistBackendError)
         or "gloo" in str(error)

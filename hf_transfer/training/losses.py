@@ -1,4 +1,4 @@
-"""What training makes small: the mean over all examples of a step, for each problem type."""
+"""The loss of each problem type: the mean over all examples of a step."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,32 +14,35 @@ from hf_transfer.models.head import read_logits
 from hf_transfer.record import ProblemType
 
 LossFunction = Callable[..., torch.Tensor]
-# (logits (n, labels), labels) -> the losses of all answers, summed
-Total = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+# (logits (n, labels), labels) -> the sum of the losses of all examples
+SummedLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def choose_loss(
     problem_type: ProblemType, training: TrainingConfig, labels: list[Any], classes: int
 ) -> LossFunction:
-    """The loss of a problem type: cross entropy, binary cross entropy of every label, or squared error."""
+    """The loss of a problem type: cross entropy, binary cross entropy or squared error."""
     if problem_type != "single_label_classification":
-        return mean_loss(TOTALS[problem_type])
+        return mean_loss(SUMMED_LOSSES[problem_type])
     weights = balanced_weights(labels, classes) if training.class_weights == "balanced" else None
     return mean_loss(
         partial(cross_entropy, weights=weights, smoothing=training.label_smoothing_factor)
     )
 
 
-def mean_loss(total: Total) -> LossFunction:
-    """The mean loss over all examples of a step, whatever the number of processes and of accumulated batches.
+def mean_loss(summed_loss: SummedLoss) -> LossFunction:
+    """The mean loss over all examples of a step, in all processes and accumulated batches.
 
-    Left to itself, Trainer takes every model whose forward has **kwargs for one that divides by `num_items_in_batch`;
-    BERT and ResNet do not, and their loss and gradient come out multiplied by processes and accumulated batches.
-    Trainer counts the numbers in `labels`: one an example, or with several labels one an example and label.
+    For Trainer's `compute_loss_func`. By default Trainer assumes that every model whose forward has
+    **kwargs divides its loss by `num_items_in_batch`; BERT and ResNet do not, and their loss and
+    gradient come out multiplied by processes and accumulated batches. Trainer counts the numbers in
+    `labels`: one an example, or with several labels one an example and label.
     """
 
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        summed = total(read_logits(outputs).float(), labels)
+    def loss(
+        outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        summed = summed_loss(read_logits(outputs).float(), labels)
         return summed / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
     return loss
@@ -51,7 +54,7 @@ def cross_entropy(
     weights: torch.Tensor | None = None,
     smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Of the classes' ids (n,), each class with its weight."""
+    """Summed cross entropy of class ids (n,), with `weights` (classes,) and label smoothing."""
     weight = None if weights is None else weights.to(logits.device)
     return F.cross_entropy(
         logits, labels, weight=weight, reduction="sum", label_smoothing=smoothing
@@ -59,16 +62,16 @@ def cross_entropy(
 
 
 def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Of rows of zeros and ones (n, labels), every label for itself."""
+    """Summed binary cross entropy of rows of zeros and ones (n, labels)."""
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
 
 
 def squared_error(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Of numbers (n,) and one output (n, 1)."""
+    """Summed squared error of numbers (n,) and one output (n, 1)."""
     return F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
 
 
-TOTALS: dict[ProblemType, Total] = {
+SUMMED_LOSSES: dict[ProblemType, SummedLoss] = {
     "single_label_classification": cross_entropy,
     "multi_label_classification": binary_cross_entropy,
     "regression": squared_error,
@@ -76,22 +79,25 @@ TOTALS: dict[ProblemType, Total] = {
 
 
 def balanced_weights(labels: list[int], classes: int) -> torch.Tensor:
-    """Weights (classes,) with which every class counts the same: examples / (classes x examples of the class)."""
+    """Weights (classes,) that make all classes count the same, as scikit-learn's "balanced".
+
+    A class weighs examples / (classes x examples of the class).
+    """
     counts = np.bincount(labels, minlength=classes)
     return torch.tensor(len(labels) / (classes * np.maximum(counts, 1)), dtype=torch.float32)
 
 
 def require_fitting_flags(problem_type: ProblemType, training: TrainingConfig) -> None:
-    """Raise UserError for flags of training that mean something for one class a row only, if that is not it."""
+    """Raise UserError for training flags that apply only to one class a row, if it has another."""
     if problem_type == "single_label_classification":
         return
-    given = {
+    used = {
         "class_weights": training.class_weights != "none",
         "label_smoothing_factor": training.label_smoothing_factor != 0,
         "metric_for_best_model": training.metric_for_best_model.endswith("accuracy"),
     }
-    for name, meant in given.items():
-        if meant:
+    for name, is_used in used.items():
+        if is_used:
             raise UserError(
                 f"--{name} {getattr(training, name)} does not fit {problem_type}",
                 "it is for one class a row; leave it out",

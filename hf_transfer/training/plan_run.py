@@ -9,7 +9,7 @@ from hf_transfer.job import Job
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.resume.run_folder import SavedRun
 from hf_transfer.strategies.plan import Plan
-from hf_transfer.training.label_scaling import Scale
+from hf_transfer.training.label_scaling import LabelScale
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class PlanRun:
     cache: CacheConfig
     train: Dataset
     validation: Dataset | None
-    scale: Scale
+    scale: LabelScale
     shards: int
     folder: SavedRun | None = None
     is_trial: bool = False  # logs nothing

@@ -16,7 +16,7 @@ from hf_transfer.frozen.split import UnsplittableError
 from hf_transfer.linear_probe.solve import ProbeData, ProbeOptions, SolvedHead, solve_head
 from hf_transfer.record import ClosedFormFacts, PhaseFacts
 from hf_transfer.strategies.plan import Phase
-from hf_transfer.training.label_scaling import Scale
+from hf_transfer.training.label_scaling import LabelScale
 from hf_transfer.training.losses import balanced_weights
 from hf_transfer.training.plan_run import PlanRun
 
@@ -65,7 +65,7 @@ def run_probe_phase(number: int, run: PlanRun) -> PhaseFacts | None:
 def _solve(views: Sequence[Features], phase: Phase, run: PlanRun, with_bias: bool) -> SolvedHead:
     labels = np.asarray(run.train["label"][:])
     outputs = len(run.job.checkpoint.labels)
-    if run.scale != Scale():
+    if run.scale != LabelScale():
         labels = (labels - run.scale.offset) / run.scale.factor
     weights = None
     if run.job.training.class_weights == "balanced":

@@ -24,8 +24,8 @@ from hf_transfer.record import PhaseFacts, from_json, to_json
 from hf_transfer.resume.callback import Keeper, StopRequest, stop_at_a_step
 from hf_transfer.resume.states import State
 from hf_transfer.strategies.plan import Phase, learning_rates
-from hf_transfer.training.averaging import gather_candidates, keep_best
-from hf_transfer.training.batches import Order, StepBatches, plain_order
+from hf_transfer.training.averaging import add_weight_averaging, select_by_validation
+from hf_transfer.training.batches import RowOrder, StepBatches, sampled_order
 from hf_transfer.training.callbacks import add_callbacks
 from hf_transfer.training.contrastive import balanced_order, contrastive_loss
 from hf_transfer.training.epochs import phase_max_steps
@@ -148,7 +148,7 @@ def _require_same_steps(resumed: State, batches: StepBatches, frozen: FrozenPhas
 def _batches(phase: Phase, run: PlanRun, rows: Dataset) -> tuple[StepBatches, int]:
     """The batches of this process in a phase, and the examples per step of all processes."""
     training = run.job.training
-    order: Order
+    order: RowOrder
     if phase.loss == "contrastive":
         order = balanced_order(rows["label"][:], training)
         batch_size = order.batch_size
@@ -158,7 +158,7 @@ def _batches(phase: Phase, run: PlanRun, rows: Dataset) -> tuple[StepBatches, in
         strategy = training.train_sampling_strategy or by_length
         views = len(rows) // len(run.train)
         seed = training.seed if training.data_seed is None else training.data_seed
-        order = plain_order(rows, strategy, seed, batch_size * run.shards, views)
+        order = sampled_order(rows, strategy, seed, batch_size * run.shards, views)
     processes = training.world_size
     step_examples = batch_size * run.shards
     own, left = divmod(step_examples, run.accumulation * processes)
@@ -245,7 +245,7 @@ def _train(
     """Train, and return what PhaseFacts says of it."""
     model = trainer.model
     best = add_callbacks(trainer, run.job.training)
-    candidates = gather_candidates(trainer, phase, run.plan, run.job.training)
+    candidates = add_weight_averaging(trainer, phase, run.plan, run.job.training)
     resumed_at = [*resumed.facts["resumed_at"], resumed.facts["step"]] if resumed else []
     if run.folder:
         about = {
@@ -273,7 +273,7 @@ def _train(
         "epochs": round(float(trainer.state.epoch), 4),
         "steps": steps,
         "best_step": best_step,
-        **(keep_best(trainer, candidates, ended_with) if candidates else {}),
+        **(select_by_validation(trainer, candidates, ended_with) if candidates else {}),
         "history": history,
         "skipped_steps": trainer.guard.skipped,
         "resumed_at": resumed_at,

@@ -17,10 +17,10 @@ from hf_transfer.data.augmentation import Augment
 from hf_transfer.errors import UserError
 from hf_transfer.resume.callback import Agreed, Keeper, StopRequest, agree
 from hf_transfer.resume.states import State
-from hf_transfer.training.batches import StepBatches, StepLoader, mix
-from hf_transfer.training.heartbeat import Watch
+from hf_transfer.training.batches import StepBatches, StepLoader, derive_seed
+from hf_transfer.training.heartbeat import Heartbeat
 from hf_transfer.training.losses import LossFunction
-from hf_transfer.training.nan_guard import Guard
+from hf_transfer.training.nan_guard import NanGuard
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ class PhaseTrainer(SharedBuffersTrainer):
         self.agreed = Agreed()
         self.position = (-1, 0)  # steps done, batches since then
         super().__init__(**options)
-        self.heartbeat = Watch(self.args.ddp_timeout)
-        self.guard = Guard(self._example_ids, rolls_back=self.args.on_nan == "rollback")
+        self.heartbeat = Heartbeat(self.args.ddp_timeout)
+        self.guard = NanGuard(self._example_ids, rolls_back=self.args.on_nan == "rollback")
 
     def save_states_with(self, keeper: Keeper) -> None:
         """Save the training states of the phase by this callback, which runs after all others."""
@@ -83,7 +83,7 @@ class PhaseTrainer(SharedBuffersTrainer):
     def train_or_resume(self) -> None:
         """Train, from the training state of the keeper if it has one."""
         resumed = self.keeper.resumed if self.keeper else None
-        with self.heartbeat.watching():
+        with self.heartbeat.running():
             self.train(resume_from_checkpoint=str(resumed.path) if resumed else None)
         if self.keeper:
             self.keeper.leave_if_asked()
@@ -95,7 +95,7 @@ class PhaseTrainer(SharedBuffersTrainer):
         """
         return StepLoader(
             self.train_dataset,
-            fetched=self.heartbeat.move,
+            on_batch=self.heartbeat.advance,
             batch_sampler=self.batches,
             collate_fn=self.data_collator,
             num_workers=self.args.dataloader_num_workers,
@@ -131,20 +131,20 @@ class PhaseTrainer(SharedBuffersTrainer):
         batch is complete on its device: the collator has the processor's images on the CPU, maybe
         in a worker whose random numbers our seed does not govern.
         """
-        self.heartbeat.move()
+        self.heartbeat.advance()
         step = self.state.global_step
         self.position = (step, self.position[1] + 1 if self.position[0] == step else 0)
         if self.position[1] == 0:
-            self.guard.begin(self.model, self._tr_loss)
-        set_seed(mix(self.args.seed, *self.position, self.args.process_index))
+            self.guard.begin_step(self.model, self._tr_loss)
+        set_seed(derive_seed(self.args.seed, *self.position, self.args.process_index))
         loss = super().training_step(model, self.augmented(inputs), *args, **options)
-        self.guard.see(loss)
+        self.guard.record_loss(loss)
         return loss
 
     def compute_loss(self, *args: Any, **options: Any) -> Any:
         """Trainer's. After it, the processes wait for one another."""
         computed = super().compute_loss(*args, **options)
-        self.heartbeat.move()
+        self.heartbeat.advance()
         return computed
 
     def _get_grad_norm(
@@ -157,12 +157,12 @@ class PhaseTrainer(SharedBuffersTrainer):
         self.agreed = agree(self.stop.asked, due, broken, self.args.device)
         if self.agreed.broken:
             self._discard_step(model)
-        self.guard.note(self.state.global_step, self.agreed.broken)
+        self.guard.count_step(self.state.global_step, self.agreed.broken)
         return norm
 
     def _discard_step(self, model: torch.nn.Module) -> None:
         """Leave the optimizer no gradient. Raises UserError where such steps are not skipped."""
-        self._tr_loss = self.guard.undo()
+        self._tr_loss = self.guard.roll_back()
         model.zero_grad()
         if self.guard.rolls_back:
             # The logged loss is the mean over the steps that count.
@@ -174,7 +174,7 @@ class PhaseTrainer(SharedBuffersTrainer):
             self.keeper.write()
             self.keeper.wait()
             saved = f"; the state after step {step} is saved"
-        raise self.guard.refusal(step, self.state.max_steps, saved)
+        raise self.guard.error(step, self.state.max_steps, saved)
 
     def augmented(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch with its images augmented at random, if there is an augmentation."""

@@ -14,7 +14,7 @@ from hf_transfer.config.data import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import load_data
 from hf_transfer.tasks import find_task
-from hf_transfer.training.batches import StepBatches, plain_order
+from hf_transfer.training.batches import StepBatches, sampled_order
 from hf_transfer.training.trainer import PhaseTrainer, phase_arguments
 from tests import checkpoints
 
@@ -70,7 +70,7 @@ def test_texts_grouped_by_length_against_random_batches_and_against_padding_to_1
         model = copy.deepcopy(checkpoint.model)
         order = {
             "learning_rates": {},
-            "batches": StepBatches(plain_order(rows, sampling, 0, BATCH), BATCH),
+            "batches": StepBatches(sampled_order(rows, sampling, 0, BATCH), BATCH),
         }
         own = order if kind is PhaseTrainer else {}
         trainer = kind(

@@ -82,7 +82,7 @@ def test_weights_between_steps_are_judged_alike_after_an_interruption(
     )
     unbroken = run(tmp_path / "unbroken", *flags)
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "keep_best", _interrupt)
+        patched.setattr(engine, "select_by_validation", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "broken", *flags)
     again = run(tmp_path / "broken", *flags)
@@ -136,7 +136,7 @@ def test_a_head_that_could_not_be_solved_keeps_its_share_of_the_steps(
     )
     unbroken = run(tmp_path / "unbroken", *flags)
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "unscale", _interrupt)
+        patched.setattr(engine, "unscale_head", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "broken", *flags)
     again = run(tmp_path / "broken", *flags)

@@ -23,12 +23,14 @@ from hf_transfer.record import PhaseFacts
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.averaging import (
-    Candidates,
-    gather_candidates,
-    keep_best,
-    renew_statistics,
+    WeightAveraging,
+    add_weight_averaging,
+    copy_weights,
+    restore_weights,
+    select_by_validation,
+    update_batch_norm,
 )
-from hf_transfer.training.batches import PlainOrder, StepBatches
+from hf_transfer.training.batches import SampledOrder, StepBatches
 from hf_transfer.training.engine import Trained, run_plan
 from hf_transfer.training.losses import cross_entropy, mean_loss
 from hf_transfer.training.trainer import PhaseTrainer, phase_arguments, validation_metrics
@@ -52,16 +54,16 @@ class Recorder(TrainerCallback):
 
 @dataclass
 class Phase:
-    """The last phase of a plan, ready to run by itself."""
+    """The last phase of a plan, ready to run on its own."""
 
     trainer: PhaseTrainer
-    candidates: Candidates | None
+    averaging: WeightAveraging | None
     recorder: Recorder
 
 
 @pytest.fixture(scope="module")
 def digits() -> Data:
-    """80 digits to learn from and 50 to choose by."""
+    """80 digits to learn from and 50 to validate on."""
     data = load_data(DataConfig("builtin:digits"), TASK, seed=0)
     rows = data.validation.shuffle(seed=0)
     splits = {
@@ -90,11 +92,11 @@ def test_the_average_is_the_mean_of_the_weights_of_the_last_steps(
     )
     phase.trainer.train()
     last = phase.recorder.steps[4:]
-    assert len(last) == phase.candidates.steps == 4
-    assert set(phase.candidates.mean) == {
+    assert len(last) == phase.averaging.averaged_steps == 4
+    assert set(phase.averaging.average) == {
         name for name, _ in phase.trainer.model.named_parameters()
     }
-    for name, mean in phase.candidates.mean.items():
+    for name, mean in phase.averaging.average.items():
         torch.testing.assert_close(mean, torch.stack([weights[name] for weights in last]).mean(0))
 
 
@@ -113,11 +115,11 @@ def test_the_average_holds_only_what_learns(tiny_vit: Path, digits: Data, tmp_pa
     learning = [name for name, _ in phase.trainer.model.named_parameters() if "classifier" in name]
     with training_only(phase.trainer.model, learning):
         phase.trainer.train()
-    assert sorted(phase.candidates.mean) == sorted(learning)
+    assert sorted(phase.averaging.average) == sorted(learning)
     assert len(learning) == 2
 
 
-def test_an_average_that_is_better_than_the_last_step_is_kept(
+def test_an_average_that_is_better_than_the_last_step_is_selected(
     tiny_vit: Path, digits: Data, tmp_path: Path
 ) -> None:
     flags = (
@@ -159,16 +161,14 @@ def test_an_average_that_is_worse_than_the_last_step_changes_nothing(
     assert averaged.phases[0].history == plain.phases[0].history
 
 
-def test_without_the_options_the_record_says_nothing_of_candidates(
+def test_without_the_options_the_record_has_no_candidates(
     tiny_vit: Path, digits: Data, tmp_path: Path
 ) -> None:
     trained = _run(tiny_vit, digits, tmp_path, "--strategy", "full", "--max_steps", "2")
     assert (trained.phases[0].kept, trained.phases[0].candidates) == (None, None)
 
 
-def test_accuracy_chooses_where_it_is_asked_for(
-    tiny_vit: Path, digits: Data, tmp_path: Path
-) -> None:
+def test_metric_for_best_model_selects(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
     flags = ("--average_last", "0.5", "--metric_for_best_model", "accuracy", "--max_steps", "6")
     facts = _run(tiny_vit, digits, tmp_path, "--strategy", "full", *flags).phases[0]
     values = _values(facts)
@@ -187,7 +187,7 @@ def test_adapters_are_averaged_too(tiny_vit: Path, digits: Data, tmp_path: Path)
     assert _loss(trained, digits) == pytest.approx(min(values.values()), rel=1e-3)
 
 
-def test_a_contrastive_phase_has_nothing_to_choose_by(
+def test_a_contrastive_phase_has_no_validation_loss_to_select_by(
     tiny_vit: Path, digits: Data, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match="--average_last does not belong to --strategy contrastive"):
@@ -204,7 +204,7 @@ def test_a_contrastive_phase_has_nothing_to_choose_by(
         )
 
 
-def test_what_is_kept_is_what_is_saved(tiny_resnet: Path, digits: Data, tmp_path: Path) -> None:
+def test_the_selected_weights_are_saved(tiny_resnet: Path, digits: Data, tmp_path: Path) -> None:
     flags = ("--average_last", "0.5", "--learning_rate", "0.05", "--max_steps", "8", *STEADY)
     trained = _run(tiny_resnet, digits, tmp_path, "--strategy", "full", *flags)
     assert trained.phases[0].kept == "average of the last 4 steps"
@@ -234,8 +234,8 @@ def test_the_statistics_of_an_average_are_those_of_the_training_rows(
     phase = _phase(tiny_resnet, digits, tmp_path, *flags, "--per_device_train_batch_size", "80")
     model = phase.trainer.model
     phase.trainer.train()
-    restore_weights(model, phase.candidates.mean)
-    renew_statistics(phase.trainer)
+    restore_weights(model, phase.averaging.average)
+    update_batch_norm(phase.trainer)
     norm = model.resnet.embedder.embedder.normalization
     seen: list[torch.Tensor] = []
     handle = norm.register_forward_hook(
@@ -264,7 +264,7 @@ def test_the_statistics_of_frozen_norms_stay(
     with training_only(
         model, [name for name, _ in model.named_parameters() if "embedder" not in name]
     ):
-        renew_statistics(phase.trainer)
+        update_batch_norm(phase.trainer)
     after = dict(model.named_buffers())
     assert frozen
     assert all(torch.equal(after[name], before[name]) for name in frozen)
@@ -272,11 +272,11 @@ def test_the_statistics_of_frozen_norms_stay(
     assert not any(torch.equal(after[name], before[name]) for name in running)
 
 
-# --- the way of WiSE-FT ---
+# --- WiSE-FT ---
 
 
 @pytest.mark.parametrize("name", ["tiny_vit", "tiny_resnet"])
-def test_where_training_did_harm_the_phase_leaves_exactly_what_it_began_with(
+def test_where_training_did_harm_exactly_the_initial_weights_are_restored(
     name: str, digits: Data, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     # Statistics and weights: those of a body that was never touched.
@@ -300,7 +300,9 @@ def test_where_training_did_harm_the_phase_leaves_exactly_what_it_began_with(
     assert _same(body, {key: trained.model.state_dict()[key] for key in body})
 
 
-def test_the_way_ends_where_the_phase_ended(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
+def test_interpolation_goes_from_the_initial_to_the_final_weights(
+    tiny_vit: Path, digits: Data, tmp_path: Path
+) -> None:
     flags = (
         "--strategy",
         "head_then_full",
@@ -315,7 +317,7 @@ def test_the_way_ends_where_the_phase_ended(tiny_vit: Path, digits: Data, tmp_pa
     began = copy_weights(phase.trainer.model)
     phase.trainer.train()
     ended = copy_weights(phase.trainer.model)
-    way = list(phase.candidates.behind(ended))
+    way = list(phase.averaging.candidates(ended))
     assert [each.name[:3] for each in way] == [
         "0.0",
         "0.1",
@@ -333,14 +335,12 @@ def test_the_way_ends_where_the_phase_ended(tiny_vit: Path, digits: Data, tmp_pa
         torch.testing.assert_close(weight, 0.3 * began[name] + 0.7 * ended[name])
     names = [
         each["name"]
-        for each in keep_best(phase.trainer, phase.candidates, "last step")["candidates"]
+        for each in select_by_validation(phase.trainer, phase.averaging, "last step")["candidates"]
     ]
     assert names == ["last step", *(each.name for each in way)]
 
 
-def test_a_tie_goes_to_what_the_phase_ended_with(
-    tiny_vit: Path, digits: Data, tmp_path: Path
-) -> None:
+def test_a_tie_goes_to_the_final_weights(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
     flags = ("--learning_rate", "1e-30", "--weight_decay", "0", "--average_last", "1")
     facts = _run(
         tiny_vit,
@@ -359,7 +359,7 @@ def test_a_tie_goes_to_what_the_phase_ended_with(
     assert facts.kept == "last step"
 
 
-def test_a_phase_that_ended_where_it_began_has_no_way_between(
+def test_a_phase_that_ended_where_it_began_has_nothing_to_interpolate(
     tiny_resnet: Path, digits: Data, tmp_path: Path
 ) -> None:
     flags = ("--wise_ft", "true", "--learning_rate", "3", "--max_steps", "3", *STEADY)
@@ -368,7 +368,7 @@ def test_a_phase_that_ended_where_it_began_has_no_way_between(
     assert list(_values(facts)) == ["best step"]
 
 
-def test_of_gradual_only_the_last_phase_goes_part_of_the_way(
+def test_of_gradual_only_the_last_phase_is_interpolated(
     tiny_vit: Path, digits: Data, tmp_path: Path
 ) -> None:
     trained = _run(
@@ -398,7 +398,7 @@ def test_what_was_the_best_step_is_called_so(tiny_vit: Path, digits: Data, tmp_p
 
 
 @pytest.mark.parametrize("flags", [("--average_last", "0.25"), ("--wise_ft", "true")])
-def test_without_a_validation_split_nothing_could_choose(
+def test_without_a_validation_split_nothing_could_be_selected(
     flags: tuple[str, ...], tiny_vit: Path, digits: Data, tmp_path: Path
 ) -> None:
     alone = replace(digits, splits={"train": digits.train, "test": digits.test})
@@ -416,7 +416,7 @@ def test_a_share_out_of_range_is_refused(share: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "strategy", ["head", "full", "top_layers", "lora", "scratch", "contrastive"]
 )
-def test_the_way_is_refused_where_no_head_learned_before_the_rest(
+def test_wise_ft_is_refused_where_no_head_learned_before_the_rest(
     strategy: str, tmp_path: Path
 ) -> None:
     with pytest.raises(
@@ -426,7 +426,7 @@ def test_the_way_is_refused_where_no_head_learned_before_the_rest(
     assert "head_then_full, gradual, auto" in refusal.value.hint
 
 
-def test_pre_training_has_no_way_to_go_back(tmp_path: Path) -> None:
+def test_wise_ft_is_refused_in_pre_training(tmp_path: Path) -> None:
     flags = [
         "--model_type",
         "resnet",
@@ -484,11 +484,11 @@ def _phase(folder: Path, data: Data, tmp_path: Path, *flags: str) -> Phase:
         compute_metrics=validation_metrics(mean_loss(cross_entropy), has_classes=True),
         compute_loss_func=mean_loss(cross_entropy),
         learning_rates={},
-        batches=StepBatches(PlainOrder(len(data.train), seed=0), plan.batch_size),
+        batches=StepBatches(SampledOrder(len(data.train), seed=0), plan.batch_size),
         callbacks=[recorder],
     )
     return Phase(
-        trainer, gather_candidates(trainer, plan.phases[-1], plan, config.training), recorder
+        trainer, add_weight_averaging(trainer, plan.phases[-1], plan, config.training), recorder
     )
 
 

@@ -1,4 +1,4 @@
-"""Which rows a step has: all of them once an epoch, the same ones however many processes share them."""
+"""Which rows a step has: all once an epoch, the same ones with any number of processes."""
 
 from itertools import chain, product
 
@@ -7,7 +7,13 @@ import torch
 from datasets import Dataset
 
 from hf_transfer.errors import UserError
-from hf_transfer.training.batches import PlainOrder, StepBatches, StepLoader, mix, plain_order
+from hf_transfer.training.batches import (
+    SampledOrder,
+    StepBatches,
+    StepLoader,
+    derive_seed,
+    sampled_order,
+)
 
 Batch = list[int]
 
@@ -18,7 +24,9 @@ def _batches(
     """The batches of an epoch, by process."""
     each = []
     for process in range(processes):
-        batches = StepBatches(PlainOrder(rows, seed=1), batch_size, accumulated, processes, process)
+        batches = StepBatches(
+            SampledOrder(rows, seed=1), batch_size, accumulated, processes, process
+        )
         batches.set_epoch(epoch)
         each.append(list(batches))
         assert len(batches) == len(each[-1])
@@ -69,7 +77,7 @@ def test_the_rows_of_a_step_are_shared_evenly() -> None:
             assert max(lengths) - min(lengths) <= 1, size
 
 
-def test_only_the_last_step_of_an_epoch_has_other_than_as_many_rows_as_were_asked_for() -> None:
+def test_only_the_last_step_of_an_epoch_has_other_than_the_requested_rows() -> None:
     for size in SIZES:
         rows, batch, accumulated, processes = size
         full, lengths = batch * accumulated * processes, [len(step) for step in _steps(*size)]
@@ -80,7 +88,7 @@ def test_only_the_last_step_of_an_epoch_has_other_than_as_many_rows_as_were_aske
 
 def test_the_rows_of_a_step_by_its_number_are_those_that_the_loader_gives() -> None:
     for size in SIZES[::3]:
-        batches = StepBatches(PlainOrder(size[0], seed=1), *size[1:])
+        batches = StepBatches(SampledOrder(size[0], seed=1), *size[1:])
         for epoch in (0, 1, 4):
             steps = _steps(*size, epoch=epoch)
             assert batches.steps == len(steps), size
@@ -107,30 +115,30 @@ def test_what_would_leave_a_process_without_a_row_goes_to_the_step_before(
     assert [len(own) for own in each] == [steps] * 4
 
 
-def test_too_few_rows_for_the_processes_are_said() -> None:
+def test_too_few_rows_for_the_processes_are_refused() -> None:
     with pytest.raises(UserError, match="3 examples for 4 processes"):
-        StepBatches(PlainOrder(3, seed=0), batch_size=2, processes=4)
+        StepBatches(SampledOrder(3, seed=0), batch_size=2, processes=4)
 
 
-def test_epochs_differ_and_come_back_the_same() -> None:
-    order = PlainOrder(50, seed=3)
+def test_epochs_differ_and_are_reproducible() -> None:
+    order = SampledOrder(50, seed=3)
     epochs = [tuple(order.of_epoch(epoch)) for epoch in range(5)]
     assert len(set(epochs)) == 5
-    assert epochs == [tuple(PlainOrder(50, seed=3).of_epoch(epoch)) for epoch in range(5)]
-    assert tuple(PlainOrder(50, seed=4).of_epoch(0)) != epochs[0]
+    assert epochs == [tuple(SampledOrder(50, seed=3).of_epoch(epoch)) for epoch in range(5)]
+    assert tuple(SampledOrder(50, seed=4).of_epoch(0)) != epochs[0]
 
 
 def test_the_order_depends_on_no_generator_of_the_process() -> None:
     torch.manual_seed(0)
-    before, state = PlainOrder(50, seed=3).of_epoch(1), torch.get_rng_state()
+    before, state = SampledOrder(50, seed=3).of_epoch(1), torch.get_rng_state()
     torch.manual_seed(9)
-    assert PlainOrder(50, seed=3).of_epoch(1) == before
+    assert SampledOrder(50, seed=3).of_epoch(1) == before
     torch.manual_seed(0)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_an_epoch_is_the_same_whichever_was_iterated_before_it() -> None:
-    moved, fresh = (StepBatches(PlainOrder(11, seed=0), 2) for _ in range(2))
+    moved, fresh = (StepBatches(SampledOrder(11, seed=0), 2) for _ in range(2))
     for epoch in range(3):
         moved.set_epoch(epoch)
         list(moved)
@@ -138,13 +146,13 @@ def test_an_epoch_is_the_same_whichever_was_iterated_before_it() -> None:
     assert list(fresh) == list(moved)
 
 
-def test_sequential_rows_stand_as_they_are_in_every_epoch() -> None:
-    order = PlainOrder(7, seed=0, strategy="sequential")
+def test_sequential_rows_keep_their_order_in_every_epoch() -> None:
+    order = SampledOrder(7, seed=0, strategy="sequential")
     assert [list(order.of_epoch(epoch)) for epoch in (0, 5)] == [list(range(7))] * 2
 
 
 def test_each_epoch_draws_one_view_of_each_row() -> None:
-    order = PlainOrder(30, seed=0, views=4)
+    order = SampledOrder(30, seed=0, views=4)
     drawn = [order.of_epoch(epoch) for epoch in range(12)]
     assert all(sorted(row % 30 for row in epoch) == list(range(30)) for epoch in drawn)
     assert {row // 30 for epoch in drawn for row in epoch} == {0, 1, 2, 3}
@@ -160,7 +168,7 @@ def test_rows_of_like_length_come_together_and_each_of_them_once() -> None:
     rows = Dataset.from_dict({"length": lengths})
 
     def spread(strategy: str) -> float:
-        order = list(plain_order(rows, strategy, seed=0, together=8).of_epoch(0))
+        order = list(sampled_order(rows, strategy, seed=0, group_size=8).of_epoch(0))
         assert sorted(order) == list(range(400))
         steps = [[lengths[row] for row in order[begin : begin + 8]] for begin in range(0, 400, 8)]
         return sum(max(step) - min(step) for step in steps) / len(steps)
@@ -170,30 +178,32 @@ def test_rows_of_like_length_come_together_and_each_of_them_once() -> None:
 
 def test_rows_without_lengths_are_drawn_at_random() -> None:
     rows = Dataset.from_dict({"text": list("abcdefgh")})
-    assert list(plain_order(rows, "group_by_length", 0, 4).of_epoch(0)) == list(
-        PlainOrder(8, 0).of_epoch(0)
+    assert list(sampled_order(rows, "group_by_length", 0, 4).of_epoch(0)) == list(
+        SampledOrder(8, 0).of_epoch(0)
     )
 
 
 def test_views_of_rows_of_like_length_are_drawn_among_their_own() -> None:
     rows = Dataset.from_dict({"length": [*range(1, 21), *range(1, 21)]})
-    order = plain_order(rows, "group_by_length", 0, 4, views=2)
+    order = sampled_order(rows, "group_by_length", 0, 4, views=2)
     assert len(order) == 20
     assert sorted(row % 20 for row in order.of_epoch(0)) == list(range(20))
 
 
-def test_a_loader_hands_the_epoch_on_to_its_batches() -> None:
-    batches = StepBatches(PlainOrder(20, seed=0), 4)
+def test_a_loader_passes_the_epoch_on_to_its_batches() -> None:
+    batches = StepBatches(SampledOrder(20, seed=0), 4)
     loader = StepLoader(
-        list(range(20)), batch_sampler=batches, collate_fn=list, fetched=lambda: None
+        list(range(20)), batch_sampler=batches, collate_fn=list, on_batch=lambda: None
     )
     loader.set_epoch(3)
     assert batches.epoch == 3
     assert list(loader) == list(batches)
 
 
-def test_seeds_of_different_words_differ() -> None:
-    words = [(seed, step, batch) for seed in (0, 1, 42) for step in range(40) for batch in range(4)]
-    assert len({mix(*each) for each in words}) == len(words)
-    assert mix(1, 2) != mix(2, 1)
-    assert all(0 <= mix(*each) < 2**32 for each in words)
+def test_seeds_of_different_numbers_differ() -> None:
+    numbers = [
+        (seed, step, batch) for seed in (0, 1, 42) for step in range(40) for batch in range(4)
+    ]
+    assert len({derive_seed(*each) for each in numbers}) == len(numbers)
+    assert derive_seed(1, 2) != derive_seed(2, 1)
+    assert all(0 <= derive_seed(*each) < 2**32 for each in numbers)

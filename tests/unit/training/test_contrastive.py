@@ -31,7 +31,12 @@ from hf_transfer.models.pooling import with_mean_pooling
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training import engine
-from hf_transfer.training.contrastive import MEMBERS, TEMPERATURE, BalancedOrder, contrastive_loss
+from hf_transfer.training.contrastive import (
+    EXAMPLES_PER_CLASS,
+    TEMPERATURE,
+    BalancedOrder,
+    contrastive_loss,
+)
 from hf_transfer.training.engine import Trained, run_plan
 from tests import checkpoints
 
@@ -104,7 +109,7 @@ def test_the_loss_is_that_of_the_paper(labels: list[int]) -> None:
     assert _loss(features, labels) == pytest.approx(_by_the_formula(features, labels), rel=1e-5)
 
 
-def test_the_lengths_of_features_play_no_part() -> None:
+def test_the_lengths_of_features_make_no_difference() -> None:
     features, labels = _features(6), torch.tensor([0, 0, 1, 1, 2, 2])
     longer = features * torch.tensor([[1.0], [9.0], [0.1], [2.0], [3.0], [4.0]])
     torch.testing.assert_close(
@@ -119,7 +124,7 @@ def test_batches_whose_losses_trainer_sums_count_by_their_rows() -> None:
     torch.testing.assert_close(summed, whole)
 
 
-def test_a_row_alone_in_its_class_only_pushes() -> None:
+def test_a_row_alone_in_its_class_is_a_negative_only() -> None:
     features = torch.tensor([[1.0, 0.1], [1.0, -0.1], [0.9, 0.4]], requires_grad=True)
     loss = contrastive_loss({"logits": features}, torch.tensor([0, 0, 1]))
     (gradient,) = torch.autograd.grad(loss, features)
@@ -130,7 +135,7 @@ def test_a_row_alone_in_its_class_only_pushes() -> None:
     assert loss.item() == pytest.approx(_by_the_formula(features.detach(), [0, 0, 1]), rel=1e-5)
 
 
-def test_a_batch_of_rows_that_are_all_alone_says_nothing() -> None:
+def test_a_batch_of_rows_that_are_all_alone_has_no_gradient() -> None:
     features = _features(4).requires_grad_()
     loss = contrastive_loss({"logits": features}, torch.arange(4))
     (gradient,) = torch.autograd.grad(loss, features)
@@ -172,15 +177,15 @@ def test_every_batch_holds_four_of_each_class() -> None:
     assert all(Counter(labels[row] for row in batch) == {0: 4, 1: 4, 2: 4} for batch in batches)
 
 
-def test_a_class_gives_its_rows_in_turn() -> None:
+def test_every_row_of_a_class_comes_once_before_it_repeats() -> None:
     labels = [0] * 12 + [1] * 12
     order = BalancedOrder(labels, seed=0).of_epoch(0)
     assert Counter(order) == dict.fromkeys(range(24), 1)
 
 
-def test_with_many_classes_each_batch_holds_four_of_some_and_all_have_their_turn() -> None:
+def test_with_many_classes_each_batch_holds_four_of_some_and_none_is_left_out() -> None:
     labels = np.repeat(np.arange(8), 6).tolist()
-    order = BalancedOrder(labels, seed=0, most_rows=16)
+    order = BalancedOrder(labels, seed=0, max_batch_size=16)
     assert order.batch_size == 16
     batches = list(_batches(order))
     assert all(list(Counter(labels[row] for row in batch).values()) == [4] * 4 for batch in batches)
@@ -190,26 +195,26 @@ def test_with_many_classes_each_batch_holds_four_of_some_and_all_have_their_turn
 
 def test_no_class_is_twice_in_a_batch_where_classes_do_not_divide_the_room() -> None:
     labels = np.repeat(np.arange(5), 16).tolist()
-    batches = list(_batches(BalancedOrder(labels, seed=0, most_rows=16)))
+    batches = list(_batches(BalancedOrder(labels, seed=0, max_batch_size=16)))
     assert len(batches) == 5
     assert all(list(Counter(labels[row] for row in batch).values()) == [4] * 4 for batch in batches)
     assert Counter(labels[row] for batch in batches for row in batch) == dict.fromkeys(range(5), 16)
 
 
 @pytest.mark.parametrize(
-    ("classes", "most_rows", "batch_size"),
+    ("classes", "max_batch_size", "batch_size"),
     [(3, 128, 12), (100, 128, 128), (5, 16, 16), (5, 7, 6), (5, 3, 4)],
 )
 def test_a_batch_has_room_for_two_classes_at_least(
-    classes: int, most_rows: int, batch_size: int
+    classes: int, max_batch_size: int, batch_size: int
 ) -> None:
-    assert BalancedOrder(list(range(classes)) * 3, 0, most_rows).batch_size == batch_size
+    assert BalancedOrder(list(range(classes)) * 3, 0, max_batch_size).batch_size == batch_size
 
 
-def test_a_class_of_one_row_gives_it_again() -> None:
+def test_a_class_of_one_row_repeats_it() -> None:
     batches = list(_batches(BalancedOrder([0] * 9 + [1], seed=0)))
     assert len(batches) == 2
-    assert all(batch.count(9) == MEMBERS for batch in batches)
+    assert all(batch.count(9) == EXAMPLES_PER_CLASS for batch in batches)
 
 
 def test_the_same_seed_gives_the_same_order_and_another_seed_another() -> None:
@@ -218,7 +223,7 @@ def test_the_same_seed_gives_the_same_order_and_another_seed_another() -> None:
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_epochs_differ_and_can_be_had_again() -> None:
+def test_epochs_differ_and_are_reproducible() -> None:
     order = BalancedOrder(np.repeat(np.arange(3), 10).tolist(), seed=0)
     assert order.of_epoch(0) == order.of_epoch(0) != order.of_epoch(1)
 
@@ -242,31 +247,43 @@ def test_features_are_what_the_output_layer_reads(load: Load, name: str) -> None
 
 @pytest.mark.parametrize("name", ["tiny_bert", "tiny_resnet", "tiny_gpt2"])
 def test_the_engine_trains_on_features_in_balanced_batches_that_differ(
-    load: Load, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    load: Load, name: str, tmp_path: Path
 ) -> None:
-    seen: list[tuple[torch.Size, list[int], torch.Tensor]] = []
-
-    def look(outputs: Any, labels: torch.Tensor, **options: Any) -> torch.Tensor:
-        seen.append((read_logits(outputs).shape, labels.tolist(), read_logits(outputs).detach()))
-        return contrastive_loss(outputs, labels, **options)
-
-    monkeypatch.setattr(engine, "contrastive_loss", look)
     checkpoint, data = load(name)
-    width = checkpoint.model.get_submodule(find_linear_head(checkpoint.model)).in_features
+    model = checkpoint.model
+    pad = getattr(model.config, "pad_token_id", None)
+    encoder = make_encoder(checkpoint.task, checkpoint.processor, model.config)
+
+    def key(row: torch.Tensor) -> bytes:
+        return (row if pad is None else row[row != pad]).numpy().tobytes()
+
+    label_of = {}
+    for row in encoder.rows(data.train):
+        label_of[key(encoder.collate([row])[model.main_input_name][0])] = row["label"]
+    seen: list[tuple[list[int], torch.Tensor]] = []
+
+    def look(module: Any, args: Any, inputs: dict[str, torch.Tensor], outputs: Any) -> None:
+        if module.training:
+            labels = [label_of[key(row)] for row in inputs[model.main_input_name]]
+            seen.append((labels, read_logits(outputs).detach()))
+
+    model.register_forward_hook(look, with_kwargs=True)
+    width = model.get_submodule(find_linear_head(model)).in_features
     classes = len(data.labels)
     # Nothing moves, so that batches which differ are of other rows.
-    trained = _train(
-        checkpoint, data, tmp_path, "--num_train_epochs", "2", "--learning_rate", "1e-30"
-    )
-    assert len(seen) == trained.phases[0].steps == 4
-    for shape, labels, _ in seen:
-        assert shape == (4 * classes, width)
+    flags = ("--num_train_epochs", "2", "--learning_rate", "1e-30", "--logging_strategy", "steps")
+    phase = _train(checkpoint, data, tmp_path, *flags, "--logging_steps", "1").phases[0]
+    assert len(seen) == phase.steps == 4
+    for labels, features in seen:
+        assert features.shape == (4 * classes, width)
         assert Counter(labels) == dict.fromkeys(range(classes), 4)
-    epochs = [seen[0][2], seen[2][2]]
+    expected = [_loss(features, labels) for labels, features in seen]
+    assert [entry["loss"] for entry in phase["history"]] == pytest.approx(expected, rel=1e-3)
+    epochs = [seen[0][1], seen[2][1]]
     assert not torch.allclose(*(torch.cat([e.sort(0).values]) for e in epochs), atol=1e-4)
 
 
-def test_a_small_batch_that_was_asked_for_holds_two_classes(load: Load, tmp_path: Path) -> None:
+def test_a_small_batch_size_leaves_room_for_two_classes(load: Load, tmp_path: Path) -> None:
     trained = _train(
         *load("tiny_bert"),
         tmp_path,
@@ -278,7 +295,7 @@ def test_a_small_batch_that_was_asked_for_holds_two_classes(load: Load, tmp_path
     assert trained.phases[0].steps == 3  # of 24 rows
 
 
-def test_the_body_learns_by_the_contrastive_loss_and_then_the_head_is_solved(
+def test_the_body_learns_by_the_contrastive_loss_and_then_the_head_in_closed_form(
     load: Load, tmp_path: Path
 ) -> None:
     checkpoint, data = load("tiny_bert")
@@ -297,7 +314,7 @@ def test_the_body_learns_by_the_contrastive_loss_and_then_the_head_is_solved(
     )
 
 
-def test_the_validation_rows_play_no_part_in_it(load: Load, tmp_path: Path) -> None:
+def test_validation_rows_are_not_used(load: Load, tmp_path: Path) -> None:
     checkpoint, data = load("tiny_bert")
     data = replace(data, splits={**data.splits, "validation": data.test})
     body, _ = _train(checkpoint, data, tmp_path, "--num_train_epochs", "2").phases
@@ -383,12 +400,12 @@ def _train(checkpoint: Checkpoint, data: Data, tmp_path: Path, *flags: str) -> T
 
 
 @pytest.mark.parametrize(("shards", "processes"), [(1, 1), (2, 2), (2, 1)])
-def test_a_process_has_whole_batches(shards: int, processes: int) -> None:
+def test_a_process_has_complete_batches(shards: int, processes: int) -> None:
     batches, together = engine._batches(*_shared(shards, processes))
     assert (batches.batch_size, together) == (12, 12 * shards)
 
 
-def test_a_run_that_goes_on_in_more_processes_is_refused_since_a_batch_would_be_torn() -> None:
+def test_a_run_resumed_in_more_processes_is_refused_since_a_batch_would_be_torn() -> None:
     with pytest.raises(
         UserError, match="12 examples a step cannot be divided among 2 processes"
     ) as refused:
@@ -397,7 +414,7 @@ def test_a_run_that_goes_on_in_more_processes_is_refused_since_a_batch_would_be_
 
 
 def _shared(shards: int, processes: int) -> tuple[Any, Any, Dataset]:
-    """A phase, work that was begun with so many batches a step and is gone on with by so many processes, and rows."""
+    """A phase, work that began with `shards` batches a step and is resumed by `processes`, and rows."""
     facts = {
         "per_device_train_batch_size": None,
         "seed": 0,

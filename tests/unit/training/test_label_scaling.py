@@ -10,7 +10,12 @@ from hf_transfer.config.data import DataConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.tasks import find_task
-from hf_transfer.training.label_scaling import Scale, find_scale, scale_labels, unscale
+from hf_transfer.training.label_scaling import (
+    LabelScale,
+    fit_label_scale,
+    scale_labels,
+    unscale_head,
+)
 from tests import checkpoints
 
 TEXTS = find_task("text-classification")
@@ -41,12 +46,12 @@ def tiny_gpt2(tmp_path: Path, tiny_bert: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "offset", "factor"), [("tiny_bert", 305_000, 5_000), ("tiny_gpt2", 0, 305_041)]
 )
-def test_a_model_trained_on_the_scale_answers_in_the_numbers_unit(
+def test_a_model_trained_on_scaled_labels_predicts_in_their_unit(
     name: str, offset: float, factor: float, prices: Data, request: pytest.FixtureRequest
 ) -> None:
     folder = request.getfixturevalue(name)
     checkpoint = checkpoints.load(str(folder), TEXTS, prices.labels, problem_type="regression")
-    scale = find_scale(prices, checkpoint)
+    scale = fit_label_scale(prices, checkpoint)
     assert (scale.offset, scale.factor) == (pytest.approx(offset), pytest.approx(factor, rel=1e-5))
     encoder = make_encoder(TEXTS, checkpoint.processor, checkpoint.model.config)
     rows = list(encoder.rows(prices.train))
@@ -57,7 +62,7 @@ def test_a_model_trained_on_the_scale_answers_in_the_numbers_unit(
     )
     with torch.no_grad():
         before = checkpoint.model.eval()(**batch).logits
-        unscale(checkpoint, scale)
+        unscale_head(checkpoint, scale)
         after = checkpoint.model(**batch).logits
     assert torch.allclose(after, before * scale.factor + scale.offset, rtol=1e-4)
 
@@ -65,4 +70,4 @@ def test_a_model_trained_on_the_scale_answers_in_the_numbers_unit(
 def test_classes_have_no_scale(tiny_bert: Path, text_file: Path) -> None:
     data = load_data(DataConfig(str(text_file), label_column="animal"), TEXTS, seed=0)
     checkpoint = checkpoints.load(str(tiny_bert), TEXTS, data.labels)
-    assert find_scale(data, checkpoint) == Scale()
+    assert fit_label_scale(data, checkpoint) == LabelScale()

@@ -12,7 +12,7 @@ SETS = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
 NUMBERS = torch.tensor([1.0, 2.0, 4.0])
 
 
-def _asked(**flags: object) -> TrainingConfig:
+def _arguments(**flags: object) -> TrainingConfig:
     return TrainingConfig(output_dir="x", use_cpu=True, **flags)
 
 
@@ -20,7 +20,9 @@ def test_rare_classes_weigh_more_and_balanced_ones_all_the_same() -> None:
     assert balanced_weights([0, 1] * 10, 2).tolist() == [1.0, 1.0]
     labels = [0] * 30 + [1] * 10
     assert balanced_weights(labels, 2).tolist() == pytest.approx([40 / 60, 40 / 20])
-    skewed = choose_loss("single_label_classification", _asked(class_weights="balanced"), labels, 2)
+    skewed = choose_loss(
+        "single_label_classification", _arguments(class_weights="balanced"), labels, 2
+    )
     assert skewed({"logits": LOGITS}, torch.tensor([1, 1, 1])) == 2 * F.cross_entropy(
         LOGITS, torch.tensor([1, 1, 1])
     )
@@ -41,7 +43,7 @@ def test_rare_classes_weigh_more_and_balanced_ones_all_the_same() -> None:
 def test_the_loss_is_the_mean_over_all_batches_of_a_step(
     problem_type: ProblemType, logits: torch.Tensor, labels: torch.Tensor, expected: torch.Tensor
 ) -> None:
-    loss = choose_loss(problem_type, _asked(), [], 2)
+    loss = choose_loss(problem_type, _arguments(), [], 2)
     assert loss({"logits": logits}, labels) == pytest.approx(expected)
     # As Trainer does: two batches of one step, each with the count of the whole step.
     count = labels.ne(-100).sum()
@@ -60,8 +62,8 @@ def test_the_loss_is_the_mean_over_all_batches_of_a_step(
     ],
 )
 @pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
-def test_what_means_something_for_classes_only_is_refused(
+def test_a_flag_for_classes_only_is_refused(
     problem_type: ProblemType, flag: str, value: object
 ) -> None:
     with pytest.raises(UserError, match=f"--{flag} {value} does not fit {problem_type}"):
-        require_fitting_flags(problem_type, _asked(**{flag: value}))
+        require_fitting_flags(problem_type, _arguments(**{flag: value}))

@@ -1,4 +1,4 @@
-"""What is not finite: at which step the run ends, with which weights, and which examples it names."""
+"""A step that is not finite: where the run ends, with which weights, and which examples it names."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 
 from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
+from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
+from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.record import SkippedStep
 from hf_transfer.resume.states import States
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
-from hf_transfer.training import engine
-from hf_transfer.training.nan_guard import MOST_IN_A_ROW, Guard
+from hf_transfer.training.engine import run_plan
+from hf_transfer.training.nan_guard import MAX_SKIPPED_IN_A_ROW, NanGuard
 from tests import checkpoints
 
 STEADY = (
@@ -33,57 +36,59 @@ NAN = float("nan")
 
 @dataclass
 class Poison:
-    """Makes something of a batch (by number, from 1 on) of a run NaN, and takes note of the ids of every batch."""
+    """Makes a value of a training batch (by number, from 1) NaN, and lists the ids of each batch.
 
-    monkeypatch: pytest.MonkeyPatch
+    Its methods are hooks of a model and of a parameter.
+    """
+
     what: str = ""
     at: Sequence[int] = ()
     batches: list[list[str]] = field(default_factory=list)
     calls: int = 0
+    id_of_image: dict[bytes, str] = field(default_factory=dict)
 
     def arm(self, what: str, *at: int) -> None:
         """From the next run on: make this NaN in these batches."""
         self.what, self.at, self.calls = what, at, 0
         self.batches.clear()
 
-    def count(self, what: str) -> float:
-        """What a value is multiplied with."""
+    def factor(self, what: str) -> float:
+        """What a value is multiplied by."""
         if self.what != what:
             return 1.0
         self.calls += 1
         return NAN if self.calls in self.at else 1.0
 
-    def collate(self, inner: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-        """A collator whose pictures may be NaN."""
+    def attach(self, checkpoint: Checkpoint, rows: Dataset) -> None:
+        """Add the hooks to a model that is trained on these rows."""
+        encoder = make_encoder(checkpoint.task, checkpoint.processor, checkpoint.model.config)
+        images = encoder.collate(list(encoder.rows(rows)))["pixel_values"]
+        ids = zip(images, rows["id"], strict=True)
+        self.id_of_image = {image.numpy().tobytes(): row_id for image, row_id in ids}
+        assert len(self.id_of_image) == len(rows)
+        checkpoint.model.register_forward_pre_hook(self.before_forward, with_kwargs=True)
+        checkpoint.model.register_forward_hook(self.after_forward)
+        parameters = checkpoint.model.named_parameters()
+        head = next(parameter for name, parameter in parameters if name in checkpoint.head)
+        head.register_hook(lambda gradient: gradient * self.factor("gradient"))
 
-        def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-            self.batches.append([row["id"] for row in rows])
-            batch = inner(rows)
-            batch["pixel_values"][-1] *= self.count("input")
-            return batch
+    def before_forward(self, model: torch.nn.Module, args: Any, inputs: dict[str, Any]) -> None:
+        """List the ids of a batch, and multiply its last image."""
+        if model.training:
+            images = inputs["pixel_values"]
+            self.batches.append([self.id_of_image[image.numpy().tobytes()] for image in images])
+            images[-1] *= self.factor("input")
 
-        return collate
-
-    def loss(self, inner: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-        """A loss that may be NaN."""
-        return lambda *args, **options: inner(*args, **options) * self.count("loss")
+    def after_forward(self, model: torch.nn.Module, args: Any, outputs: Any) -> None:
+        """Multiply the logits, and so the loss."""
+        if model.training:
+            outputs["logits"] = outputs["logits"] * self.factor("loss")
 
 
 @pytest.fixture
-def poison(monkeypatch: pytest.MonkeyPatch) -> Poison:
+def poison() -> Poison:
     """What makes batches NaN in the runs of this test."""
-    made = Poison(monkeypatch)
-    encoder, loss = engine.make_encoder, engine.choose_loss
-
-    def make_encoder(*args: Any, **options: Any) -> Any:
-        plain = encoder(*args, **options)
-        return replace(plain, collate=made.collate(plain.collate))
-
-    monkeypatch.setattr(engine, "make_encoder", make_encoder)
-    monkeypatch.setattr(
-        engine, "choose_loss", lambda *args, **options: made.loss(loss(*args, **options))
-    )
-    return made
+    return Poison()
 
 
 @pytest.fixture
@@ -118,14 +123,9 @@ def train(poison: Poison, tmp_path: Path) -> Callable[..., Any]:
         ]
         config = read_config(argv=[*wanted, "--max_steps", str(steps)])
         checkpoint = checkpoints.load(str(model), task, data.labels, seed=0)
-        head = next(
-            tensor
-            for name, tensor in checkpoint.model.named_parameters()
-            if name in checkpoint.head
-        )
-        head.register_hook(lambda gradient: gradient * poison.count("gradient"))
+        poison.attach(checkpoint, data.train)
         plan = choose_plan(config.transfer, checkpoint, data, config.training, config.cache).plan
-        return engine.run_plan(plan, checkpoint, data, config.training, config.cache)
+        return run_plan(plan, checkpoint, data, config.training, config.cache)
 
     return run
 
@@ -136,7 +136,7 @@ def _require_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) 
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def _kept(folder: Path) -> dict[str, torch.Tensor]:
+def _saved_weights(folder: Path) -> dict[str, torch.Tensor]:
     state = States(folder / "checkpoints").newest()
     assert state is not None
     return state.load("weights")
@@ -161,10 +161,10 @@ def test_a_step_that_is_not_finite_ends_the_run_with_the_weights_before_it(
     assert f"(examples {', '.join(ids)})" in refused.value.message
     assert "the state after step 2 is saved" in refused.value.message
     assert "--on_nan rollback" in refused.value.hint
-    kept = _kept(tmp_path / "run")
-    assert all(tensor.isfinite().all() for tensor in kept.values())
+    saved = _saved_weights(tmp_path / "run")
+    assert all(tensor.isfinite().all() for tensor in saved.values())
     poison.arm("", 0)
-    _require_same(kept, train(folder, 2, folder="shorter").model.state_dict())
+    _require_same(saved, train(folder, 2, folder="shorter").model.state_dict())
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient", "input"])
@@ -230,16 +230,16 @@ def test_ten_steps_in_a_row_that_are_not_finite_end_the_run(
     poison.arm("loss", *range(3, 100))
     with pytest.raises(UserError, match="10 steps in a row are not finite"):
         train(tiny_vit, 30, "--on_nan", "rollback")
-    assert len(poison.batches) == 2 + MOST_IN_A_ROW
+    assert len(poison.batches) == 2 + MAX_SKIPPED_IN_A_ROW
 
 
-def test_the_same_run_goes_on_with_rollback_to_what_it_would_have_been(
+def test_the_same_run_resumes_with_rollback_to_what_it_would_have_been(
     train: Any, poison: Poison, tiny_resnet: Path
 ) -> None:
     poison.arm("input", 3)
     with pytest.raises(UserError, match="the state after step 2 is saved"):
         train(tiny_resnet, 5)
-    poison.arm("input", 1)  # the first batch after going on
+    poison.arm("input", 1)  # the first batch after resuming
     resumed = train(tiny_resnet, 5, "--on_nan", "rollback")
     poison.arm("input", 3)
     unbroken = train(tiny_resnet, 5, "--on_nan", "rollback", folder="unbroken")
@@ -286,36 +286,36 @@ def test_in_an_epoch_with_no_step_that_counts_nothing_is_logged(
     assert len(phase.skipped_steps) == 5
 
 
-def _guard() -> Guard:
-    guard = Guard(lambda step: [f"train/{step}"], rolls_back=True)
-    guard.begin(torch.nn.Linear(1, 1), torch.zeros(()))
+def _guard() -> NanGuard:
+    guard = NanGuard(lambda step: [f"train/{step}"], rolls_back=True)
+    guard.begin_step(torch.nn.Linear(1, 1), torch.zeros(()))
     return guard
 
 
 def test_only_steps_in_a_row_count_towards_the_end() -> None:
     guard = _guard()
-    for step in range(8 * MOST_IN_A_ROW):
-        guard.note(step, is_skipped=step % MOST_IN_A_ROW != 0)
-    assert len(guard.skipped) == 8 * (MOST_IN_A_ROW - 1)
+    for step in range(8 * MAX_SKIPPED_IN_A_ROW):
+        guard.count_step(step, is_skipped=step % MAX_SKIPPED_IN_A_ROW != 0)
+    assert len(guard.skipped) == 8 * (MAX_SKIPPED_IN_A_ROW - 1)
 
 
 def test_an_overflow_of_scaled_gradients_is_left_to_their_scaler() -> None:
     guard = _guard()
-    guard.see(torch.tensor(1.0))
+    guard.record_loss(torch.tensor(1.0))
     assert not guard.is_broken(torch.tensor(float("inf")), scaled=True)
     assert guard.is_broken(torch.tensor(float("inf")), scaled=False)
-    guard.see(torch.tensor(NAN))
+    guard.record_loss(torch.tensor(NAN))
     assert guard.is_broken(torch.tensor(1.0), scaled=True)
 
 
 def test_of_many_examples_a_message_names_some_and_counts_the_rest() -> None:
-    guard = Guard(lambda step: [f"train/{row}" for row in range(20)], rolls_back=False)
-    assert "train/0, train/1" in guard.refusal(3, 9, "").message
-    assert "train/7 and 12 more)" in guard.refusal(3, 9, "").message
+    guard = NanGuard(lambda step: [f"train/{row}" for row in range(20)], rolls_back=False)
+    assert "train/0, train/1" in guard.error(3, 9, "").message
+    assert "train/7 and 12 more)" in guard.error(3, 9, "").message
 
 
-def test_what_was_skipped_is_remembered() -> None:
+def test_skipped_steps_are_part_of_the_state() -> None:
     guard, again = _guard(), _guard()
-    guard.note(4, is_skipped=True)
+    guard.count_step(4, is_skipped=True)
     again.load_state_dict(guard.state_dict())
     assert (again.skipped, again.in_a_row) == ([{"step": 4, "ids": ["train/4"]}], 1)

@@ -10,7 +10,7 @@ from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
-from hf_transfer.training.batches import PlainOrder, StepBatches
+from hf_transfer.training.batches import SampledOrder, StepBatches
 from hf_transfer.training.engine import run_plan
 from hf_transfer.training.trainer import PhaseTrainer, phase_arguments
 from tests import checkpoints
@@ -85,7 +85,7 @@ def test_each_parameter_has_its_own_learning_rate(tiny_vit: Path, tmp_path: Path
         name: 1e-2 if name in checkpoint.head else 1e-4 * number
         for number, name in enumerate(names, 1)
     }
-    batches = StepBatches(PlainOrder(4, seed=0), batch_size=4)
+    batches = StepBatches(SampledOrder(4, seed=0), batch_size=4)
     trainer = PhaseTrainer(
         model=checkpoint.model, args=arguments, learning_rates=rates, batches=batches
     )
