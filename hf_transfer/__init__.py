@@ -46,8 +46,6 @@ _HOMES = {
     "require_metrics": "evaluation.metrics",
     "preflight": "preflight",
     "save": "sharing.folder",
-    "announce": "sharing.folder",
-    "publish": "sharing.folder",
     "push": "sharing.hub",
     "verify": "sharing.verify",
     "compare": "studies.compare",

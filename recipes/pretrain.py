@@ -6,7 +6,6 @@ python recipes/pretrain.py --config recipes/configs/letters_resnet.yaml
 from hf_transfer import (
     PRETRAINING,
     TransferConfig,
-    announce,
     build_checkpoint,
     choose_plan,
     evaluate,
@@ -14,7 +13,6 @@ from hf_transfer import (
     load_data,
     parse_config,
     preflight,
-    publish,
     run_command,
     run_plan,
     save,
@@ -31,9 +29,7 @@ def main() -> None:
     plan = choose_plan(TransferConfig(strategy="scratch"), checkpoint, data, config.training)
     trained = run_plan(plan, checkpoint, data, config.training, config.data.max_length)
     record = evaluate(trained, data, config.evaluation)
-    record = save(trained, record, config)
-    announce(record, config)
-    publish(config)
+    save(trained, record, config)
 
 
 if __name__ == "__main__":

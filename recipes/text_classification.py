@@ -4,7 +4,6 @@ accelerate launch recipes/text_classification.py --config recipes/configs/docstr
 """
 
 from hf_transfer import (
-    announce,
     choose_plan,
     evaluate,
     find_task,
@@ -12,7 +11,6 @@ from hf_transfer import (
     load_data,
     parse_config,
     preflight,
-    publish,
     require_metrics,
     run_command,
     run_plan,
@@ -37,9 +35,7 @@ def main() -> None:
     plan = choose_plan(config.transfer, checkpoint, data, config.training, config.data.max_length)
     trained = run_plan(plan, checkpoint, data, config.training, config.data.max_length)
     record = evaluate(trained, data, config.evaluation)
-    record = save(trained, record, config)
-    announce(record, config)
-    publish(config)
+    save(trained, record, config)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from hf_transfer.frozen.split import Boundary, CheckedSplit, UnsplittableError, 
 from hf_transfer.linear_probe.solve import SolvedHead, solve_head
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import find_linear_head
-from hf_transfer.record import ClosedFormFacts, PhaseFacts
+from hf_transfer.record import LinearProbeFacts, PhaseFacts
 from hf_transfer.strategies.plan import CacheSettings, Phase, Plan
 from hf_transfer.training.label_scaling import Scale
 from hf_transfer.training.losses import balanced_weights
@@ -133,7 +133,7 @@ def solve_phase(
         seconds=time.perf_counter() - began,
         **cache_facts(computed),
         history=[],
-        solved=ClosedFormFacts(head.strength, phase.penalty, head.cross_validated),
+        solved=LinearProbeFacts(head.strength, phase.penalty, head.cross_validated),
         augmentation=training.augmentation if plan.cache.views else None,
     )
 
