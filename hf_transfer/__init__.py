@@ -4,7 +4,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-# Public name -> the module that holds it. Loaded at first use: `hf-transfer --help` must not wait for torch.
+# Public name -> its module, imported at first use: `hf-transfer --help` must not wait for torch.
 _HOMES = {
     "FINE_TUNING": "config",
     "PRETRAINING": "config",

@@ -1,4 +1,4 @@
-"""Compare strategies over label budgets and draws: where few labels favour the head, and more labels everything.
+"""Compare strategies over label budgets and draws: few labels favour the head, more everything.
 
 python recipes/compare_strategies.py --config recipes/configs/digits_story.yaml
 """

@@ -1,4 +1,4 @@
-"""Fine-tune an image checkpoint on labelled pictures.
+"""Fine-tune an image checkpoint on labelled images.
 
 accelerate launch recipes/image_classification.py --config recipes/configs/digits.yaml
 """

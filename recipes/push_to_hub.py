@@ -1,6 +1,6 @@
-"""Publish the folder of a run: model, record and card in one commit, then download it again and prove it equal.
+"""Publish the folder of a run: model, record and card in one commit, verified by a download.
 
-python recipes/push_to_hub.py --output_dir out/digits --hub_model_id you/digits --hub_private_repo true
+python recipes/push_to_hub.py --output_dir out/pets --hub_model_id me/pets --hub_private_repo true
 """
 
 from pathlib import Path
