@@ -29,7 +29,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class BaseModelFacts:
-    """The checkpoint that a run starts from; `revision` is a commit, None for one not on the Hub."""
+    """The checkpoint that a run starts from; `revision` is a commit, None if not on the Hub."""
 
     id: str
     revision: str | None
@@ -128,8 +128,8 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class ClosedFormFacts:
-    """A head in closed form: its L2 strength, and the factor `penalty` in it.
+class LinearProbeFacts:
+    """The L2 strength of a head that was solved as a linear probe, and the factor `penalty` in it.
 
     `cross_validated` is False where the strength is fixed, because nothing could be held out.
     """
@@ -143,10 +143,10 @@ class ClosedFormFacts:
 class PhaseFacts:
     """One phase of training: what learned, for how long, from which cached activations.
 
-    A phase in closed form has `solved`, no steps and no history. A phase in steps has `loss`,
+    A phase whose head is solved has `solved`, no steps and no history. A phase in steps has `loss`,
     `batch_size` (examples of all processes in a step), `skipped_steps`, and in `resumed_at` the
-    steps from which it was resumed; `kept` names the weights it ended with where `candidates` were
-    compared. `augmentation` is set where the phase learned from changed images.
+    steps from which it was resumed; `kept` names the weights that it ended with where `candidates`
+    were compared. `augmentation` is set where the phase learned from augmented images.
     """
 
     name: str
@@ -167,7 +167,7 @@ class PhaseFacts:
     skipped_steps: list[SkippedStep] | None = None
     resumed_at: list[int] | None = None
     augmentation: str | None = None
-    solved: ClosedFormFacts | None = None
+    solved: LinearProbeFacts | None = None
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Name of the model and what its publisher adds, None where they do not; set when it is saved."""
+    """Name, licence and language of the model, None where not given; set when it is saved."""
 
     name: str = ""
     license: str | None = ""

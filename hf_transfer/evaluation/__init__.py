@@ -1,1 +1,1 @@
-"""What the model is worth."""
+"""Metrics of a model, with intervals and baselines."""

@@ -1,4 +1,4 @@
-"""What must be beaten: answers that know no pretrained network."""
+"""Baselines: predictions of models that know no pretrained network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,53 +13,50 @@ from hf_transfer.tasks import Task
 
 
 def majority(task: Task, data: Data) -> np.ndarray:
-    """Outputs that are the same for every test example: the best that can be said without looking at an input.
+    """Outputs that are the same for every test row: the best without looking at an input.
 
-    Classes and labels: their shares of the training examples, (test, classes). Regression: the mean, (test,).
+    Classes and labels: their shares of the training rows, (test, classes). Regression: the mean of
+    the training labels, (test,).
     """
     labels = np.asarray(data.train["label"][:])
-    rows = (
-        np.eye(len(data.labels))[labels]
-        if data.problem_type == "single_label_classification"
-        else labels
-    )
-    share = rows.mean(0)
+    if data.problem_type == "single_label_classification":
+        labels = np.eye(len(data.labels))[labels]
+    share = labels.mean(0)
     return np.tile(share, (len(data.test), *[1] * share.ndim))
 
 
 def raw_inputs(task: Task, data: Data) -> np.ndarray:
-    """Outputs of a linear model of pixels, or of the words of texts (TF-IDF); shapes as those of `majority`."""
+    """Outputs of a linear model of pixels or words (TF-IDF), in the shapes of `majority`."""
     train, test = as_plain_features(task, data.train, data.test)
-    return LINEAR[data.problem_type](
-        train, np.asarray(data.train["label"][:]), test, len(data.labels)
-    )
+    labels = np.asarray(data.train["label"][:])
+    return LINEAR_MODELS[data.problem_type](train, labels, test, len(data.labels))
 
 
-def _classes(train: Any, labels: np.ndarray, test: Any, classes: int) -> np.ndarray:
+def _logistic(train: Any, labels: np.ndarray, test: Any, classes: int) -> np.ndarray:
     model = LogisticRegression(max_iter=2000).fit(train, labels)
     probabilities = np.zeros((test.shape[0], classes))
     probabilities[:, model.classes_] = model.predict_proba(test)
     return probabilities
 
 
-def _labels(train: Any, rows: np.ndarray, test: Any, classes: int) -> np.ndarray:
-    """A logistic regression a label; a label that applies to all training examples or to none is taken to go on so."""
-    probabilities = np.tile(rows.mean(0), (test.shape[0], 1))
-    for label in np.flatnonzero((rows.min(0) < 1) & (rows.max(0) > 0)):
-        model = LogisticRegression(max_iter=2000).fit(train, rows[:, label])
+def _logistic_per_label(train: Any, labels: np.ndarray, test: Any, classes: int) -> np.ndarray:
+    """A logistic regression a label; one that all training rows have, or none, is constant."""
+    probabilities = np.tile(labels.mean(0), (test.shape[0], 1))
+    for label in np.flatnonzero((labels.min(0) < 1) & (labels.max(0) > 0)):
+        model = LogisticRegression(max_iter=2000).fit(train, labels[:, label])
         probabilities[:, label] = model.predict_proba(test)[:, 1]
     return probabilities
 
 
-def _numbers(train: Any, numbers: np.ndarray, test: Any, classes: int) -> np.ndarray:
-    return Ridge().fit(train, numbers).predict(test)
+def _ridge(train: Any, labels: np.ndarray, test: Any, classes: int) -> np.ndarray:
+    return Ridge().fit(train, labels).predict(test)
 
 
-# (training features, labels, test features, number of labels) -> outputs
-LINEAR: dict[ProblemType, Callable[[Any, np.ndarray, Any, int], np.ndarray]] = {
-    "single_label_classification": _classes,
-    "multi_label_classification": _labels,
-    "regression": _numbers,
+# (training features, labels, test features, number of classes) -> outputs
+LINEAR_MODELS: dict[ProblemType, Callable[[Any, np.ndarray, Any, int], np.ndarray]] = {
+    "single_label_classification": _logistic,
+    "multi_label_classification": _logistic_per_label,
+    "regression": _ridge,
 }
 BASELINES: dict[str, Callable[[Task, Data], np.ndarray]] = {
     "majority": majority,

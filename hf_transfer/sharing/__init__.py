@@ -1,1 +1,1 @@
-"""What others see: the folder of a run, its card, its place on the Hub."""
+"""A run for others: its folder, model card, report and repository on the Hub."""

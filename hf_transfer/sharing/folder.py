@@ -1,4 +1,4 @@
-"""The folder of a run: written whole or not at all, then published if asked."""
+"""The folder of a run: written completely or not at all, then pushed if requested."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from hf_transfer.record import CardFacts, RunRecord
 from hf_transfer.resume.run_folder import finish, note
 from hf_transfer.resume.states import STAGE
 from hf_transfer.sharing.card import BASELINE_NAMES, show_plain
-from hf_transfer.sharing.hub import Published, published_files, push
+from hf_transfer.sharing.hub import published_files, push
 from hf_transfer.sharing.render import document_names, write_documents
 from hf_transfer.sharing.verify import verify
 from hf_transfer.training.engine import Trained
@@ -24,51 +24,48 @@ log = logging.getLogger(__name__)
 
 
 def save(trained: Trained, record: RunRecord, config: RunConfig) -> RunRecord:
-    """The record as it was saved; the folder holds weights, processor, record.json, report.html, plots and card.
+    """The record as it was saved: the run is written, summarized in the log, pushed if requested.
 
-    Everything is written under a temporary name in checkpoints/ first and moved in at the end, record.json last.
-    Only the main process writes; the others wait.
+    The output folder then holds weights, processor, record.json, report.html, plots and card, and
+    the training states in it are removed.
+    """
+    record = write_run(trained, record, config)
+    log_summary(record, config)
+    publish(config)
+    return record
+
+
+def write_run(trained: Trained, record: RunRecord, config: RunConfig) -> RunRecord:
+    """The record as it was written to the output folder, with the files of the run.
+
+    All files are written below checkpoints/ first and moved at the end, record.json last. Only the
+    main process writes; the others wait.
     """
     state = PartialState()
     if state.is_main_process:
         name = str(config.hub.hub_model_id) if config.hub else config.output_dir.resolve().name
-        record = replace(
-            record,
-            card=CardFacts(name, config.card.license, config.card.language),
-        )
-        place = (
-            config.output_dir / CHECKPOINTS
-        )  # a process that is killed leaves what the next one there removes
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=STAGE, dir=place) as stage:
-            record = _write(trained, record, Path(stage), config.transfer.keep_adapter)
-            note(
-                config.output_dir
-            )  # before there is a model that another run might be taken to have made
-            _move_in(Path(stage), config.output_dir)
+        card = CardFacts(name, config.card.license, config.card.language)
+        folder = config.output_dir / CHECKPOINTS  # the next run removes what a killed one leaves
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=STAGE, dir=folder) as stage:
+            keep_adapter = config.transfer.keep_adapter
+            record = _write_files(trained, replace(record, card=card), Path(stage), keep_adapter)
+            # Before there is a model that could be taken for that of another run.
+            note(config.output_dir)
+            _move_files(Path(stage), config.output_dir)
     state.wait_for_everyone()
     return record
 
 
-def publish(config: RunConfig) -> Published | None:
-    """Push the run and prove it, if asked; on the main process only. Then nothing is left to do, and its states go."""
-    if not PartialState().is_main_process:
-        return None
-    published = None
-    if config.hub:
-        published = push(config.output_dir, config.hub)
-        verify(published, config.output_dir, config.hub.hub_token)
-    finish(config.output_dir, published is not None)
-    return published
-
-
-def announce(record: RunRecord, config: RunConfig) -> None:
-    """Say what a person wants to know at the end of a run, and what to type next."""
+def log_summary(record: RunRecord, config: RunConfig) -> None:
+    """Log the metrics beside the baselines, and the commands to type next."""
     rows = [_summary_row(name, record) for name in record.metrics]
     folder = config.output_dir
+    push_command = f"--output_dir {folder} --hub_model_id YOU/{folder.name}"
     log.info(
         "\n%s\n\n  %d training examples, strategy %s, %d test examples, %.0f s\n\n"
-        "  look at it   %s\n  use it       hf-transfer predict %s FILE\n  share it     %s\n",
+        "  look at it   %s\n  use it       hf-transfer predict %s FILE\n"
+        "  share it     hf-transfer run push_to_hub %s\n",
         "\n".join(rows),
         record.dataset.splits.train,
         record.strategy.used,
@@ -76,34 +73,50 @@ def announce(record: RunRecord, config: RunConfig) -> None:
         record.timings.total_s,
         folder / "report.html",
         folder,
-        f"hf-transfer run push_to_hub --output_dir {folder} --hub_model_id YOU/{folder.name}",
+        push_command,
     )
 
 
+def publish(config: RunConfig) -> None:
+    """Push the run and verify it, if requested; on the main process. Then remove its states."""
+    if not PartialState().is_main_process:
+        return
+    if config.hub:
+        published = push(config.output_dir, config.hub)
+        verify(published, config.output_dir, config.hub.hub_token)
+    finish(config.output_dir, published=config.hub is not None)
+
+
 def _summary_row(name: str, record: RunRecord) -> str:
-    e = record.metrics[name]
     metric = find_metric(name, record.problem_type)
-    unit, show = (" %", lambda x: f"{100 * x:.1f}") if metric.is_share else ("  ", show_plain)
+    measured = record.metrics[name]
+    unit = " %" if metric.is_share else "  "
+
+    def show(value: float) -> str:
+        return f"{100 * value:.1f}" if metric.is_share else show_plain(value)
+
     names = BASELINE_NAMES[record.problem_type]
-    others = [
+    baselines = ", ".join(
         f"{names[baseline]} {show(values[name].value)}"
         for baseline, values in record.baselines.items()
-    ]
-    between = f"{show(e.low)} to {show(e.high)}"
-    return f"  {metric.title:<18}{show(e.value):>7}{unit}   {between}   ({', '.join(others)})"
+    )
+    interval = f"{show(measured.low)} to {show(measured.high)}"
+    return f"  {metric.title:<18}{show(measured.value):>7}{unit}   {interval}   ({baselines})"
 
 
-def _write(trained: Trained, record: RunRecord, folder: Path, keep_adapter: bool) -> RunRecord:
-    checkpoint, adapter = trained.checkpoint, trained.checkpoint.adapter if keep_adapter else None
+def _write_files(
+    trained: Trained, record: RunRecord, folder: Path, keep_adapter: bool
+) -> RunRecord:
+    checkpoint = trained.checkpoint
+    adapter = checkpoint.adapter if keep_adapter else None
     if adapter:
         head = {name: checkpoint.model.get_parameter(name) for name in checkpoint.head}
-        save_adapter(
-            adapter, head, (checkpoint.provenance.location, checkpoint.provenance.revision), folder
-        )
+        base = (checkpoint.provenance.location, checkpoint.provenance.revision)
+        save_adapter(adapter, head, base, folder)
     else:
         checkpoint.model.save_pretrained(folder)
     checkpoint.processor.save_pretrained(folder)
-    _forget_paths(folder)
+    _remove_local_paths(folder)
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     files = sorted(written.union(document_names(record)))
     method = str(adapter.settings.peft_type.value).lower() if adapter else None
@@ -112,24 +125,22 @@ def _write(trained: Trained, record: RunRecord, folder: Path, keep_adapter: bool
     return record
 
 
-def _forget_paths(folder: Path) -> None:
-    """Take out of the saved configs the path or id that they were loaded from; it may be a path of this machine."""
+def _remove_local_paths(folder: Path) -> None:
+    """Remove from the saved configs the path or id that they were loaded from."""
     for path in (folder / "config.json", folder / "tokenizer_config.json"):
         if path.is_file():
             settings = json.loads(path.read_text(encoding="utf-8"))
-            kept = {
-                key: value
-                for key, value in settings.items()
-                if key not in ("_name_or_path", "name_or_path")
-            }
-            path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            for key in ("_name_or_path", "name_or_path"):
+                settings.pop(key, None)
+            text = json.dumps(settings, indent=2, ensure_ascii=False)
+            path.write_text(text + "\n", encoding="utf-8")
 
 
-def _move_in(stage: Path, folder: Path) -> None:
-    """Move a finished run into its folder, record.json last. The files of the run before it go; all others stay."""
+def _move_files(stage: Path, folder: Path) -> None:
+    """Move a run into its folder, record.json last; of the files there, only a former run's go."""
     folder.mkdir(exist_ok=True)
     if (folder / "record.json").is_file():
-        for name in published_files(folder, whole=False):
+        for name in published_files(folder, complete=False):
             (folder / name).unlink(missing_ok=True)
     files = [path for path in stage.rglob("*") if path.is_file()]
     for path in sorted(files, key=lambda path: path.name == "record.json"):

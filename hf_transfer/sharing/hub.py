@@ -29,19 +29,13 @@ T = TypeVar("T")
 
 TRIES = 4
 FIRST_WAIT_S = 1.0
-NEVER_PUBLISHED = (
-    ".bin",
-    ".pt",
-    ".pth",
-    ".pkl",
-    ".pickle",
-    ".ckpt",
-)  # formats that run code when they are loaded
+# Formats that run code when they are loaded.
+NEVER_PUBLISHED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 
 
 @dataclass(frozen=True)
 class Published:
-    """Where a run lies on the Hub: repository, commit, and the files of that commit."""
+    """A run on the Hub: repository, commit, and the files of that commit."""
 
     repo_id: str
     revision: str
@@ -50,13 +44,15 @@ class Published:
 
 
 def full_name(target: HubTarget) -> str:
-    """The id user/name of where a model is pushed; a name alone lies in the namespace of the one who is logged in.
+    """The id user/name to push to; a name alone is in the namespace of the user who is logged in.
 
-    Raises UserError if nobody is: better before hours of training than after.
+    Raises UserError for an invalid id, and if nobody is logged in: better before hours of training
+    than after.
     """
+    name = str(target.hub_model_id)
     try:
-        validate_repo_id(str(target.hub_model_id))
-        user = _again(lambda: HfApi(token=target.hub_token).whoami())["name"]
+        validate_repo_id(name)
+        user = _retry(lambda: HfApi(token=target.hub_token).whoami())["name"]
     except HFValidationError as error:
         raise UserError(
             f"{target.hub_model_id!r} is no Hub id", "letters, digits, . _ - only, as user/name"
@@ -70,43 +66,35 @@ def full_name(target: HubTarget) -> str:
         raise UserError(
             f"cannot push to {target.hub_model_id!r}: {one_line(error)}", "check the network"
         ) from error
-    return (
-        str(target.hub_model_id)
-        if "/" in str(target.hub_model_id)
-        else f"{user}/{target.hub_model_id}"
-    )
+    return name if "/" in name else f"{user}/{name}"
 
 
 def push(folder: Path, target: HubTarget) -> Published:
-    """What was published: the files that the run's record lists, in one commit, README.md last.
+    """The commit that was made: the files that the record of the run lists, README.md last.
 
-    Safe to repeat: files that are there already are not sent again. Raises UserError if the folder is no run's, or
-    the Hub refuses.
+    It can be repeated: files that are on the Hub already are not sent again. Raises UserError if
+    the folder holds no run, or the Hub refuses it.
     """
     files = published_files(folder)
     name = full_name(target)
     record = read_record(folder / "record.json")
-    if (
-        record.card.name != name
-    ):  # the card says how to load the model, by the name that it has on the Hub
+    if record.card.name != name:  # the card loads the model by its name on the Hub
         write_documents(replace(record, card=replace(record.card, name=name)), folder)
     api, branch = HfApi(token=target.hub_token), target.hub_revision
     try:
-        url = _again(lambda: api.create_repo(name, private=target.hub_private_repo, exist_ok=True))
+        url = _retry(lambda: api.create_repo(name, private=target.hub_private_repo, exist_ok=True))
         if branch:
-            _again(lambda: api.create_branch(url.repo_id, branch=branch, exist_ok=True))
-        commit = _again(lambda: _commit(api, url.repo_id, folder, files, branch))
+            _retry(lambda: api.create_branch(url.repo_id, branch=branch, exist_ok=True))
+        commit = _retry(lambda: _commit(api, url.repo_id, folder, files, branch))
     except (BadRequestError, ValueError) as error:
         raise UserError(
-            f"the Hub refused {target.hub_model_id!r}: {one_line(error)}", "mend it and push again"
+            f"the Hub refused {target.hub_model_id!r}: {one_line(error)}", "fix it and push again"
         ) from error
-    except (
-        HTTPError,
-        RuntimeError,
-    ) as error:  # the client turns a refused upload into a RuntimeError
+    except (HTTPError, RuntimeError) as error:  # the client raises the latter at refused uploads
         raise UserError(
             f"cannot push to {target.hub_model_id!r}: {one_line(error)}",
-            f"the run is whole in {str(folder)!r}; check your rights and use recipes/push_to_hub.py",
+            f"the run in {str(folder)!r} is complete; check your rights and use "
+            "recipes/push_to_hub.py",
         ) from error
     log.info("published %s", commit.commit_url)
     return Published(url.repo_id, commit.oid, commit.commit_url, tuple(files))
@@ -115,8 +103,8 @@ def push(folder: Path, target: HubTarget) -> Published:
 def _commit(
     api: HfApi, repo_id: str, folder: Path, files: list[str], branch: str | None
 ) -> CommitInfo:
-    # New operations at each call: they remember what the client did with them, and after a commit whose answer was
-    # lost it must ask again which files are there already.
+    # New operations at each try: they hold the state of an upload, and after a commit whose
+    # response was lost the client must look again which files are on the Hub.
     operations = [
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files
     ]
@@ -125,51 +113,55 @@ def _commit(
     )
 
 
-def published_files(folder: Path, whole: bool = True) -> list[str]:
-    """The paths below `folder` that belong to the run there, README.md last.
+def published_files(folder: Path, complete: bool = True) -> list[str]:
+    """Paths below `folder` of the files of its run, README.md last.
 
-    Raises UserError if there is no run, its record lists what is not its own, or, with `whole`, a file is missing.
+    Raises UserError if there is no run, if its record lists a file outside or a pickle, or, with
+    `complete`, if a file is missing or an adapter has a base model that others cannot load.
     """
-    if not (folder / "record.json").is_file():
+    path = folder / "record.json"
+    files = read_record(path).model.files if path.is_file() else None
+    if not files:
         raise UserError(
             f"{str(folder)!r} holds no run",
             "name a folder with a record.json, the output of a recipe",
         )
-    files = read_record(folder / "record.json").model.files or []
-    outside = [
-        name for name in files if not (folder / name).resolve().is_relative_to(folder.resolve())
-    ]
+    root = folder.resolve()
+    outside = [name for name in files if not (folder / name).resolve().is_relative_to(root)]
     if outside:
         raise UserError(
             f"the record of {str(folder)!r} lists {outside[0]!r}, which is not in it",
             "push your own runs",
         )
-    missing = [name for name in files if not (folder / name).is_file()]
-    if whole and missing:
-        raise UserError(
-            f"{str(folder)!r} lacks {missing[0]!r}", "run the recipe again, or restore the file"
-        )
-    settings = folder / "adapter_config.json"
-    base = (
-        json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
-        if settings.is_file()
-        else None
-    )
-    if whole and base and Path(base).is_absolute():
-        raise UserError(
-            f"nobody can load an adapter of {base!r} from the Hub",
-            "run again without --keep_adapter",
-        )
+    if complete:
+        _require_complete(folder, files)
     pickles = [name for name in files if name.endswith(NEVER_PUBLISHED)]
     if pickles:
         raise UserError(f"{pickles[0]!r} may run code when it is loaded", "publish safetensors")
     return sorted(files, key=lambda name: (name == "README.md", name))
 
 
-def _again(call: Callable[[], T]) -> T:
-    """The call's answer; tried again after connection errors and 5xx or 429, which the client itself does not.
+def _require_complete(folder: Path, files: list[str]) -> None:
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{str(folder)!r} lacks {missing[0]!r}", "run the recipe again, or restore the file"
+        )
+    adapter = folder / "adapter_config.json"
+    if adapter.is_file():
+        base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        if base and Path(base).is_absolute():
+            raise UserError(
+                f"nobody can load an adapter of {base!r} from the Hub",
+                "run again without --keep_adapter",
+            )
 
-    Each call here may be repeated: creating what exists is allowed, and a commit whose files are there already is none.
+
+def _retry(call: Callable[[], T]) -> T:
+    """The result of a call, tried again after connection errors and the statuses 5xx and 429.
+
+    The client itself does not try again. All these calls can be repeated: creating what exists is
+    allowed, and a commit whose files are on the Hub already is empty.
     """
     for attempt in range(TRIES):
         try:

@@ -1,4 +1,4 @@
-"""Download again what was published, and prove that it is equal."""
+"""Download what was published, and compare it with the files of the run."""
 
 import hashlib
 import logging
@@ -14,33 +14,25 @@ log = logging.getLogger(__name__)
 
 
 def verify(published: Published, folder: Path, token: str | None = None) -> None:
-    """Download the commit into an empty folder and compare every file's SHA-256 with the one in `folder`.
+    """Compare the SHA-256 of every file of the commit, downloaded anew, with that in `folder`.
 
-    Raises UserError naming the files that differ or are missing.
+    Raises UserError that names the files that differ or are missing.
     """
+    repo_id, files = published.repo_id, published.files
     with tempfile.TemporaryDirectory() as temporary:
-        snapshot_download(
-            published.repo_id, revision=published.revision, local_dir=temporary, token=token
-        )
-        differing = [
-            name
-            for name in published.files
-            if digest(Path(temporary) / name) != digest(folder / name)
-        ]
+        snapshot_download(repo_id, revision=published.revision, local_dir=temporary, token=token)
+        downloaded = Path(temporary)
+        differing = [name for name in files if digest(downloaded / name) != digest(folder / name)]
     if differing:
         raise UserError(
-            f"{published.repo_id} differs from {str(folder)!r} in {', '.join(differing)}",
+            f"{repo_id} differs from {str(folder)!r} in {', '.join(differing)}",
             "push again and compare",
         )
-    log.info(
-        "verified: %d files of %s were downloaded again and are equal",
-        len(published.files),
-        published.repo_id,
-    )
+    log.info("verified: %d files of %s were downloaded and are equal", len(files), repo_id)
 
 
 def digest(path: Path) -> str | None:
-    """The SHA-256 of a file as hex, None if there is no such file."""
+    """The SHA-256 of a file as hexadecimal digits; None if there is no such file."""
     if not path.is_file():
         return None
     with path.open("rb") as file:

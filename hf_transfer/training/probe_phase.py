@@ -14,7 +14,7 @@ from hf_transfer.frozen.features import Features
 from hf_transfer.frozen.phase import cache_facts, compute_head_features
 from hf_transfer.frozen.split import UnsplittableError
 from hf_transfer.linear_probe.solve import ProbeData, ProbeOptions, SolvedHead, solve_head
-from hf_transfer.record import ClosedFormFacts, PhaseFacts
+from hf_transfer.record import LinearProbeFacts, PhaseFacts
 from hf_transfer.strategies.plan import Phase
 from hf_transfer.training.label_scaling import LabelScale
 from hf_transfer.training.losses import balanced_weights
@@ -56,7 +56,7 @@ def run_probe_phase(number: int, run: PlanRun) -> PhaseFacts | None:
         best_step=None,
         history=[],
         seconds=time.perf_counter() - began,
-        solved=ClosedFormFacts(solved.l2, phase.penalty, solved.cross_validated),
+        solved=LinearProbeFacts(solved.l2, phase.penalty, solved.cross_validated),
         augmentation=run.job.training.augmentation if plan.cached_views else None,
         **cache_facts(features),
     )

@@ -13,6 +13,7 @@ from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.evaluation.predict import predict
+from hf_transfer.job import make_job
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import run_plan

@@ -6,6 +6,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from hf_transfer.errors import UserError
+from hf_transfer.evaluation.baselines import LINEAR_MODELS
 from hf_transfer.evaluation.metrics import (
     METRICS,
     SCORING,
@@ -14,8 +15,11 @@ from hf_transfer.evaluation.metrics import (
     load_metric,
     require_metrics,
 )
+from hf_transfer.evaluation.per_class import FIELDS
 from hf_transfer.evaluation.predict import Predictions
 from hf_transfer.record import ProblemType
+from hf_transfer.sharing.card import BASELINE_NAMES
+from hf_transfer.sharing.plots import PLOTS
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 4, 300)
@@ -90,8 +94,13 @@ def _scores(problem_type: ProblemType) -> list[Score]:
     return scores
 
 
-def test_the_tables_have_a_row_for_each_problem_type_and_the_default_metrics_fit() -> None:
-    assert set(METRICS) == set(SCORING) == set(get_args(ProblemType))
+def test_each_table_has_a_row_for_each_problem_type() -> None:
+    tables = (METRICS, SCORING, FIELDS, LINEAR_MODELS, BASELINE_NAMES, PLOTS)
+    for table in tables:
+        assert set(table) == set(get_args(ProblemType))
+
+
+def test_the_default_metrics_are_among_those_that_fit() -> None:
     for problem_type, scoring in SCORING.items():
         assert set(scoring.default_metrics) <= set(METRICS[problem_type])
 

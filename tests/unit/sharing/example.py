@@ -83,7 +83,9 @@ def example_record(**changes: Any) -> RunRecord:
             dropped=[],
             cut=["test"],
         ),
-        strategy=StrategyFacts("head_then_full", "head_then_full", ["it was asked for by name"]),
+        strategy=StrategyFacts(
+            "head_then_full", "head_then_full", ["the strategy was requested by name"]
+        ),
         phases=[HEAD, FULL],
         evaluation=_evaluation(),
         timings=Timings(load_s=1.0, frozen_s=0.0, train_s=3.0, evaluate_s=0.5, total_s=4.5),

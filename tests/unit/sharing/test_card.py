@@ -8,19 +8,19 @@ from huggingface_hub import ModelCard
 from hf_transfer.record import (
     BaseModelFacts,
     CardFacts,
-    ClosedFormFacts,
     DroppedExample,
+    LinearProbeFacts,
     RunRecord,
 )
 from hf_transfer.sharing import plots
 from hf_transfer.sharing.card import (
     card_metadata,
     render_card,
-    render_report,
     require_complete,
     show_plain,
 )
 from hf_transfer.sharing.render import document_names, write_documents
+from hf_transfer.sharing.report import render_report
 from tests.unit.sharing.example import (
     HEAD,
     example_record,
@@ -51,12 +51,12 @@ def test_card_and_report_count_what_was_left_out_by_reason_and_only_then() -> No
     record = example_record()
     reasons = (
         "no label",
-        "the picture cannot be read: truncated",
-        "the picture cannot be read: its format",
+        "the image cannot be read: truncated",
+        "the image cannot be read: its format",
     )
     dropped = [DroppedExample(f"train/{number}", reason) for number, reason in enumerate(reasons)]
     damaged = replace(record, dataset=replace(record.dataset, dropped=dropped))
-    said = "left out because they cannot be used: no label (1), the picture cannot be read (2)."
+    said = "left out because they cannot be used: no label (1), the image cannot be read (2)."
     for render in (lambda r: str(render_card(r)), lambda r: render_report(r, {})):
         assert said in render(damaged).replace("&#39;", "'")
         assert "left out" not in render(record)
@@ -67,13 +67,13 @@ def test_what_is_not_on_the_hub_is_not_linked_to_it() -> None:
     record = replace(
         record,
         base_model=BaseModelFacts("builtin:letters-resnet", None, "apache-2.0"),
-        dataset=replace(record.dataset, id="local:pictures", revision=None),
+        dataset=replace(record.dataset, id="local:images", revision=None),
     )
     text = str(render_card(record))
     assert "base_model:" not in text
     assert "datasets:" not in text
     assert "huggingface.co/local" not in text
-    assert "`pictures` (not published)" in text
+    assert "`images` (not published)" in text
 
 
 def test_the_publishers_licence_wins_over_the_base_models() -> None:
@@ -115,15 +115,15 @@ def test_many_classes_are_summed_up() -> None:
     )
     text = str(render_card(record))
     assert "and 40 more" in text
-    assert "The figures of all 100 classes" in text
+    assert "The metrics of all 100 classes" in text
 
 
 def test_the_card_of_several_labels_speaks_of_labels_and_shows_no_confusion() -> None:
     text = str(render_card(multi_label_record()))
-    assert "Says of images which of 3 labels apply" in text
+    assert "Predicts which of 3 labels apply to images" in text
     assert "| exact match | **81.0 %** | 79.0 – 83.0 % | 10.0 % | 10.0 % |" in text
     assert "| cow | 50 | 86.0 % |" in text
-    assert 'classify("picture.png", top_k=3)' in text
+    assert 'classify("image.png", top_k=3)' in text
     assert "class " not in text.split("\n---\n")[1]
     assert "confusion" not in text
 
@@ -134,7 +134,7 @@ def test_the_card_of_a_regression_speaks_of_the_number_and_shows_truth_and_answe
     assert "| RMSE | **12,346** | 11,846 – 12,846 | 28,000 |" in text
     assert "![truth and answer](plots/truth_and_answer.png)\n" in text
     assert "title = {me/animals: regression of price from images}" in text
-    assert "unit scale" in text
+    assert "standardized" in text
     assert "class" not in text.replace("classification", "").split("\n---\n")[1]
 
 
@@ -148,12 +148,12 @@ def test_the_plots_and_the_report_fit_the_problem_type(record: RunRecord, tmp_pa
         re.findall(r"plots/\w+\.png", card)
     )
     report = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert ("Figures by" in report) == (record.problem_type != "regression")
+    assert ("Metrics by" in report) == (record.problem_type != "regression")
 
 
 def test_a_head_that_was_solved_has_a_strength_and_no_learning_curve(tmp_path: Path) -> None:
     record = example_record()
-    solved = replace(HEAD, epochs=0.0, steps=0, history=[], solved=ClosedFormFacts(0.0316))
+    solved = replace(HEAD, epochs=0.0, steps=0, history=[], solved=LinearProbeFacts(0.0316))
     record = replace(record, phases=[solved])
     write_documents(record, tmp_path)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
@@ -176,20 +176,20 @@ def test_large_figures_have_no_decimals_and_nothing_is_less_than_zero_by_roundin
     assert show_plain(value) == shown
 
 
-def test_the_report_holds_its_pictures_and_escapes_names() -> None:
+def test_the_report_holds_its_images_and_escapes_names() -> None:
     record = example_record(card=CardFacts("a<b", None, None))
     page = render_report(record, {"confusion matrix": b"png"})
     assert "a&lt;b" in page
     assert "data:image/png;base64,cG5n" in page
 
 
-def test_the_same_record_gives_the_same_pictures() -> None:
+def test_the_same_record_gives_the_same_images() -> None:
     first, second = (plots.as_png(plots.confusion_matrix(example_record())) for _ in range(2))
     assert first == second
     assert first.startswith(b"\x89PNG")
 
 
-def test_the_learning_curve_marks_the_phases_and_the_step_that_was_kept() -> None:
+def test_the_learning_curve_marks_the_phases_and_the_best_step() -> None:
     axes = plots.learning_curve(example_record()).axes[0]
     verticals = [
         line.get_xdata()[0]

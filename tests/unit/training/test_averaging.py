@@ -25,8 +25,6 @@ from hf_transfer.tasks import find_task
 from hf_transfer.training.averaging import (
     WeightAveraging,
     add_weight_averaging,
-    copy_weights,
-    restore_weights,
     select_by_validation,
     update_batch_norm,
 )

@@ -278,7 +278,7 @@ def test_the_engine_trains_on_features_in_balanced_batches_that_differ(
         assert features.shape == (4 * classes, width)
         assert Counter(labels) == dict.fromkeys(range(classes), 4)
     expected = [_loss(features, labels) for labels, features in seen]
-    assert [entry["loss"] for entry in phase["history"]] == pytest.approx(expected, rel=1e-3)
+    assert [entry.loss for entry in phase.history] == pytest.approx(expected, rel=1e-3)
     epochs = [seen[0][1], seen[2][1]]
     assert not torch.allclose(*(torch.cat([e.sort(0).values]) for e in epochs), atol=1e-4)
 
