@@ -2,7 +2,6 @@
 
 import json
 import logging
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +10,8 @@ from accelerate import PartialState
 from hf_transfer.config import CHECKPOINTS, RunConfig
 from hf_transfer.models.adapters import save_adapter
 from hf_transfer.record import RunRecord
-from hf_transfer.resume.run_folder import finish, note
-from hf_transfer.resume.states import STAGE
+from hf_transfer.resume.run_folder import finish, write_run_file
+from hf_transfer.sealed import staged_folder
 from hf_transfer.sharing.card import BASELINE_NAMES, METRIC_NAMES, SHARES, show_plain
 from hf_transfer.sharing.hub import Published, published_files, push
 from hf_transfer.sharing.render import document_names, write_documents
@@ -35,16 +34,12 @@ def save(trained: Trained, record: RunRecord, config: RunConfig) -> RunRecord:
             record,
             card={"name": name, "license": config.card.license, "language": config.card.language},
         )
-        place = (
-            config.output_dir / CHECKPOINTS
-        )  # a process that is killed leaves what the next one there removes
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=STAGE, dir=place) as stage:
-            record = _write(trained, record, Path(stage), config.transfer.keep_adapter)
-            note(
-                config.output_dir
-            )  # before there is a model that another run might be taken to have made
-            _move_in(Path(stage), config.output_dir)
+        # If the process is killed, the next one there removes the folder.
+        with staged_folder(config.output_dir / CHECKPOINTS / "output") as stage:
+            record = _write(trained, record, stage, config.transfer.keep_adapter)
+            # Before there is a model that another run might be taken to have made.
+            write_run_file(config.output_dir)
+            _move_in(stage, config.output_dir)
     state.wait_for_everyone()
     return record
 

@@ -28,8 +28,8 @@ from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.flops import stage_flops
 from hf_transfer.models.head import find_linear_head
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
-from hf_transfer.resume.run_folder import keep_choice, kept_choice, release
-from hf_transfer.resume.run_spec import describe_start
+from hf_transfer.resume.run_folder import load_choice, release, save_choice
+from hf_transfer.resume.run_spec import describe_inputs
 from hf_transfer.sealed import temporary_path
 from hf_transfer.store.entries import resolve_cache_dir
 from hf_transfer.strategies.auto import (
@@ -229,9 +229,9 @@ def _as_asked(strategy: str) -> Choice:
 
 def _choose_once(asked: Asked) -> Choice:
     """The strategy that the evidence names; gathered once for a run that is started again."""
-    start = describe_start(asked.checkpoint, asked.data, asked.training, asked.max_length)
+    start = describe_inputs(asked.checkpoint, asked.data, asked.training, asked.max_length)
     of = {"transfer": asdict(asked.config), **start}
-    kept = kept_choice(asked.training, of)
+    kept = load_choice(asked.training, of)
     if kept:
         return Choice(
             kept["strategy"], tuple(kept["reasons"]), tuple(kept["evidence"]), kept["seconds"]
@@ -244,7 +244,7 @@ def _choose_once(asked: Asked) -> Choice:
         raise
     broadcast_object_list(choices)
     (choice,) = choices
-    keep_choice(asked.training, of, choice)
+    save_choice(asked.training, of, choice)
     return choice
 
 

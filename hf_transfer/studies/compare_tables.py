@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from hf_transfer.record import Estimate, RunRecord
+from hf_transfer.sealed import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -220,17 +221,10 @@ def write_tables(records: Records, folder: Path, level: float) -> str:
         parts += ["What `auto` did:", auto_table(records)]
     text = "\n\n".join(parts)
     if PartialState().is_main_process:
-        write_whole(folder / "table.md", text + "\n")
+        write_atomically(folder / "table.md", text + "\n")
         as_picture(values, level).savefig(folder / "table.png", dpi=110)
         log.info("%s", text)
     return text
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under another name first, so that it is there whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _show_seconds(values: Sequence[float]) -> str:

@@ -23,7 +23,7 @@ from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.freeze import training_only
 from hf_transfer.models.head import headless
 from hf_transfer.models.pooling import with_mean_pooling
-from hf_transfer.resume.callback import Keeper, StopRequest, stop_at_a_step
+from hf_transfer.resume.callback import StopSignal, TrainingStateCallback, catch_stop_signals
 from hf_transfer.resume.run_folder import SavedRun, open_run, release
 from hf_transfer.resume.run_spec import describe_run
 from hf_transfer.resume.states import State
@@ -199,7 +199,7 @@ def run_phase(
     with ExitStack() as contexts:
         contexts.enter_context(training_only(material.model, material.rates))
         folder = contexts.enter_context(_training_folder(training, phase))
-        stop = contexts.enter_context(stop_at_a_step()) if work.saved else StopRequest()
+        stop = contexts.enter_context(catch_stop_signals()) if work.saved else StopSignal()
         if frozen:
             contexts.enter_context(frozen.replaying())
         if phase.loss == "contrastive":
@@ -295,7 +295,9 @@ def _train(
         }
         remembered = [each for each in (best, candidates, trainer.guard) if each]
         trainer.keep_states(
-            Keeper(work.saved, about, trainer.stop, training.save_minutes, remembered, resumed)
+            TrainingStateCallback(
+                work.saved, about, trainer.stop, training.save_minutes, remembered, resumed
+            )
         )
     trainer.learn()
     trainer.share_buffers()

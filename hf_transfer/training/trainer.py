@@ -15,7 +15,12 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from hf_transfer.config import TrainingConfig
 from hf_transfer.data.augmentation import Augment
 from hf_transfer.errors import UserError
-from hf_transfer.resume.callback import Agreed, Keeper, StopRequest, agree
+from hf_transfer.resume.callback import (
+    StepFlags,
+    StopSignal,
+    TrainingStateCallback,
+    reduce_flags,
+)
 from hf_transfer.resume.states import State
 from hf_transfer.training.batches import StepBatches, StepLoader, mix
 from hf_transfer.training.heartbeat import Watch
@@ -54,21 +59,21 @@ class PhaseTrainer(OneModelTrainer):
         rates: Mapping[str, float],
         batches: StepBatches,
         augment: Augment | None = None,
-        stop: StopRequest | None = None,
+        stop: StopSignal | None = None,
         **options: Any,
     ) -> None:
         self.rates = rates
         self.batches = batches
         self.augment = augment
-        self.stop = stop or StopRequest()
-        self.keeper: Keeper | None = None
-        self.agreed = Agreed()
+        self.stop = stop or StopSignal()
+        self.keeper: TrainingStateCallback | None = None
+        self.agreed = StepFlags()
         self.place = (-1, 0)  # steps made, batches seen since
         super().__init__(*args, **options)
         self.watch = Watch(self.args.ddp_timeout)
         self.guard = Guard(self._examples, rolls_back=self.args.on_nan == "rollback")
 
-    def keep_states(self, keeper: Keeper) -> None:
+    def keep_states(self, keeper: TrainingStateCallback) -> None:
         """Keep the states of the phase by this callback, after all others."""
         keeper.trainer = self
         self.keeper = keeper
@@ -80,7 +85,7 @@ class PhaseTrainer(OneModelTrainer):
         with self.watch.watching():
             self.train(resume_from_checkpoint=str(resumed.path) if resumed else None)
         if self.keeper:
-            self.keeper.leave_if_asked()
+            self.keeper.stop_if_signaled()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of ours: Accelerate would repeat the first rows at the end of an epoch for several processes."""
@@ -141,7 +146,7 @@ class PhaseTrainer(OneModelTrainer):
         norm = super()._get_grad_norm(model, grad_norm)
         broken = self.guard.is_broken(norm, scaled=self.accelerator.scaler is not None)
         due = self.keeper.is_due if self.keeper else False
-        self.agreed = agree(self.stop.asked, due, broken, self.args.device)
+        self.agreed = reduce_flags(self.stop.received, due, broken, self.args.device)
         if self.agreed.broken:
             self._refuse_step(model)
         self.guard.note(self.state.global_step, self.agreed.broken)
@@ -174,7 +179,7 @@ class PhaseTrainer(OneModelTrainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Ours: Trainer writes in place, and pickles."""
         if self.keeper:
-            self.keeper.keep(self.control)
+            self.keeper.save(self.control)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Ours: strict, by the model's own names (transformers issues 43701 and 40187)."""
@@ -201,7 +206,7 @@ class PhaseTrainer(OneModelTrainer):
         self.state.compute_steps(
             self.args, max_steps
         )  # not those of the state: they may be asked for anew
-        return (epochs, 0) if self.keeper and self.keeper.has_ended else begun
+        return (epochs, 0) if self.keeper and self.keeper.phase_has_ended else begun
 
     @property
     def _resumed(self) -> State:
