@@ -7,6 +7,7 @@ and reading verifies it.
 """
 
 import hashlib
+import io
 import json
 import os
 import platform
@@ -46,45 +47,29 @@ class NotWrittenError(Exception):
     """The disk could not take what was written (full, no permission); nothing of it is left."""
 
 
-class SealedFile:
-    """A new file that knows the size and checksum of what was written to it."""
+class SealedFile(io.FileIO):
+    """A new file, unbuffered, that knows the size and checksum of what was written to it."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__(path, "x", opener=lambda name, flags: os.open(name, flags, 0o666))
         self.path = path
-        self._file = path.open("xb", buffering=0)
-        self._size = 0
         self._checksum = xxhash.xxh3_128()
 
-    def write(self, data: bytes | memoryview) -> int:
+    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
         """Write bytes, all of them, and return their number."""
+        self._checksum.update(data)
         left = memoryview(data)
-        self._checksum.update(left)
-        self._size += len(left)
         while left:
-            left = left[self._file.write(left) :]
+            left = left[os.write(self.fileno(), left) :]
         return len(data)
-
-    def flush(self) -> None:
-        """Do nothing: the file has no buffer."""
 
     def seal(self) -> dict[str, Any]:
         """The file's entry in a manifest, once its content is on the disk."""
-        os.fsync(self._file.fileno())
-        status = os.fstat(self._file.fileno())
+        os.fsync(self.fileno())
+        status = os.fstat(self.fileno())
         checksum = self._checksum.hexdigest()
         verified_files.add(_identity(status, checksum))
-        return {"name": self.path.name, "bytes": self._size, "xxh3_128": checksum}
-
-    def remove(self) -> None:
-        """Remove the file, which must be closed for it on Windows."""
-        self._file.close()
-        self.path.unlink()
-
-    def __enter__(self) -> "SealedFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+        return {"name": self.path.name, "bytes": status.st_size, "xxh3_128": checksum}
 
 
 @contextmanager
@@ -99,7 +84,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
 
 
 def write_manifest(folder: Path, contents: Mapping[str, Any]) -> None:
-    """Write the manifest, a folder's last file. `contents` is JSON with the entries of all files."""
+    """Write the manifest, a folder's last file. `contents` is JSON with an entry for each file."""
     with SealedFile(folder / MANIFEST) as file:
         file.write(_manifest_text({"format": FORMAT, **contents}))
         file.seal()
@@ -107,8 +92,11 @@ def write_manifest(folder: Path, contents: Mapping[str, Any]) -> None:
 
 
 def publish(stage: Path, path: Path) -> None:
-    """Rename a complete folder to its final name. Raises OSError if the name is taken."""
-    stage.rename(path)
+    """Rename a complete folder or file to its final name; a file there is replaced.
+
+    Raises OSError if there is a folder of that name.
+    """
+    stage.replace(path)
     _sync_folder(path.parent)
 
 
@@ -139,18 +127,16 @@ def read_manifest(
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small file in one step: a process that dies leaves the old content or the new."""
-    stage = path.with_name(f".{path.name}.tmp")
-    with stage.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    stage.replace(path)
-    _sync_folder(path.parent)
+    with staged_folder(path) as stage:
+        with SealedFile(stage / path.name) as file:
+            file.write(text.encode())
+            file.seal()
+        publish(file.path, path)
 
 
 @contextmanager
-def report_disk_errors(path: Path, nbytes: int | None = None) -> Iterator[None]:
-    """Errors of the disk as NotWrittenError with the path and size of what was to be written.
+def report_disk_errors(name: object) -> Iterator[None]:
+    """Errors of the disk as NotWrittenError with the name of what was to be written.
 
     Only around our own writing: errors of what is written must pass through.
     """
@@ -159,8 +145,7 @@ def report_disk_errors(path: Path, nbytes: int | None = None) -> Iterator[None]:
     # torch.save turns what a file raises into a RuntimeError.
     except (OSError, RuntimeError, DamageError) as error:
         cause = error.__context__ or error if isinstance(error, RuntimeError) else error
-        size = "" if nbytes is None else f" ({nbytes:,} bytes)"
-        raise NotWrittenError(f"{path}{size}: {cause}") from error
+        raise NotWrittenError(f"{name}: {cause}") from error
 
 
 def temporary_path(path: Path) -> Path:
@@ -209,11 +194,10 @@ def _verify_file(path: Path, size: int, checksum: str, check: Check) -> None:
         if status.st_size != size:
             raise DamageError(f"{path.name} has {status.st_size} bytes instead of {size}")
         identity = _identity(status, checksum)
-        if check == "sizes" or (check == "once" and identity in verified_files):
-            return
-        if hashlib.file_digest(file, xxhash.xxh3_128).hexdigest() != checksum:
-            raise DamageError(f"{path.name} is not what was written")
-        verified_files.add(identity)
+        if check == "always" or (check == "once" and identity not in verified_files):
+            if hashlib.file_digest(file, xxhash.xxh3_128).hexdigest() != checksum:
+                raise DamageError(f"{path.name} is not what was written")
+            verified_files.add(identity)
 
 
 def _identity(status: os.stat_result, checksum: str) -> tuple[int, int, int, int, str]:
@@ -222,10 +206,9 @@ def _identity(status: os.stat_result, checksum: str) -> tuple[int, int, int, int
 
 def _sync_folder(path: Path) -> None:
     """Sync the names in a folder to the disk."""
-    if os.name == "nt":  # Windows opens no folders; NTFS has a journal of its names
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if os.name != "nt":  # Windows opens no folders; NTFS has a journal of its names
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from hf_transfer.config.run import CHECKPOINTS, RunConfig
 from hf_transfer.evaluation.metrics import find_metric
 from hf_transfer.models.adapters import save_adapter
 from hf_transfer.record import CardFacts, RunRecord
-from hf_transfer.resume.run_folder import finish, note
-from hf_transfer.resume.states import STAGE
+from hf_transfer.resume.run_folder import finish, write_run_file
+from hf_transfer.sealed import staged_folder
 from hf_transfer.sharing.card import BASELINE_NAMES, show_plain
 from hf_transfer.sharing.hub import published_files, push
 from hf_transfer.sharing.render import document_names, write_documents
@@ -45,14 +44,13 @@ def write_run(trained: Trained, record: RunRecord, config: RunConfig) -> RunReco
     if state.is_main_process:
         name = str(config.hub.hub_model_id) if config.hub else config.output_dir.resolve().name
         card = CardFacts(name, config.card.license, config.card.language)
-        folder = config.output_dir / CHECKPOINTS  # the next run removes what a killed one leaves
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=STAGE, dir=folder) as stage:
+        # If the process is killed, the next one there removes the folder.
+        with staged_folder(config.output_dir / CHECKPOINTS / "output") as stage:
             keep_adapter = config.transfer.keep_adapter
-            record = _write_files(trained, replace(record, card=card), Path(stage), keep_adapter)
+            record = _write_files(trained, replace(record, card=card), stage, keep_adapter)
             # Before there is a model that could be taken for that of another run.
-            note(config.output_dir)
-            _move_files(Path(stage), config.output_dir)
+            write_run_file(config.output_dir)
+            _move_files(stage, config.output_dir)
     state.wait_for_everyone()
     return record
 

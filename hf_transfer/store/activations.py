@@ -18,17 +18,18 @@ from hf_transfer.sealed import (
     Check,
     DamageError,
     NotWrittenError,
+    is_abandoned,
     publish,
     report_disk_errors,
     staged_folder,
     write_manifest,
 )
-from hf_transfer.store.columns import map_columns, write_columns
+from hf_transfer.store.columns import map_file, write_columns
 from hf_transfer.store.entries import (
     entry_path,
     folder_size,
+    list_folders,
     read_entry,
-    remove_abandoned,
     remove_entry,
 )
 
@@ -68,10 +69,9 @@ class Activations:
 
     def forget(self) -> None:
         """Give the memory of what was read back to the system, which may still cache it."""
-        if not hasattr(mmap, "MADV_DONTNEED"):  # Windows, which reclaims mapped pages unadvised
-            return
         for array in (*self.values.values(), *self.offsets.values()):
-            if isinstance(array.base, np.memmap):
+            # Windows has no such call; it reclaims mapped pages on its own.
+            if isinstance(array.base, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
                 array.base._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -84,8 +84,9 @@ def digest(facts: Mapping[str, Any]) -> str:
     Facts are JSON values, bytes, and numpy arrays of numbers, whose dtype and shape count. As in
     JSON 1 is not 1.0, but a tuple is a list and a key 1 is "1". Raises TypeError for other values.
     """
-    text = json.dumps(facts, sort_keys=True, default=_fingerprint)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(facts, sort_keys=True, default=_fingerprint).encode()
+    ).hexdigest()
 
 
 def _fingerprint(value: Any) -> dict[str, Any]:
@@ -97,9 +98,9 @@ def _fingerprint(value: Any) -> dict[str, Any]:
     array = np.asarray(value)
     is_array = isinstance(value, np.ndarray | np.generic) and not np.ma.isMA(value)
     if not is_array or array.dtype.kind not in "biufc":
-        kind = type(value).__name__
         raise TypeError(
-            f"no canonical form of a {kind}: give numbers, text, bytes, arrays of numbers"
+            f"no canonical form of a {type(value).__name__}: "
+            "give numbers, text, bytes, arrays of numbers"
         )
     array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     content = hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
@@ -158,7 +159,8 @@ def write_activations(
     path = entry_path(cache_dir, key)
     with ExitStack() as contexts:
         with report_disk_errors(cache_dir):
-            remove_abandoned(cache_dir)
+            for abandoned in filter(is_abandoned, list_folders(cache_dir)):
+                remove_entry(abandoned)
             stage = contexts.enter_context(staged_folder(path))
         columns = write_columns(stage, rows, batches, bfloat16)
         with report_disk_errors(cache_dir):
@@ -202,8 +204,16 @@ def _map_entry(cache_dir: Path, key: str, check: Check = "once") -> Activations:
     """An entry, memory-mapped. Raises DamageError and OSError."""
     path = entry_path(cache_dir, key)
     entry = read_entry(path, check)
-    values, offsets = map_columns(path, entry["rows"], entry["columns"])
     dtypes = {column["name"]: column["dtype"] for column in entry["columns"]}
+    values = {}
+    offsets = {}
+    for column in entry["columns"]:
+        name = column["name"]
+        files = [path / file["name"] for file in column["files"]]
+        bits = column["dtype"].replace("bfloat16", "uint16")
+        values[name] = map_file(files[0], bits, column["shape"])
+        if len(files) > 1:
+            offsets[name] = map_file(files[1], "int64", [entry["rows"] + 1])
     # The time of the manifest is that of the last use; a store of others may be read-only.
     with suppress(OSError):
         os.utime(path / MANIFEST)

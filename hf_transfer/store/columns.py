@@ -4,7 +4,7 @@ A column has a file of values, rows one after the other along their first axis, 
 differ in length, a file of offsets.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ class _ColumnWriter:
         if first.dtype.kind not in "biuf" or first.dtype.itemsize > 8:
             raise TypeError(f"{name!r} cannot be stored: {first.dtype}")
         self.name = name
-        self.dtype = first.dtype
-        self.shape = first.shape
+        self.first = first
+        self.common = (first.dtype, first.ndim, first.shape[1:])
         self.lengths: set[int] = set()
         self.rows = 0
         self.total = 0
@@ -35,35 +35,32 @@ class _ColumnWriter:
     def append(self, arrays: list[np.ndarray]) -> None:
         """Write the arrays of some rows. Raises ValueError if one is not like the first."""
         for array in arrays:
-            same_rank = array.ndim == len(self.shape)
-            if array.dtype != self.dtype or not same_rank or array.shape[1:] != self.shape[1:]:
-                was = f"{self.dtype} {self.shape}"
-                now = f"{array.dtype} {array.shape}"
+            if (array.dtype, array.ndim, array.shape[1:]) != self.common:
                 raise ValueError(
-                    f"{self.name!r} was {was}, now {now}: only the first axis may vary"
+                    f"{self.name!r} was {self.first.dtype} {self.first.shape}, "
+                    f"now {array.dtype} {array.shape}: only the first axis may vary"
                 )
-        lengths = [len(array) if self.shape else 1 for array in arrays]
+        has_axis = self.first.ndim > 0
+        lengths = [len(array) if has_axis else 1 for array in arrays]
         self.lengths = {*sorted({*self.lengths, *lengths})[:2]}  # two tell that they differ
         ends = self.total + np.cumsum(lengths, dtype=np.int64)
         self.rows += len(arrays)
         self.total = int(ends[-1])
-        self.values.write(_as_bytes(np.concatenate(arrays) if self.shape else np.stack(arrays)))
+        self.values.write(_as_bytes(np.concatenate(arrays) if has_axis else np.stack(arrays)))
         self.offsets.write(_as_bytes(ends))
 
     def seal(self, is_bfloat16: bool) -> dict[str, Any]:
         """The column's part of the manifest, once its files are on the disk."""
-        ragged = len(self.lengths) > 1
         files = [self.values.seal()]
-        if ragged:
+        shape = [self.rows, *self.first.shape]
+        if len(self.lengths) > 1:
             files.append(self.offsets.seal())
+            shape = [self.total, *self.first.shape[1:]]
         else:
-            self.offsets.remove()
-        return {
-            "name": self.name,
-            "dtype": "bfloat16" if is_bfloat16 else self.dtype.name,
-            "shape": [self.total, *self.shape[1:]] if ragged else [self.rows, *self.shape],
-            "files": files,
-        }
+            self.offsets.close()  # Windows removes no open files
+            self.offsets.path.unlink()
+        dtype = "bfloat16" if is_bfloat16 else self.first.dtype.name
+        return {"name": self.name, "dtype": dtype, "shape": shape, "files": files}
 
 
 def write_columns(
@@ -89,7 +86,11 @@ def write_columns(
             with report_disk_errors(folder.parent):
                 for number, name in enumerate(names):
                     arrays = [np.asarray(row[name]) for row in batch]
-                    _require_bits(name, arrays[0], bfloat16)
+                    if name in bfloat16 and arrays[0].dtype != np.uint16:
+                        raise TypeError(
+                            f"the bfloat16 of {name!r} must come as uint16 bits, "
+                            f"not {arrays[0].dtype}"
+                        )
                     if name not in columns:
                         columns[name] = _ColumnWriter(folder / str(number), name, arrays[0], files)
                     columns[name].append(arrays)
@@ -99,30 +100,10 @@ def write_columns(
             return [column.seal(name in bfloat16) for name, column in columns.items()]
 
 
-def _require_bits(name: str, array: np.ndarray, bfloat16: Collection[str]) -> None:
-    if name in bfloat16 and array.dtype != np.uint16:
-        raise TypeError(f"the bfloat16 of {name!r} must come as uint16 bits, not {array.dtype}")
-
-
-def map_columns(
-    folder: Path, rows: int, columns: Iterable[Mapping[str, Any]]
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """The values by name, and the offsets of the columns that have them, memory-mapped."""
-    values = {}
-    offsets = {}
-    for column in columns:
-        name = column["name"]
-        files = [folder / file["name"] for file in column["files"]]
-        dtype = column["dtype"].replace("bfloat16", "uint16")
-        values[name] = _map_file(files[0], dtype, column["shape"])
-        if len(files) > 1:
-            offsets[name] = _map_file(files[1], "int64", [rows + 1])
-    return values, offsets
-
-
-def _map_file(path: Path, dtype: str, shape: list[int]) -> np.ndarray:
+def map_file(path: Path, dtype: str, shape: list[int]) -> np.ndarray:
+    """A file of values or offsets, memory-mapped; an empty one, which cannot be, as zeros."""
     little_endian = np.dtype(dtype).newbyteorder("<")
-    if 0 in shape:  # an empty file cannot be mapped
+    if 0 in shape:
         return np.zeros(shape, little_endian)
     return np.memmap(path, little_endian, "r", shape=tuple(shape)).view(np.ndarray)
 

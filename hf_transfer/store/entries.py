@@ -72,7 +72,7 @@ def _files_of_columns(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
 def list_entries(cache_dir: Path) -> list[Entry]:
     """The entries of the store, the last used first; only sizes and manifests are read."""
     entries = []
-    for path in _folders(cache_dir):
+    for path in list_folders(cache_dir):
         # Another process may remove it meanwhile.
         with suppress(FileNotFoundError):
             if path.suffix == _SUFFIX:
@@ -80,8 +80,9 @@ def list_entries(cache_dir: Path) -> list[Entry]:
                 facts: dict[str, Any] = {"rows": None, "about": {}}
                 with suppress(DamageError):
                     facts = read_entry(path, "sizes")
-                size = folder_size(path)
-                entries.append(Entry(path.stem, size, facts["rows"], last_used, facts["about"]))
+                entries.append(
+                    Entry(path.stem, folder_size(path), facts["rows"], last_used, facts["about"])
+                )
     return sorted(entries, key=lambda entry: -entry.last_used)
 
 
@@ -103,7 +104,7 @@ def prune(
         until_below: Remove the longest unused ones until the others take fewer bytes.
         everything: Remove all entries.
     """
-    removed = [path for path in _folders(cache_dir) if is_abandoned(path)]
+    removed = [path for path in list_folders(cache_dir) if is_abandoned(path)]
     left = 0
     for entry in list_entries(cache_dir):
         old = older_than is not None and time.time() - entry.last_used > older_than
@@ -118,12 +119,6 @@ def prune(
     return freed
 
 
-def remove_abandoned(cache_dir: Path) -> None:
-    """Remove what killed processes have left."""
-    for path in filter(is_abandoned, _folders(cache_dir)):
-        remove_entry(path)
-
-
 def remove_entry(path: Path) -> None:
     """Remove a folder of the store: it vanishes at once, then its files are freed."""
     renamed = path if is_temporary(path) else temporary_path(path)
@@ -134,15 +129,17 @@ def remove_entry(path: Path) -> None:
 
 def room_for(cache_dir: Path, needed: int, limit_gb: float) -> str | None:
     """None if `needed` more bytes fit into the store, else the reason; a GB is 10^9 bytes."""
-    used = sum(folder_size(path) for path in _folders(cache_dir))
+    used = sum(folder_size(path) for path in list_folders(cache_dir))
     if used + needed > limit_gb * 1e9:
         there = f" beside the {show_bytes(used)} already there" if used else ""
         return f"{show_bytes(needed)}{there} are more than --cache_limit_gb {limit_gb:g}"
     existing = next(path for path in (cache_dir, *cache_dir.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if needed + _FREE_FOR_OTHERS > free:
-        free_there = f"{show_bytes(free)} free at {existing}"
-        return f"{show_bytes(needed)} are too much for a disk with {free_there}"
+        return (
+            f"{show_bytes(needed)} are too much for a disk with {show_bytes(free)} free "
+            f"at {existing}"
+        )
     return None
 
 
@@ -163,7 +160,7 @@ def show_bytes(number: int) -> str:
     return f"{number} bytes"
 
 
-def _folders(cache_dir: Path) -> list[Path]:
+def list_folders(cache_dir: Path) -> list[Path]:
     """The folders of the store, entries and temporary ones; other files may be beside them."""
     if not cache_dir.is_dir():
         return []

@@ -13,8 +13,8 @@ from hf_transfer.config.validate import unused_flags
 from hf_transfer.data.sources import Data
 from hf_transfer.job import Job, make_job
 from hf_transfer.models.checkpoint import Checkpoint
-from hf_transfer.resume.run_folder import keep_choice, kept_choice, release
-from hf_transfer.resume.run_spec import describe_start
+from hf_transfer.resume.run_folder import load_choice, release, save_choice
+from hf_transfer.resume.run_spec import describe_inputs
 from hf_transfer.strategies.make_plan import make_plan, why_in_steps
 from hf_transfer.strategies.plan import Choice, Plan
 from hf_transfer.studies.choose_pooling import choose_pooling
@@ -87,8 +87,8 @@ def _name_unused_flags(
 
 def _select_once(transfer: TransferConfig, job: Job, cache: CacheConfig) -> Selection:
     """The strategy that trials name; of a run that is started again, the trials made before."""
-    spec = {"transfer": asdict(transfer), **describe_start(job)}
-    kept = kept_choice(job.training, spec)
+    spec = {"transfer": asdict(transfer), **describe_inputs(job)}
+    kept = load_choice(job.training, spec)
     if kept:
         return Selection.from_json(kept)
     began = time.perf_counter()
@@ -99,5 +99,5 @@ def _select_once(transfer: TransferConfig, job: Job, cache: CacheConfig) -> Sele
         raise
     found = [replace(selection, seconds=time.perf_counter() - began)]
     broadcast_object_list(found)
-    keep_choice(job.training, spec, found[0])
+    save_choice(job.training, spec, found[0])
     return found[0]

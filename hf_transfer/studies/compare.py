@@ -11,25 +11,23 @@ from tqdm.auto import tqdm
 from hf_transfer.config.run import RunConfig
 from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.sources import load_data
-from hf_transfer.errors import UserError
 from hf_transfer.evaluation.evaluate import evaluate
 from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.record import RunRecord, read_record
-from hf_transfer.resume.run_spec import say_differences
+from hf_transfer.resume.run_spec import require_same
+from hf_transfer.sealed import write_atomically
 from hf_transfer.studies.choose import choose_plan
-from hf_transfer.studies.compare_tables import Cell, write_atomically
+from hf_transfer.studies.compare_tables import Cell
 from hf_transfer.studies.quiet import only_warnings
 from hf_transfer.training.engine import run_plan
 
-# Flags that decide no result of a study.
-IRRELEVANT = {
-    "output_dir",
-    "logging_dir",
-    "disable_tqdm",
-    "overwrite_output_dir",
-    "hub_token",
-    "strategy",
-}
+# Flags that do not change the record of a run, or that each run has of its own.
+# fmt: off
+NEUTRAL_SETTINGS = (
+    "output_dir", "logging_dir", "disable_tqdm", "overwrite_output_dir", "hub_token", "strategy",
+    "cache_frozen", "cache_dir", "cache_limit_gb",
+)
+# fmt: on
 
 
 def compare(config: RunConfig) -> dict[Cell, RunRecord]:
@@ -58,31 +56,16 @@ def compare(config: RunConfig) -> dict[Cell, RunRecord]:
 
 
 def _require_same_study(config: RunConfig, path: Path) -> None:
-    """Raise UserError, naming the differences, if the folder's runs were asked for with other settings."""
-    groups = [
-        asdict(config.model),
-        asdict(config.data),
-        asdict(config.transfer),
-        asdict(config.evaluation),
-        {"task": config.task},
-        config.training.to_dict(),
-    ]
-    settings: dict[str, object] = {}
-    for group in groups:
-        settings |= {f"--{k}": v for k, v in group.items() if k not in IRRELEVANT}
-    now = json.loads(json.dumps(settings, default=str))
+    """Raise UserError, naming the differences, if the folder's runs had other settings."""
+    settings = asdict(config.model) | asdict(config.data) | asdict(config.transfer)
+    settings |= asdict(config.evaluation) | {"task": config.task} | config.training.to_dict()
+    flags = {f"--{name}": settings[name] for name in settings if name not in NEUTRAL_SETTINGS}
+    spec = json.loads(json.dumps(flags, default=str))
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        differences = say_differences(before, now)[:3]
-        if before.keys() != now.keys():
-            differences = ["it was begun with another version of hf_transfer or transformers"]
-        if differences:
-            raise UserError(
-                f"{str(path.parent)!r} holds another study: {'; '.join(differences)}",
-                "name another --output_dir",
-            )
+        require_same(before, spec, path.parent, "study", "name another --output_dir")
     else:
-        write_atomically(path, json.dumps(now, indent=2))
+        write_atomically(path, json.dumps(spec, indent=2))
 
 
 def _cells(config: RunConfig) -> Iterator[Cell]:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from hf_transfer.record import Estimate, RunRecord
+from hf_transfer.sealed import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -230,13 +231,6 @@ def write_tables(records: Records, folder: Path, level: float) -> str:
         plot(values, level).savefig(folder / "table.png", dpi=110)
         log.info("%s", text)
     return text
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file under another name, then rename it: it is complete or not there."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _show_seconds(values: Sequence[float]) -> str:

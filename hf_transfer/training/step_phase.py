@@ -21,7 +21,7 @@ from hf_transfer.models.freeze import training_only
 from hf_transfer.models.head import headless
 from hf_transfer.models.weights import restore_weights
 from hf_transfer.record import PhaseFacts, from_json, to_json
-from hf_transfer.resume.callback import Keeper, StopRequest, stop_at_a_step
+from hf_transfer.resume.callback import StopSignal, TrainingStateCallback, catch_stop_signals
 from hf_transfer.resume.states import State
 from hf_transfer.strategies.plan import Phase, learning_rates
 from hf_transfer.training.averaging import add_weight_averaging, select_by_validation
@@ -74,7 +74,7 @@ def run_step_phase(
     with ExitStack() as contexts:
         contexts.enter_context(training_only(inputs.model, inputs.rates))
         folder = contexts.enter_context(_training_folder(run, phase))
-        stop = contexts.enter_context(stop_at_a_step()) if run.folder else StopRequest()
+        stop = contexts.enter_context(catch_stop_signals()) if run.folder else StopSignal()
         if frozen:
             contexts.enter_context(frozen.replaying())
         if phase.loss == "contrastive":
@@ -178,7 +178,7 @@ def _make_trainer(
     run: PlanRun,
     inputs: PhaseInputs,
     folder: Path,
-    stop: StopRequest,
+    stop: StopSignal,
     is_resumed: bool,
 ) -> PhaseTrainer:
     problem_type = run.job.data.problem_type
@@ -260,7 +260,7 @@ def _train(
         stateful = [each for each in (best, candidates, trainer.guard) if each]
         minutes = run.job.training.save_minutes
         trainer.save_states_with(
-            Keeper(run.folder, about, trainer.stop, minutes, stateful, resumed)
+            TrainingStateCallback(run.folder, about, trainer.stop, minutes, stateful, resumed)
         )
     trainer.train_or_resume()
     trainer.broadcast_buffers()

@@ -15,7 +15,12 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.augmentation import Augment
 from hf_transfer.errors import UserError
-from hf_transfer.resume.callback import Agreed, Keeper, StopRequest, agree
+from hf_transfer.resume.callback import (
+    StepFlags,
+    StopSignal,
+    TrainingStateCallback,
+    reduce_flags,
+)
 from hf_transfer.resume.states import State
 from hf_transfer.training.batches import StepBatches, StepLoader, derive_seed
 from hf_transfer.training.heartbeat import Heartbeat
@@ -60,21 +65,21 @@ class PhaseTrainer(SharedBuffersTrainer):
         learning_rates: Mapping[str, float],
         batches: StepBatches,
         augment: Augment | None = None,
-        stop: StopRequest | None = None,
+        stop: StopSignal | None = None,
         **options: Any,
     ) -> None:
         self.learning_rates = learning_rates
         self.batches = batches
         self.augment = augment
-        self.stop = stop or StopRequest()
-        self.keeper: Keeper | None = None
-        self.agreed = Agreed()
+        self.stop = stop or StopSignal()
+        self.keeper: TrainingStateCallback | None = None
+        self.agreed = StepFlags()
         self.position = (-1, 0)  # steps done, batches since then
         super().__init__(**options)
         self.heartbeat = Heartbeat(self.args.ddp_timeout)
         self.guard = NanGuard(self._example_ids, rolls_back=self.args.on_nan == "rollback")
 
-    def save_states_with(self, keeper: Keeper) -> None:
+    def save_states_with(self, keeper: TrainingStateCallback) -> None:
         """Save the training states of the phase by this callback, which runs after all others."""
         keeper.trainer = self
         self.keeper = keeper
@@ -86,7 +91,7 @@ class PhaseTrainer(SharedBuffersTrainer):
         with self.heartbeat.running():
             self.train(resume_from_checkpoint=str(resumed.path) if resumed else None)
         if self.keeper:
-            self.keeper.leave_if_asked()
+            self.keeper.stop_if_signaled()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of `batches`.
@@ -154,7 +159,7 @@ class PhaseTrainer(SharedBuffersTrainer):
         norm = super()._get_grad_norm(model, grad_norm)
         broken = self.guard.is_broken(norm, scaled=self.accelerator.scaler is not None)
         due = self.keeper.is_due if self.keeper else False
-        self.agreed = agree(self.stop.asked, due, broken, self.args.device)
+        self.agreed = reduce_flags(self.stop.received, due, broken, self.args.device)
         if self.agreed.broken:
             self._discard_step(model)
         self.guard.count_step(self.state.global_step, self.agreed.broken)
@@ -189,7 +194,7 @@ class PhaseTrainer(SharedBuffersTrainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Saves a state by the keeper: Trainer writes in place, and pickles."""
         if self.keeper:
-            self.keeper.keep(self.control)
+            self.keeper.save(self.control)
 
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
@@ -217,7 +222,7 @@ class PhaseTrainer(SharedBuffersTrainer):
         begun = super()._init_training_state(max_steps, steps, epochs, *rest)
         # Not the intervals of the state: the resumed run may request others.
         self.state.compute_steps(self.args, max_steps)
-        return (epochs, 0) if self.keeper and self.keeper.has_ended else begun
+        return (epochs, 0) if self.keeper and self.keeper.phase_has_ended else begun
 
     @property
     def _resumed(self) -> State:

@@ -9,7 +9,7 @@ from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.job import make_job
-from hf_transfer.resume.callback import Keeper
+from hf_transfer.resume.callback import TrainingStateCallback
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import run_plan
@@ -26,14 +26,14 @@ def test_a_state_every_hundred_steps_beside_none(
     task = find_task("text-classification")
     data = load_data(DataConfig("builtin:docstrings", max_train_samples=1600), task, seed=0)
     stalls: list[float] = []
-    write = Keeper.write
+    write = TrainingStateCallback.write
 
-    def timed(self: Keeper, ended: bool = False) -> None:
+    def timed(self: TrainingStateCallback, ended: bool = False) -> None:
         began = time.perf_counter()
         write(self, ended)
         stalls.append(time.perf_counter() - began)
 
-    monkeypatch.setattr(Keeper, "write", timed)
+    monkeypatch.setattr(TrainingStateCallback, "write", timed)
 
     def seconds(folder: Path, strategy: str) -> float:
         given = [

@@ -106,7 +106,7 @@ class Crashes:
             went_on=not any(each.code for each in ended),
             started_over=has_a_state and not bare and not _went_on_from_a_state(root / "run"),
             equal=_result(root / "run") == (weights, found),
-            tidy=not list(root.glob("run/checkpoints/.stage-*")),
+            tidy=not list(root.glob("run/checkpoints/.*.tmp")),
             said="\n".join(each.said for each in ended),
         )
         shutil.rmtree(root)

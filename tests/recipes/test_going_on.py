@@ -175,7 +175,7 @@ def test_a_signal_stops_a_run_at_a_step_and_the_same_command_goes_on_to_the_same
     assert not (tmp_path / "run" / "model.safetensors").exists()
     ended = asked.run(forked, tmp_path / "run")
     assert ended.code == 0, ended.said
-    assert ended.said.count("going on from") == 1
+    assert ended.said.count("resuming from") == 1
     assert read_record(tmp_path / "run" / "record.json").phases[0].resumed_at == [step]
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == asked.weights
     assert _states(tmp_path / "run") == []
@@ -314,7 +314,7 @@ def test_rows_that_have_changed_are_refused(
 def test_overwrite_output_dir_starts_over(forked: ForkServer, texts: Workload, again: Path) -> None:
     ended = texts.run(forked, again, "--overwrite_output_dir")
     assert ended.code == 0, ended.said
-    assert "going on from" not in ended.said
+    assert "resuming from" not in ended.said
     assert read_record(again / "record.json").phases[0].resumed_at == []
     assert (again / "model.safetensors").read_bytes() == texts.weights
 
@@ -359,7 +359,7 @@ def test_a_newest_state_that_is_damaged_is_said_and_the_run_ends_with_the_same_b
     ended = texts.run(forked, again)
     assert ended.code == 0, ended.said
     assert f"passed over the state {newer}: weights.pt is not what was written" in ended.said
-    assert f"going on from {older}" in ended.said
+    assert f"resuming from {older}" in ended.said
     assert (again / "model.safetensors").read_bytes() == texts.weights
 
 

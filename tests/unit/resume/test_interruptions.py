@@ -1,4 +1,4 @@
-"""A run that is interrupted where it is easily forgotten, and the same run again, in one process."""
+"""Runs that are interrupted at rare places, and the same runs again, in one process."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ def digits() -> Data:
 
 @pytest.fixture
 def run(tiny_resnet: Path, digits: Data) -> Run:
-    """A function that runs a plan on digits, its state in a folder."""
+    """A function that runs a plan on digits, its training states in a folder."""
 
     def run_in(folder: Path, *flags: str) -> Trained:
         given = ("--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", str(folder))
@@ -107,13 +107,13 @@ def test_a_signal_after_the_last_step_of_a_phase_stops_the_run(
     unbroken = run(tmp_path / "unbroken", *flags)
     train = PhaseTrainer.train
 
-    def train_and_be_asked(self: PhaseTrainer, *args: Any, **options: Any) -> Any:
+    def train_and_be_signaled(self: PhaseTrainer, *args: Any, **options: Any) -> Any:
         trained = train(self, *args, **options)
-        self.stop.asked = True
+        self.stop.received = True
         return trained
 
     with monkeypatch.context() as patched:
-        patched.setattr(PhaseTrainer, "train", train_and_be_asked)
+        patched.setattr(PhaseTrainer, "train", train_and_be_signaled)
         with pytest.raises(Stopped, match="stopped after step"):
             run(tmp_path / "broken", *flags)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
@@ -144,7 +144,7 @@ def test_a_head_that_could_not_be_solved_keeps_its_share_of_the_steps(
     _require_equal(again, unbroken)
 
 
-def test_a_run_told_to_start_over_does_so_in_the_process_that_ran_before(
+def test_overwrite_output_dir_starts_over_in_the_process_of_the_run_before(
     run: Run, tmp_path: Path
 ) -> None:
     flags = (

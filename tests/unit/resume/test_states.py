@@ -1,4 +1,4 @@
-"""States on a real disk: what is written comes back, what is damaged is found, what does not fit leaves no trace."""
+"""Training states on a real disk: they are read as written, damage is detected, a full disk leaves no trace."""
 
 import json
 import logging
@@ -12,16 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from hf_transfer.resume import states as checkpoints
-from hf_transfer.resume.states import (
-    MANIFEST,
-    DamageError,
-    NotSavedError,
-    State,
-    States,
-    verify,
-    write_state,
-)
+from hf_transfer import sealed
+from hf_transfer.resume import states as states_module
+from hf_transfer.resume.states import State, States, verify, write_state
+from hf_transfer.sealed import MANIFEST, DamageError, NotWrittenError, temporary_path
 
 FILES = ["manifest.json", "trainer_state.json", "training.pt", "weights.pt"]
 
@@ -46,7 +40,7 @@ def _parts(step: int = 3) -> dict[str, Any]:
         },
         "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999), "params": [0, 1], "fused": None}],
     }
-    remembered = [
+    stateful = [
         {"skipped": [{"step": 1, "ids": ["a", "b"]}], "in_a_row": 0},
         {"nested": [[1, [2, 3.5]], (4, "x")]},
     ]
@@ -54,7 +48,7 @@ def _parts(step: int = 3) -> dict[str, Any]:
         "optimizer": optimizer,
         "loss": torch.tensor(1.25),
         "scaler": None,
-        "remembered": remembered,
+        "stateful": stateful,
     }
     return {
         "weights": weights,
@@ -95,10 +89,10 @@ def _flip(path: Path, byte: int, bit: int = 0) -> None:
     path.write_bytes(content)
 
 
-def test_a_state_comes_back_equal(tmp_path: Path) -> None:
+def test_a_state_is_read_as_it_was_written(tmp_path: Path) -> None:
     facts = {
         "step": 3,
-        "asked": {"the rate": 1e-3, "größe": None},
+        "spec": {"the rate": 1e-3, "größe": None},
         "done": [{"name": "head", "epochs": [1, 2.5]}],
     }
     states = States(tmp_path)
@@ -115,7 +109,7 @@ def test_a_state_comes_back_equal(tmp_path: Path) -> None:
 
 def test_what_training_changes_while_a_state_is_written_is_not_in_it(tmp_path: Path) -> None:
     states, parts = States(tmp_path), _parts()
-    for step in (3, 6):  # the second one uses the room of the first
+    for step in (3, 6):  # the second one uses the memory of the first
         parts["weights"]["scale"].fill_(step)
         parts["weights"]["tied.one"].fill_(step)
         states.write(f"all-step-{step}", parts, {})
@@ -128,7 +122,7 @@ def test_what_training_changes_while_a_state_is_written_is_not_in_it(tmp_path: P
     assert (newer["tied.two"] == 6).all()
 
 
-def test_tensors_of_other_sizes_and_types_than_before_come_back_equal(tmp_path: Path) -> None:
+def test_tensors_of_other_sizes_and_types_than_before_are_read_as_written(tmp_path: Path) -> None:
     states = States(tmp_path)
     for tensor in (
         torch.ones(3),
@@ -160,7 +154,7 @@ def _lengthen(path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [_truncate, _empty, _flip_in_the_middle, _lengthen, Path.unlink])
-def test_damage_to_any_file_is_said_and_the_state_before_is_taken(
+def test_damage_to_any_file_is_logged_and_the_state_before_is_taken(
     harm: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     older, newer = _two_states(tmp_path)
@@ -183,7 +177,7 @@ def test_damage_to_any_file_is_said_and_the_state_before_is_taken(
     assert last.path == newer
 
 
-def test_no_bit_of_any_file_can_change_unseen(tmp_path: Path) -> None:
+def test_every_flipped_bit_of_any_file_is_detected(tmp_path: Path) -> None:
     looked_at = 0
     _, newer = _two_states(tmp_path)
     for name in FILES:
@@ -206,7 +200,7 @@ def test_a_part_that_is_a_folder_is_damage(tmp_path: Path) -> None:
         verify(newer)
 
 
-def test_where_every_state_is_damaged_there_is_none_and_each_is_said(
+def test_where_every_state_is_damaged_there_is_none_and_each_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for state in _two_states(tmp_path):
@@ -225,27 +219,29 @@ def test_a_manifest_of_another_format_is_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, newer = _two_states(tmp_path)
-    monkeypatch.setattr(checkpoints, "FORMAT", 2)
+    monkeypatch.setattr(sealed, "FORMAT", 2)
     with pytest.raises(DamageError, match="manifest"):
         verify(newer)
 
 
-def test_what_a_killed_process_left_is_never_taken_for_a_state_and_goes(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_never_taken_for_a_state_and_are_removed(
+    tmp_path: Path,
+) -> None:
     _, newer = _two_states(tmp_path)
     shutil.copytree(
-        newer, tmp_path / ".stage-state-000003-all-step-9"
-    )  # killed just before its name was given
-    (tmp_path / ".stage-state-000004-all-step-9").mkdir()
+        newer, temporary_path(tmp_path / "state-000003-all-step-9")
+    )  # killed just before it was renamed
+    temporary_path(tmp_path / "state-000004-all-step-9").mkdir()
     (tmp_path / "run.json").write_text("{}")
     found = States(tmp_path).newest()
     assert found is not None
     assert found.path == newer
-    States(tmp_path).tidy()
+    States(tmp_path).remove_temporary()
     assert [path.name for path in tmp_path.glob(".*")] == []
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_two_states_stay(tmp_path: Path) -> None:
+def test_two_states_are_kept(tmp_path: Path) -> None:
     states = States(tmp_path)
     for step in range(12):
         states.write(f"all-step-{step}", _parts(step), {"step": step})
@@ -264,7 +260,7 @@ def test_the_states_of_another_process_count_too(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == [newer, tmp_path / "state-000003-all-step-9"]
 
 
-def test_older_states_stay_until_the_newer_one_is_proved(
+def test_older_states_stay_until_the_newer_one_is_verified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = _two_states(tmp_path)
@@ -274,28 +270,28 @@ def test_older_states_stay_until_the_newer_one_is_proved(
         _flip_in_the_middle(path / "weights.pt")
         return path
 
-    monkeypatch.setattr(checkpoints, "write_state", write_badly)
+    monkeypatch.setattr(states_module, "write_state", write_badly)
     states = States(tmp_path)
     states.write("all-step-9", _parts(9), {"step": 9})
     with pytest.raises(
-        NotSavedError, match=r"did not come back as it was written: weights\.pt is not"
+        NotWrittenError, match=r"was not read as it was written: weights\.pt is not"
     ):
         states.wait()
-    states.wait()  # it is said once
+    states.wait()  # it is raised once
     assert sorted(tmp_path.iterdir()) == list(before)
 
 
 def test_clear_removes_all_states_and_nothing_else(tmp_path: Path) -> None:
     _two_states(tmp_path)
-    (tmp_path / ".stage-state-000003-x").mkdir()
+    temporary_path(tmp_path / "state-000003-x").mkdir()
     (tmp_path / "run.json").write_text("{}")
     States(tmp_path).clear()
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 @contextmanager
-def _files_of_at_most(size: int) -> Iterator[None]:
-    """Within the context no file of this process grows beyond so many bytes (Python ignores SIGXFSZ by itself)."""
+def _limit_file_size(size: int) -> Iterator[None]:
+    """Within the context no file of this process grows beyond `size` bytes (Python ignores SIGXFSZ)."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -312,12 +308,12 @@ def _growing_parts() -> tuple[dict[str, Any], dict[str, Any]]:
     }
 
 
-def test_a_disk_that_is_full_at_any_file_leaves_the_older_state_and_nothing_else(
+def test_a_full_disk_at_any_file_leaves_the_older_states_and_nothing_else(
     tmp_path: Path,
 ) -> None:
     parts, facts = _growing_parts()
     older, newer = _two_states(tmp_path)
-    probe = write_state(tmp_path / "probe", "probe", parts, facts)
+    probe = write_state(tmp_path / "probe" / "probe", parts, facts)
     files = ["weights.pt", "training.pt", "trainer_state.json", "manifest.json"]
     sizes = [(probe / name).stat().st_size for name in files]
     shutil.rmtree(probe.parent)
@@ -328,9 +324,9 @@ def test_a_disk_that_is_full_at_any_file_leaves_the_older_state_and_nothing_else
             size // 2 if size == sizes[0] else size - 900,
         ):  # at the end, and within
             states = States(tmp_path)
-            with _files_of_at_most(limit):
+            with _limit_file_size(limit):
                 states.write("all-step-9", parts, facts)
-                with pytest.raises(NotSavedError) as refused:
+                with pytest.raises(NotWrittenError) as refused:
                     states.wait()
             assert str(tmp_path / "state-000003-all-step-9") in str(refused.value)
             assert "(84,000 bytes)" in str(refused.value)
@@ -338,15 +334,15 @@ def test_a_disk_that_is_full_at_any_file_leaves_the_older_state_and_nothing_else
             assert sorted(tmp_path.iterdir()) == [older, newer]
             verify(older)
             verify(newer)
-    with _files_of_at_most(sizes[-1]):
-        assert verify(write_state(tmp_path, "state-000003-all", parts, facts)) == facts
+    with _limit_file_size(sizes[-1]):
+        assert verify(write_state(tmp_path / "state-000003-all", parts, facts)) == facts
 
 
-def test_after_a_full_disk_the_next_state_is_written_as_if_nothing_had_been(tmp_path: Path) -> None:
+def test_after_a_full_disk_the_next_state_is_written(tmp_path: Path) -> None:
     states = States(tmp_path)
-    with _files_of_at_most(100):
+    with _limit_file_size(100):
         states.write("all-step-3", _parts(3), {"step": 3})
-        with pytest.raises(NotSavedError):
+        with pytest.raises(NotWrittenError):
             states.wait()
     states.write("all-step-6", _parts(6), {"step": 6})
     states.wait()
@@ -356,7 +352,7 @@ def test_after_a_full_disk_the_next_state_is_written_as_if_nothing_had_been(tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["state-000001-all-step-6"]
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_raises_with_its_path(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file")
-    with pytest.raises(NotSavedError, match=r"state-1 \(.* bytes\): .*[Nn]ot a directory"):
-        write_state(tmp_path / "checkpoints", "state-1", _parts(), {})
+    with pytest.raises(NotWrittenError, match=r"state-1 \(.* bytes\): .*[Nn]ot a directory"):
+        write_state(tmp_path / "checkpoints" / "state-1", _parts(), {})
