@@ -129,9 +129,9 @@ def _require_in_bounds(each: Field[Any], value: Any) -> None:
     bounds = each.metadata
     if value is None:
         return
-    if "minimum" in bounds and value < bounds["minimum"]:
+    if "minimum" in bounds and not value >= bounds["minimum"]:
         raise UserError(f"--{each.name} {value} is too small", f"give {bounds['minimum']} or more")
-    if "above" in bounds and value <= bounds["above"]:
+    if "above" in bounds and not value > bounds["above"]:
         raise UserError(f"--{each.name} {value} is too small", f"give more than {bounds['above']}")
     if "maximum" in bounds and value > bounds["maximum"]:
         raise UserError(f"--{each.name} {value} is too large", f"give {bounds['maximum']} at most")

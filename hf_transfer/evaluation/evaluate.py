@@ -33,7 +33,7 @@ from hf_transfer.record import (
     StrategyFacts,
     Timings,
 )
-from hf_transfer.strategies.plan import Choice
+from hf_transfer.strategies.plan import Choice, Phase
 from hf_transfer.training.engine import Trained
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub")
@@ -157,6 +157,11 @@ def _model(trained: Trained) -> ModelFacts:
     )
 
 
+def _trained_scales(phase: Phase) -> dict[str, float]:
+    """Factor of the learning rate of each stage that a phase trains."""
+    return {stage: phase.lr_scale[stage] for stage in phase.trainable}
+
+
 def _hyperparameters(trained: Trained) -> dict[str, Any]:
     """The hyperparameters that had an effect: those of steps only where a phase was in steps."""
     plan, arguments = trained.plan, trained.training
@@ -166,7 +171,7 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
         sizes = list(dict.fromkeys(phase.batch_size for phase in trained.phases if phase.steps))
         found |= {
             "learning_rate": plan.learning_rate,
-            "rates": {p.name: {stage: p.lr_scale[stage] for stage in p.trainable} for p in stepped},
+            "rates": {phase.name: _trained_scales(phase) for phase in stepped},
             "batch_size": sizes[0] if len(sizes) == 1 else ", ".join(map(str, sizes)),
             "optimizer": str(arguments.optim.value),
             "weight_decay": plan.weight_decay,

@@ -119,7 +119,7 @@ def _prepare(phase: Phase, run: PlanRun, resumed: State | None) -> PhaseInputs:
         frozen = freeze_below(rates, run.plan, job, run.cache, run.train, run.validation)
     train = frozen.train if frozen else run.train
     validation = frozen.validation if frozen else run.validation
-    batches, step_examples = _batches(phase, run, train)
+    batches, step_examples = phase_batches(phase, run, train)
     if resumed:
         _require_same_steps(resumed, batches, frozen)
     if phase.loss == "contrastive":
@@ -145,7 +145,7 @@ def _require_same_steps(resumed: State, batches: StepBatches, frozen: FrozenPhas
         )
 
 
-def _batches(phase: Phase, run: PlanRun, rows: Dataset) -> tuple[StepBatches, int]:
+def phase_batches(phase: Phase, run: PlanRun, rows: Dataset) -> tuple[StepBatches, int]:
     """The batches of this process in a phase, and the examples per step of all processes."""
     training = run.job.training
     order: RowOrder

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hf_transfer.cli import main as cli
+from hf_transfer.cli.run import recipe_names
 from tests.conftest import ROOT
 
 
@@ -21,8 +22,8 @@ def _run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 def test_every_recipe_is_offered() -> None:
-    assert len(cli.recipe_names()) >= 5
-    assert cli.recipe_names() == sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
+    assert len(recipe_names()) >= 5
+    assert recipe_names() == sorted(path.stem for path in (ROOT / "recipes").glob("*.py"))
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest(
@@ -67,7 +68,7 @@ def test_predict_answers_for_texts_with_the_best_answers(
     [
         (("predict", "./nowhere", "x"), "no model './nowhere'"),
         (("predict", "VIT", "nowhere.png"), "no file 'nowhere.png'"),
-        (("predict", "VIT", "README.md"), "'README.md' is not a picture"),
+        (("predict", "VIT", "README.md"), "'README.md' is not an image"),
         (("predict", "VIT", "x.png", "--top_k", "0"), "--top_k 0 is too small"),
     ],
 )

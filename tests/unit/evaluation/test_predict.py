@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_transfer.cli.flags import parse_config
+from hf_transfer.cli.flags import read_config
 from hf_transfer.config.evaluation import EvaluationConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
@@ -15,7 +15,6 @@ from hf_transfer.inference import load_predictor
 from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.sharing.folder import save
 from hf_transfer.studies.choose import choose_plan
-from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import run_plan
 
 
@@ -47,19 +46,18 @@ def test_a_saved_model_gives_the_logits_and_intervals_of_its_run(
     request: pytest.FixtureRequest,
     tmp_path: Path,
 ) -> None:
-    task = find_task(task_name)
     sources = ("--model_name_or_path", request.getfixturevalue(model))
     sources += ("--dataset_name", request.getfixturevalue(dataset))
     sources += ("--label_column", "animal") if dataset == "text_file" else ()
     options = ("--max_steps", "5", "--learning_rate", "1e-2", "--use_cpu", "--disable_tqdm", "true")
     words = (*sources, "--output_dir", tmp_path / "run", *options, *flags)
-    config = parse_config(argv=[*map(str, words)])
-    data = load_data(config.data, task, seed=0)
-    checkpoint = load_checkpoint(**config.model.source, task=task, labels=data.labels)
-    plan = choose_plan(config.transfer, checkpoint, data, config.training)
-    trained = run_plan(plan, checkpoint, data, config.training)
+    config = read_config(task_name, argv=[*map(str, words)])
+    data = load_data(config.data, config.task, seed=0)
+    checkpoint = load_checkpoint(config.model, data)
+    choice = choose_plan(config.transfer, checkpoint, data, config.training, config.cache)
+    trained = run_plan(choice.plan, checkpoint, data, config.training, config.cache)
     of_run = predict(trained.predictor, data.test, trained.training)
-    record = save(trained, evaluate(trained, data, config.evaluation), config)
+    record = save(trained, evaluate(trained, data, config.evaluation, choice), config)
 
     predictions = predict(load_predictor(str(tmp_path / "run")), data.test)
     assert predictions.ids == of_run.ids

@@ -82,7 +82,7 @@ def test_weights_between_steps_are_judged_alike_after_an_interruption(
     )
     unbroken = run(tmp_path / "unbroken", *flags)
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "select_by_validation", _interrupt)
+        patched.setattr(PhaseTrainer, "evaluate", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "broken", *flags)
     again = run(tmp_path / "broken", *flags)
@@ -123,7 +123,7 @@ def test_a_signal_after_the_last_step_of_a_phase_stops_the_run(
 def test_a_head_that_could_not_be_solved_keeps_its_share_of_the_steps(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "solve_phase", lambda *_: None)
+    monkeypatch.setattr(engine, "run_probe_phase", lambda *_: None)
     flags = (
         "--strategy",
         "head_then_full",

@@ -21,13 +21,13 @@ from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.config.transfer import Strategy, TransferConfig
 from hf_transfer.data.sources import Data, Origin
 from hf_transfer.errors import UserError
-from hf_transfer.job import make_job
+from hf_transfer.job import Job
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import parameter_count
 from hf_transfer.models.pooling import with_mean_pooling
 from hf_transfer.record import ProblemType
 from hf_transfer.strategies import defaults
-from hf_transfer.strategies.make_plan import make_plan
+from hf_transfer.strategies.make_plan import make_plan, why_in_steps
 from hf_transfer.strategies.phases import STRATEGIES
 from hf_transfer.strategies.plan import Phase, Plan, Schedule, learning_rates
 from hf_transfer.tasks import find_task
@@ -110,14 +110,14 @@ def _plan(checkpoint: Checkpoint, strategy: str, data: Data | None = None, **cha
     transfer = {name: value for name, value in changes.items() if hasattr(TransferConfig, name)}
     others = {name: value for name, value in changes.items() if name not in transfer}
     config = TransferConfig(strategy=strategy, **transfer)
-    return make_plan(
-        config,
-        make_job(
-            checkpoint,
-            data or _data(),
-            TrainingConfig(output_dir="nowhere", use_cpu=True, **others),
-        ),
-    )
+    return make_plan(config, _job(checkpoint, data, **others))
+
+
+def _job(checkpoint: Checkpoint, data: Data | None = None, **flags: Any) -> Job:
+    """A job without an encoder: a plan encodes no rows."""
+    training = TrainingConfig(output_dir="nowhere", use_cpu=True, **flags)
+    encoder: Any = None
+    return Job(checkpoint, data or _data(), encoder, training)
 
 
 def _data(rows: int = 40, problem_type: ProblemType = "single_label_classification") -> Data:
@@ -269,17 +269,18 @@ def test_a_pretrained_head_has_the_learning_rate_of_the_body(load: Load, strateg
     assert all(phase.solver == "trainer" for phase in plan.phases)
 
 
-def test_a_pretrained_head_is_trained_in_steps_and_the_plan_has_the_reason(load: Load) -> None:
-    (reason,) = _plan(load("vit", OLD, keep_head=True), "head").reasons
-    assert reason == "the head is trained in steps, not solved: it was kept"
+def test_a_pretrained_head_is_trained_in_steps_for_a_reason(load: Load) -> None:
+    checkpoint = load("vit", OLD, keep_head=True)
+    assert _plan(checkpoint, "head").phases[0].solver == "trainer"
+    assert why_in_steps(_job(checkpoint)) == "it was kept"
 
 
-def test_label_smoothing_is_trained_in_steps_and_the_plan_has_the_reason(load: Load) -> None:
+def test_label_smoothing_is_trained_in_steps_for_a_reason(load: Load) -> None:
     plan = _plan(load("bert"), "head", label_smoothing_factor=0.1)
     assert plan.phases[0].solver == "trainer"
-    assert plan.reasons == (
-        "the head is trained in steps, not solved: --label_smoothing_factor asks for steps",
-    )
+    reason = why_in_steps(_job(load("bert"), label_smoothing_factor=0.1))
+    assert reason == "--label_smoothing_factor needs steps"
+    assert why_in_steps(_job(load("bert"))) is None
 
 
 # --- rules and flags ---
@@ -306,18 +307,10 @@ def test_explicit_flags_win_over_rules(load: Load) -> None:
     assert ruled.phases[0].epochs == 40  # of 3 steps each
 
 
-def test_flags_of_adapters_and_cache_are_in_the_plan(load: Load) -> None:
-    plan = _plan(
-        load("vit"),
-        "lora",
-        peft_method="loha",
-        lora_rank=2,
-        cache_dir="there",
-        cache_frozen=False,
-        bf16=True,
-    )
+def test_flags_of_adapters_and_of_the_frozen_pass_are_in_the_plan(load: Load) -> None:
+    plan = _plan(load("vit"), "lora", peft_method="loha", lora_rank=2, cached_views=2, bf16=True)
     assert (plan.phases[0].adapter, plan.phases[0].adapter_rank) == ("loha", 2)
-    assert (plan.cache.on, plan.cache.folder, plan.cache.dtype) == (False, "there", "bfloat16")
+    assert (plan.frozen_dtype, plan.cached_views) == ("bfloat16", 2)
 
 
 @pytest.mark.parametrize(
@@ -392,7 +385,7 @@ def test_contrastive_is_refused_without_one_class_a_row(
     labels = LABELS[:1] if problem_type == "regression" else LABELS
     checkpoint = load("bert", labels, problem_type=problem_type)
     with pytest.raises(
-        UserError, match=f"needs one class a row, the labels are for {problem_type}"
+        UserError, match=f"needs one class per row, the labels are for {problem_type}"
     ):
         _plan(checkpoint, "contrastive", _data(problem_type=problem_type))
 
@@ -411,9 +404,7 @@ def test_contrastive_is_refused_without_one_output_layer_and_a_head_is_stepped(
         _plan(checkpoint, "contrastive")
     plan = _plan(checkpoint, "head")
     assert plan.phases[0].solver == "trainer"
-    assert plan.reasons == (
-        "the head is trained in steps, not solved: it is more than one linear layer",
-    )
+    assert why_in_steps(_job(checkpoint)) == "it is more than one linear layer"
 
 
 def test_more_layers_than_there_are_is_refused(load: Load) -> None:

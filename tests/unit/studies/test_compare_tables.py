@@ -95,7 +95,7 @@ def test_the_seconds_of_learning_are_those_of_frozen_layers_training_and_choice(
 
 
 def test_a_record_without_the_seconds_of_a_choice_has_none() -> None:
-    record = replace(_record(0.5), timings={"frozen_s": 1.0, "train_s": 2.0})
+    record = replace(_record(0.5), timings=Timings(0.0, 1.0, 2.0, 0.0, 3.0))
     assert durations({Cell("head", 1, 0): record}) == {"head": {1: {0: 3.0}}}
 
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hf_transfer.models.checkpoint import load_checkpoint
 from hf_transfer.tasks import find_task
 from hf_transfer.training.callbacks import BestStep, LogLines, ProgressBar
+from tests import checkpoints
 
 
 def _control() -> SimpleNamespace:
@@ -26,7 +26,7 @@ def test_all_tensors_of_the_best_step_are_restored(
 ) -> None:
     # The control: a Trainer restores 8 of 40 tensors of a ViT (transformers issue 43701).
     folder: Path = request.getfixturevalue(name)
-    model = load_checkpoint(str(folder), find_task("image-classification"), ("a", "b")).model
+    model = checkpoints.load(str(folder), find_task("image-classification"), ("a", "b")).model
     best = BestStep(model, "loss", patience=None)
     best.on_evaluate(None, _state(1), _control(), {"eval_loss": 0.5})
     expected = {n: t.clone() for n, t in model.state_dict().items()}

@@ -30,7 +30,6 @@ from hf_transfer.models.head import find_linear_head, headless, read_logits
 from hf_transfer.models.pooling import with_mean_pooling
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
-from hf_transfer.training import engine
 from hf_transfer.training.contrastive import (
     EXAMPLES_PER_CLASS,
     TEMPERATURE,
@@ -38,6 +37,7 @@ from hf_transfer.training.contrastive import (
     contrastive_loss,
 )
 from hf_transfer.training.engine import Trained, run_plan
+from hf_transfer.training.step_phase import phase_batches
 from tests import checkpoints
 
 Load = Callable[[str], tuple[Checkpoint, Data]]
@@ -401,15 +401,15 @@ def _train(checkpoint: Checkpoint, data: Data, tmp_path: Path, *flags: str) -> T
 
 @pytest.mark.parametrize(("shards", "processes"), [(1, 1), (2, 2), (2, 1)])
 def test_a_process_has_complete_batches(shards: int, processes: int) -> None:
-    batches, together = engine._batches(*_shared(shards, processes))
+    batches, together = phase_batches(*_shared(shards, processes))
     assert (batches.batch_size, together) == (12, 12 * shards)
 
 
 def test_a_run_resumed_in_more_processes_is_refused_since_a_batch_would_be_torn() -> None:
     with pytest.raises(
-        UserError, match="12 examples a step cannot be divided among 2 processes"
+        UserError, match="12 examples per step cannot be divided among 2 processes"
     ) as refused:
-        engine._batches(*_shared(shards=1, processes=2))
+        phase_batches(*_shared(shards=1, processes=2))
     assert refused.value.hint == "start as many as before, or one: a step had 1 batches of 12"
 
 
@@ -421,9 +421,11 @@ def _shared(shards: int, processes: int) -> tuple[Any, Any, Dataset]:
         "world_size": processes,
         "process_index": 0,
     }
-    training = SimpleNamespace(gradient_accumulation_steps=shards // processes or 1, **facts)
-    phase, work = (
-        SimpleNamespace(loss="contrastive"),
-        SimpleNamespace(plan=None, training=training, shards=shards),
+    training = SimpleNamespace(**facts)
+    phase = SimpleNamespace(loss="contrastive")
+    work = SimpleNamespace(
+        job=SimpleNamespace(training=training),
+        shards=shards,
+        accumulation=-(-shards // processes),
     )
     return phase, work, Dataset.from_dict({"label": np.repeat(np.arange(3), 8).tolist()})
