@@ -1,8 +1,9 @@
-"""Ridge regression with a cross-validated penalty: one eigendecomposition serves all penalties."""
+"""Ridge regression with a cross-validated penalty, by scikit-learn."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.linear_model import Ridge
 
 from hf_transfer.linear_probe.folds import Folds
 from hf_transfer.linear_probe.standardise import CONSTANT_TOLERANCE, column_scale
@@ -54,14 +55,11 @@ def _fit_path(
     """Weights (penalties, outputs, columns) and biases (penalties, outputs)."""
     scale = column_scale(x, centred=with_bias)
     scale = np.where(scale > CONSTANT_TOLERANCE, scale, np.inf)
-    centre = x.mean(0, dtype=np.float64) * with_bias
-    mean = targets.mean(0) * with_bias
-    unit = (x - centre) / scale
-    wide = unit.shape[1] > len(unit)
-    values, vectors = np.linalg.eigh((unit @ unit.T if wide else unit.T @ unit) / len(unit))
-    # (x'x + s)^-1 x'y = x'(xx' + s)^-1 y: the smaller of the two matrices is decomposed.
-    right = vectors.T @ (targets - mean if wide else unit.T @ (targets - mean)) / len(unit)
-    eigenvalues = np.maximum(values, 0.0)[:, None]
-    solutions = [vectors @ (right / (eigenvalues + l2)) for l2 in l2_path]
-    weight = np.stack([(unit.T @ each if wide else each).T for each in solutions]) / scale
-    return weight, mean - weight @ centre
+    # Ridge takes a penalty per target: with the targets repeated, one x'x serves all penalties. It
+    # penalises the sum of squared errors, we half their mean. Its solver "svd" is 3 times slower.
+    alpha = len(x) * np.repeat(l2_path, targets.shape[1])
+    ridge = Ridge(alpha=alpha, fit_intercept=with_bias, solver="cholesky")
+    ridge.fit(x / scale, np.tile(targets, len(l2_path)))
+    shape = (len(l2_path), targets.shape[1])
+    bias = np.broadcast_to(ridge.intercept_, alpha.shape).reshape(shape)
+    return ridge.coef_.reshape(*shape, -1) / scale, bias
