@@ -32,7 +32,7 @@ def main(model_name: str, data: str, output_dir: str) -> None:
     names = rows["train"].features["label"].names
     loader = AutoModelForSequenceClassification if texts else AutoModelForImageClassification
     model = loader.from_pretrained(model_name, num_labels=len(names), ignore_mismatched_sizes=True)
-    encoded, collate = _texts(rows, model_name) if texts else _pictures(rows, model_name)
+    encoded, collate = _texts(rows, model_name) if texts else _images(rows, model_name)
     arguments = TrainingArguments(
         output_dir=output_dir,
         num_train_epochs=3,
@@ -81,13 +81,13 @@ def _texts(rows: DatasetDict, model_name: str) -> tuple[DatasetDict, Any]:
     return rows, lambda model: DataCollatorWithPadding(tokenizer)
 
 
-def _pictures(rows: DatasetDict, model_name: str) -> tuple[DatasetDict, Any]:
+def _images(rows: DatasetDict, model_name: str) -> tuple[DatasetDict, Any]:
     processor = AutoImageProcessor.from_pretrained(model_name)
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        pictures = [picture.convert("RGB") for picture in batch["image"]]
+        images = [image.convert("RGB") for image in batch["image"]]
         return {
-            "pixel_values": processor(pictures, return_tensors="pt")["pixel_values"],
+            "pixel_values": processor(images, return_tensors="pt")["pixel_values"],
             "labels": batch["label"],
         }
 

@@ -1,4 +1,4 @@
-"""Four tiny models that a killed run must finish, the processes they run in, and the tables of what came of it."""
+"""Four tiny models that killed runs must finish, their processes, and the tables of the outcomes."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from tests.crash.runs import Crashes, Outcome, Subject, table
 from tests.forked import ForkServer, fork_server
 
 OURS, CONTROL = "hf_transfer", "a bare transformers.Trainer, resumed as its documentation shows"
-LEAST_SHOWN = 40  # trials: of a sample no table is shown
+MIN_SHOWN = 40  # trials; a sample has no table
 
 _outcomes: dict[str, dict[tuple[str, int], list[Outcome]]] = {
     OURS: defaultdict(list),
@@ -23,13 +23,13 @@ _outcomes: dict[str, dict[tuple[str, int], list[Outcome]]] = {
 
 @pytest.fixture(scope="session")
 def outcomes() -> dict[str, dict[tuple[str, int], list[Outcome]]]:
-    """What came of all trials, for the tables."""
+    """The outcomes of all trials, for the tables."""
     return _outcomes
 
 
 @pytest.fixture(scope="session")
 def crashes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crashes]:
-    """What kills runs; those that go on are children of another process, in which hash() has another seed."""
+    """What kills runs; those that resume are children of another process, in which hash() has another seed."""
     second = ForkServer(tmp_path_factory.mktemp("second-server"))
     yield Crashes(
         fork_server(tmp_path_factory.getbasetemp()), second, tmp_path_factory.mktemp("crashes")
@@ -117,7 +117,7 @@ def _save_dinov2(folder: Path, processor: Path) -> Path:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print the tables."""
     for title, rows in _outcomes.items():
-        if sum(map(len, rows.values())) >= LEAST_SHOWN:
+        if sum(map(len, rows.values())) >= MIN_SHOWN:
             terminalreporter.write_line("")
             for line in (f"killed by SIGKILL: {title}", *table(rows)):
                 terminalreporter.write_line(line)

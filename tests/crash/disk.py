@@ -68,7 +68,7 @@ class DiskWatch:
         place: Callable[[Any, Any], str | None],
         half: Callable[[Any, Any], None] | None = None,
     ) -> None:
-        """Let a function note what it does to the folder; `place` says where below it, `half` does half of it."""
+        """Let a function count as an operation on the folder; `place` is where in it, `half` does half of it."""
         real = getattr(owner, name)
 
         def call(*args: Any, **options: Any) -> Any:
@@ -82,20 +82,20 @@ class DiskWatch:
         setattr(owner, name, call)
 
     def _do(
-        self, name: str, place: str, whole: Callable[[], Any], half: Callable[[], None] | None
+        self, name: str, place: str, complete: Callable[[], Any], half: Callable[[], None] | None
     ) -> Any:
         with self._lock:
             is_the_one = self.kill is not None and len(self.operations) == self.kill.number
             self.operations.append(Operation(name, place))
         if not is_the_one:
-            return whole()
+            return complete()
         assert self.kill
         try:
             if self.kill.side == "half" and half:
                 half()
             elif self.kill.side != "before":
-                whole()
-        finally:  # whatever the disk said: a folder is often made that is there already
+                complete()
+        finally:  # even after an error: a folder is often created that exists already
             die()
 
     def _inside(self, path: Any, folder: int | None = None) -> str | None:

@@ -10,7 +10,7 @@ Kind = Literal["step", "clock", "write"]
 Side = Literal["before", "half", "after"]
 
 SIDES: tuple[Side, ...] = ("before", "half", "after")
-KILLED_AGAIN = 5  # every so many trials die a second time, soon after they went on
+KILLED_AGAIN = 5  # every fifth trial is killed a second time, soon after it resumed
 
 
 @dataclass(frozen=True)
@@ -73,22 +73,20 @@ class Moment:
 
 def places(operations: Sequence[Operation]) -> list[int]:
     """The numbers of the operations to be killed at: of many writes to one file the first, one between, the last."""
-    kept: list[int] = []
+    chosen: list[int] = []
     for (name, _), group in itertools.groupby(
         enumerate(operations), lambda pair: (pair[1].name, pair[1].path)
     ):
         numbers = [number for number, _ in group]
-        chosen = (
-            {numbers[0], numbers[len(numbers) // 2], numbers[-1]} if name == "write" else numbers
-        )
-        kept.extend(sorted(chosen))
-    return kept
+        some = {numbers[0], numbers[len(numbers) // 2], numbers[-1]} if name == "write" else numbers
+        chosen.extend(sorted(some))
+    return chosen
 
 
 def draw(
     seed: str, processes: int, steps: int, clocks: int, writes: int
 ) -> list[tuple[Moment, ...]]:
-    """The moments of so many trials, each with one kill or two: anywhere in the steps, evenly over the writes."""
+    """The moments of all trials, each with one kill or two: anywhere in the steps, evenly over the writes."""
     rng = random.Random(seed)
     kinds = [
         *(("step", rng.random()) for _ in range(steps)),

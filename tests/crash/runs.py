@@ -1,4 +1,4 @@
-"""Runs that are killed, the same command again, and what came of it, against the unbroken run."""
+"""Runs that are killed and then resumed by the same command, compared with the unbroken run."""
 
 import json
 import shutil
@@ -51,16 +51,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a trial."""
+    """The outcome of a trial."""
 
     moments: tuple[Moment, ...]
     kills: int
     has_a_state: bool  # after the last kill
-    went_on: bool
+    resumed: bool
     started_over: bool  # though there was a state
     equal: bool
     tidy: bool
-    said: str
+    output: str
 
     @property
     def kind(self) -> str:
@@ -73,9 +73,7 @@ class Crashes:
     """Trials of programs, each against its own unbroken run, which is made once."""
 
     first: ForkServer
-    second: (
-        ForkServer  # whoever goes on is the child of another process, as the next command would be
-    )
+    second: ForkServer  # runs that resume are children of another process, as the next command is
     folder: Path
     unbroken: dict[tuple[str, int, bool], tuple[Unbroken, bytes, Any]] = field(default_factory=dict)
     numbers: int = 0
@@ -83,13 +81,13 @@ class Crashes:
     def attempt(
         self, subject: Subject, processes: int, moments: Sequence[Moment], bare: bool = False
     ) -> Outcome:
-        """Kill a run at these moments, one after the other, then let it go on to its end."""
-        whole, weights, found = self._unbroken(subject, processes, bare)
+        """Kill a run at these moments, one after the other, then resume it to its end."""
+        unbroken, weights, found = self._unbroken(subject, processes, bare)
         root = self._new_folder(subject.name)
         script, *flags = subject.bare_command(root) if bare else subject.command(root, processes)
         kills = 0
         for moment in moments:
-            ended = _run(self.first, Job(root, processes, moment.of(whole)), script, *flags)
+            ended = _run(self.first, Job(root, processes, moment.of(unbroken)), script, *flags)
             if not any(each.code == -SIGKILL for each in ended):
                 break
             kills += 1
@@ -103,11 +101,11 @@ class Crashes:
             tuple(moments),
             kills,
             has_a_state,
-            went_on=not any(each.code for each in ended),
-            started_over=has_a_state and not bare and not _went_on_from_a_state(root / "run"),
+            resumed=not any(each.code for each in ended),
+            started_over=has_a_state and not bare and not _resumed_from_a_state(root / "run"),
             equal=_result(root / "run") == (weights, found),
             tidy=not list(root.glob("run/checkpoints/.*.tmp")),
-            said="\n".join(each.said for each in ended),
+            output="\n".join(each.said for each in ended),
         )
         shutil.rmtree(root)
         return outcome
@@ -184,29 +182,29 @@ def _result(folder: Path) -> tuple[bytes, Any]:
 
 
 def _has_a_state(folder: Path) -> bool:
-    """Whether there is one that is whole, and the run is not finished; of the control, whether there is any."""
-    asked = folder / "checkpoints" / "run.json"
-    if asked.exists() and json.loads(asked.read_text()).get("finished"):
+    """Whether there is a complete one, and the run is not finished; of the control, whether there is any."""
+    run = folder / "checkpoints" / "run.json"
+    if run.exists() and json.loads(run.read_text()).get("finished"):
         return False
     return States(folder / "checkpoints").newest() is not None or any(folder.glob("checkpoint-*"))
 
 
-def _went_on_from_a_state(folder: Path) -> bool:
+def _resumed_from_a_state(folder: Path) -> bool:
     record = folder / "record.json"
     phases = json.loads(record.read_text())["phases"] if record.exists() else []
     return any(phase.get("resumed_at") for phase in phases)
 
 
 def table(outcomes: Mapping[tuple[str, int], Sequence[Outcome]]) -> list[str]:
-    """Lines: what was killed how often, and how many had a state then, went on, and ended as the unbroken run."""
+    """Lines: what was killed how often, and how many had a state then, resumed, and ended as the unbroken run."""
     head = f"{'model':<10}{'processes':>10}{'runs':>6}{'steps':>7}{'writes':>8}{'kills':>7}"
-    lines = [head + f"{'had a state':>13}{'went on':>9}{'equal to the bit':>18}"]
+    lines = [head + f"{'had a state':>13}{'resumed':>9}{'equal to the bit':>18}"]
     everything = [one for row in outcomes.values() for one in row]
     for (name, processes), row in [*outcomes.items(), (("all", 0), everything)]:
         kinds = [one.kind for one in row]
         counts = f"{len(row):>6}{kinds.count('steps'):>7}{kinds.count('writes'):>8}{sum(one.kills for one in row):>7}"
-        went = f"{sum(one.has_a_state for one in row):>13}{sum(one.went_on for one in row):>9}"
+        resumed = f"{sum(one.has_a_state for one in row):>13}{sum(one.resumed for one in row):>9}"
         lines.append(
-            f"{name:<10}{processes or '':>10}{counts}{went}{sum(one.equal for one in row):>18}"
+            f"{name:<10}{processes or '':>10}{counts}{resumed}{sum(one.equal for one in row):>18}"
         )
     return lines

@@ -12,7 +12,7 @@ MODELS = ("ViT", "DINOv2", "ResNet", "BERT")
 # Trials of each model by processes: killed in steps, by the clock, in writes. 200 in all.
 TRIALS = {1: {"steps": 12, "clocks": 4, "writes": 19}, 2: {"steps": 5, "clocks": 2, "writes": 8}}
 CONTROL_TRIALS = {"steps": 4, "clocks": 0, "writes": 6}
-# Tried by every `make test`: of one process every so many, from this one on; of two processes these.
+# The sample of `make test`: of one process every eighth, from this one on; of two processes these.
 SAMPLED, SAMPLED_FROM = 8, {"ViT": 0, "DINOv2": 5, "ResNet": 2, "BERT": 7}
 SAMPLED_OF_TWO = {"ResNet": (1, 9)}
 
@@ -53,8 +53,8 @@ def test_a_killed_run_ends_as_the_unbroken_one(
 ) -> None:
     outcome = crashes.attempt(subjects[model], processes, moments)
     outcomes[OURS][model, processes].append(outcome)
-    assert outcome.kills, "it had come to its end before it could be killed"
-    assert outcome.went_on, outcome.said
+    assert outcome.kills, "it ended before it could be killed"
+    assert outcome.resumed, outcome.output
     assert not outcome.started_over
     assert outcome.equal
     assert outcome.tidy

@@ -158,19 +158,19 @@ def test_damage_to_any_file_is_logged_and_the_state_before_is_taken(
     harm: Callable[[Path], None], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     older, newer = _two_states(tmp_path)
-    whole = {path.name: path.read_bytes() for path in newer.iterdir()}
-    assert sorted(whole) == FILES
-    for name, content in whole.items():
+    contents = {path.name: path.read_bytes() for path in newer.iterdir()}
+    assert sorted(contents) == FILES
+    for name, content in contents.items():
         caplog.clear()
         harm(newer / name)
         found = States(tmp_path).newest()
         assert found is not None, name
         assert (found.path, found.facts) == (older, {"step": 3}), name
-        (said,) = [
+        (message,) = [
             record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
         ]
-        assert str(newer) in said
-        assert Path(name).stem in said.removeprefix(f"passed over the state {newer}")
+        assert str(newer) in message
+        assert Path(name).stem in message.removeprefix(f"passed over the state {newer}")
         (newer / name).write_bytes(content)
     last = States(tmp_path).newest()
     assert last is not None
