@@ -92,7 +92,8 @@ def _load_adapter(model: str) -> tuple[Any, Any, Task]:
             "name the folder of a run, or a Hub id",
         )
     record = read_record(Path(path))
-    task, labels = find_task(record.task), record.dataset.labels
+    task = find_task(record.task)
+    labels = record.dataset.labels
     settings = PeftConfig.from_pretrained(model)
     network = task.model_class.from_pretrained(
         settings.base_model_name_or_path,

@@ -308,7 +308,8 @@ def _convert(kind: Any, value: Any) -> Any:
         own = {each.name: _key(each) for each in fields(kind)}
         known = {name: value[key] for name, key in own.items() if key in value}
         return kind(**{name: _convert(hints[name], each) for name, each in known.items()})
-    origin, arguments = get_origin(kind), get_args(kind)
+    origin = get_origin(kind)
+    arguments = get_args(kind)
     if value is None:
         return None
     if origin is UnionType:

@@ -96,7 +96,8 @@ def _metrics(
 def _record(
     trained: Trained, choice: Choice, data: Data, evaluation: Evaluation, evaluate_s: float
 ) -> RunRecord:
-    base, plan = trained.checkpoint.provenance, trained.plan
+    base = trained.checkpoint.provenance
+    plan = trained.plan
     return RunRecord(
         task=trained.checkpoint.task.name,
         problem_type=trained.predictor.problem_type,
@@ -121,7 +122,7 @@ def _record(
 
 
 def _dataset(data: Data) -> DatasetFacts:
-    origin, validation = data.origin, data.validation
+    origin = data.origin
     return DatasetFacts(
         id=origin.id,
         revision=origin.revision,
@@ -129,7 +130,7 @@ def _dataset(data: Data) -> DatasetFacts:
         description=origin.description,
         fingerprint=data.fingerprint,
         labels=list(data.labels),
-        splits=SplitSizes(len(data.train), len(validation or ()), len(data.test)),
+        splits=SplitSizes(len(data.train), len(data.validation or ()), len(data.test)),
         dropped=[DroppedExample(row["id"], row["reason"]) for row in data.dropped],
         cut=list(data.cut),
     )
@@ -145,33 +146,29 @@ def _timings(trained: Trained, choice: Choice, data: Data, evaluate_s: float) ->
 
 
 def _model(trained: Trained) -> ModelFacts:
-    model, checkpoint = trained.model, trained.checkpoint
+    model = trained.model
     is_pretrained = trained.plan.init == "pretrained"
     return ModelFacts(
         class_=type(model).__name__,
         architecture=model.config.model_type,
         parameters=parameter_count(model),
-        new_parameters=list(checkpoint.new_parameters) if is_pretrained else ["all"],
-        fixed_parameters=list(checkpoint.fixed),
+        new_parameters=list(trained.checkpoint.new_parameters) if is_pretrained else ["all"],
+        fixed_parameters=list(trained.checkpoint.fixed),
         hyperparameters=_hyperparameters(trained),
     )
 
 
-def _trained_scales(phase: Phase) -> dict[str, float]:
-    """Factor of the learning rate of each stage that a phase trains."""
-    return {stage: phase.lr_scale[stage] for stage in phase.trainable}
-
-
 def _hyperparameters(trained: Trained) -> dict[str, Any]:
     """The hyperparameters that had an effect: those of steps only where a phase was in steps."""
-    plan, arguments = trained.plan, trained.training
+    plan = trained.plan
+    arguments = trained.training
     stepped = [phase for phase in plan.phases if phase.solver == "trainer"]
     found: dict[str, Any] = {}
     if stepped:
         sizes = list(dict.fromkeys(phase.batch_size for phase in trained.phases if phase.steps))
         found |= {
             "learning_rate": plan.learning_rate,
-            "rates": {phase.name: _trained_scales(phase) for phase in stepped},
+            "rates": {phase.name: _scales(phase) for phase in stepped},
             "batch_size": sizes[0] if len(sizes) == 1 else ", ".join(map(str, sizes)),
             "optimizer": str(arguments.optim.value),
             "weight_decay": plan.weight_decay,
@@ -189,6 +186,11 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
     if any(phase.augmentation for phase in trained.phases):
         found["augmentation"] = arguments.augmentation
     return {**found, "precision": _precision(arguments)}
+
+
+def _scales(phase: Phase) -> dict[str, float]:
+    """The multiple of the plan's learning rate for each stage that a phase trains."""
+    return {stage: phase.lr_scale[stage] for stage in phase.trainable}
 
 
 def _precision(arguments: TrainingConfig) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import binomtest, norm
 
 from hf_transfer.record import Estimate
 
@@ -17,11 +17,10 @@ def share_interval(successes: int, n: int, level: float) -> Estimate:
     """
     if n == 0:
         return Estimate(0.0, 0.0, 1.0, level, 0)
-    z = norm.ppf(0.5 + level / 2)
     share = successes / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Estimate(share, float(max(0.0, middle - half)), float(min(1.0, middle + half)), level, n)
+    # The interval does not depend on the hypothesis; that of this share is the fastest to test.
+    interval = binomtest(successes, n, share).proportion_ci(level, "wilson")
+    return Estimate(share, float(interval.low), float(interval.high), level, n)
 
 
 def f1_interval(true_positives: int, predicted: int, support: int, level: float) -> Estimate:
@@ -47,6 +46,8 @@ def bootstrap_interval(
     The correction matters for F1 over many classes, which the plain percentiles place too low. The
     seed is fixed, so that the interval is the same each time.
     """
+    # Not scipy.stats.bootstrap: its BCa scores n times more. It takes 2 times as long for 744
+    # examples, 3 to 6 for 3,000, 7 to 15 for 10,000, and gives NaN where all predictions are right.
     rng = np.random.default_rng(seed)
     n = len(labels)
     value = score(labels, outputs)

@@ -39,7 +39,9 @@ def render_card(record: RunRecord) -> ModelCard:
 
 def card_metadata(record: RunRecord) -> ModelCardData:
     """The YAML block: licence, base model and dataset only where on the Hub, a model-index."""
-    base, dataset, card = record.base_model, record.dataset, record.card
+    base = record.base_model
+    dataset = record.dataset
+    card = record.card
     metrics = {name: find_metric(name, record.problem_type) for name in record.metrics}
     results = [
         EvalResult(
@@ -100,7 +102,8 @@ def load_template(name: str, autoescape: bool) -> Template:
 
 def template_facts(record: RunRecord) -> dict[str, Any]:
     """The variables of the templates of card and report."""
-    task, dataset = find_task(record.task), record.dataset
+    task = find_task(record.task)
+    dataset = record.dataset
     per_class = [replace(row, label=_in_table(row.label)) for row in record.evaluation.per_class]
     present = [row for row in per_class if row.n]
     labels = [_in_table(label) for label in dataset.labels]

@@ -80,7 +80,8 @@ def push(folder: Path, target: HubTarget) -> Published:
     record = read_record(folder / "record.json")
     if record.card.name != name:  # the card loads the model by its name on the Hub
         write_documents(replace(record, card=replace(record.card, name=name)), folder)
-    api, branch = HfApi(token=target.hub_token), target.hub_revision
+    api = HfApi(token=target.hub_token)
+    branch = target.hub_revision
     try:
         url = _retry(lambda: api.create_repo(name, private=target.hub_private_repo, exist_ok=True))
         if branch:
