@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_transfer.models.execution_order import execution_order
-from hf_transfer.models.head import find_output_layer
+from hf_transfer.models.head import find_output_layer, innermost
 
 # Modules that turn raw input into vectors are embeddings, whatever is inside: the convolutions of
 # a feature extractor are a list of modules, and no list of layers.
@@ -56,9 +56,10 @@ def layer_map(
     """
     depths = _body_depths(model)
     top = {*(find_head(model) if head is None else head), *fixed}
-    layers = max(depth for name, depth in depths.items() if not (fixed and name in top))
+    body = depths.keys() - top if fixed else depths
+    layers = max(map(depths.__getitem__, body))
     depths |= dict.fromkeys(top, layers + 1)
-    return LayerMap(("embeddings", *(f"layer {n}" for n in range(1, layers + 1)), "head"), depths)
+    return LayerMap(("embeddings", *map("layer {}".format, range(1, layers + 1)), "head"), depths)
 
 
 def layer_blocks(model: Any) -> list[tuple[int, list[tuple[str, ...]]]]:
@@ -85,9 +86,8 @@ def find_head(model: Any) -> set[str]:
     """
     depths = _body_depths(model)
     prefix = f"{model.base_model_prefix}."
-    if any(name.startswith(prefix) for name in depths):
-        outside = {name for name in depths if not name.startswith(prefix)}
-    else:
+    outside = {name for name in depths if not name.startswith(prefix)}
+    if len(outside) == len(depths):
         layers = max(depths.values())
         in_body = {name.partition(".")[0] for name, depth in depths.items() if depth < layers}
         outside = {name for name in depths if name.partition(".")[0] not in in_body}
@@ -101,10 +101,7 @@ def _body_depths(model: Any) -> dict[str, int]:
     for part in _parts(model, model, ""):
         depth += part.begins_layer
         depth_of_part[part.path] = depth
-    return {
-        name: next(depth_of_part[path] for path in _enclosing_paths(name) if path in depth_of_part)
-        for name, _ in model.named_parameters()
-    }
+    return {name: innermost(name, depth_of_part) for name, _ in model.named_parameters()}
 
 
 class _Part(NamedTuple):
@@ -153,7 +150,7 @@ def _blocks(path: str, lists: Sequence[str], count: int) -> Iterator[_Part]:
 
 
 def _is_list(module: nn.Module) -> TypeGuard[nn.ModuleList]:
-    return isinstance(module, nn.ModuleList) and any(True for _ in module.parameters())
+    return isinstance(module, nn.ModuleList) and next(module.parameters(), None) is not None
 
 
 def _is_block_list(name: str, modules: nn.ModuleList) -> bool:
@@ -169,14 +166,9 @@ def _is_other_tower(model: Any, module: nn.Module) -> bool:
     """
     if not isinstance(module, PreTrainedModel):
         return False
-    others = [getattr(model.config, f"{kind}_config", None) for kind in ("vision", "audio")]
-    if model.main_input_name == "input_ids" and any(module.config is other for other in others):
-        return True
+    if model.main_input_name == "input_ids":
+        for kind in ("vision", "audio"):
+            if module.config is getattr(model.config, f"{kind}_config", None):
+                return True
     inputs = {module.main_input_name, model.main_input_name}
     return len(inputs) == 2 and inputs <= RAW_INPUTS
-
-
-def _enclosing_paths(name: str) -> Iterator[str]:
-    """The path of a parameter and of the modules that contain it, the innermost first."""
-    parts = name.split(".")
-    return (".".join(parts[:length]) for length in range(len(parts), 0, -1))

@@ -7,9 +7,11 @@ option for the mean; other encoders, like BERT, get one more layer whose attenti
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import filterfalse
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -86,14 +88,14 @@ def with_mean_pooling(checkpoint: Checkpoint) -> Checkpoint:
             return replace(checkpoint, model=_with_option(model, option, check))
         pooled, added, dense = _with_mean_layer(model, output, check)
     fixed = {*added, *dense}
-    replaced = {name for name in dense if name not in checkpoint.new_parameters}
+    replaced = set(dense) - set(checkpoint.new_parameters)
     result = replace(
         checkpoint,
         model=pooled,
-        head=tuple(name for name in checkpoint.head if name not in fixed),
-        new_parameters=tuple(name for name in checkpoint.new_parameters if name not in fixed),
+        head=tuple(filterfalse(fixed.__contains__, checkpoint.head)),
+        new_parameters=tuple(filterfalse(fixed.__contains__, checkpoint.new_parameters)),
         dropped_parameters=tuple(sorted({*checkpoint.dropped_parameters, *replaced})),
-        fixed=tuple(name for name, _ in pooled.named_parameters() if name in fixed),
+        fixed=tuple(filter(fixed.__contains__, dict(pooled.named_parameters()))),
     )
     # A final norm would run behind the added layer now, in place of the last layer of before.
     if result.layers.stages != checkpoint.layers.stages:
@@ -170,11 +172,6 @@ class _MeanCheck:
     mean: torch.Tensor  # (rows, width)
     before: _Trace  # of the model as it was given
 
-    @property
-    def second_row(self) -> Tensors:
-        """The second row without its padding."""
-        return {name: tensor[-1:, : LENGTHS[-1]] for name, tensor in self.batch.items()}
-
     def why_not_mean(self, vectors: torch.Tensor) -> str | None:
         """Why vectors are not the mean up to an offset and factor of each row; None if they are.
 
@@ -219,7 +216,7 @@ def _random_batch(model: Any) -> Tensors:
     if not size:
         raise UnpoolableError(f"{type(model).__name__} has no vocabulary")
     special = {value for name, value in config.to_dict().items() if name.endswith("_token_id")}
-    ordinary = torch.tensor([number for number in range(min(size, 1000)) if number not in special])
+    ordinary = torch.tensor(sorted(set(range(min(size, 1000))) - special))
     chosen = torch.randint(
         len(ordinary), (len(LENGTHS), LENGTHS[0]), generator=torch.Generator().manual_seed(0)
     )
@@ -233,25 +230,20 @@ def _trace(model: Any, batch: Mapping[str, torch.Tensor]) -> _Trace:
     """A forward pass, observed by hooks."""
     inputs: Tensors = {}
     states: list[Any] = []
+
+    def record(path: str, _: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        inputs[path] = args[0].detach()
+
     handles = [model.base_model.register_forward_hook(lambda _, __, out: states.append(out[0]))]
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            handles.append(module.register_forward_pre_hook(_recording(inputs, path)))
+            handles.append(module.register_forward_pre_hook(partial(record, path)))
     try:
         logits = read_logits(model(**batch))
     finally:
         for handle in handles:
             handle.remove()
     return _Trace(inputs, states[-1], logits)
-
-
-def _recording(inputs: Tensors, path: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-    """A hook that writes the input of a module into `inputs`."""
-
-    def record(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        inputs[path] = args[0].detach()
-
-    return record
 
 
 def _first_head_layer(model: Any, trace: _Trace) -> str:
@@ -267,7 +259,8 @@ def _require_mean(model: Any, layer: str, check: _MeanCheck) -> None:
     The logits must be finite, too.
     """
     trace = _trace(model, check.batch)
-    alone = _trace(model, check.second_row)
+    second_row = {name: tensor[-1:, : LENGTHS[-1]] for name, tensor in check.batch.items()}
+    alone = _trace(model, second_row)
     reason = check.why_not_mean(trace.inputs[layer])
     if reason:
         raise UnpoolableError(f"{layer} would read {reason}")
@@ -334,7 +327,7 @@ def _with_mean_layer(
             return pooled, added, []
         _make_near_linear(pooled, behind[0], output, check)
     dense = pooled.get_submodule(behind[0])
-    return pooled, added, [f"{behind[0]}.{name}" for name, _ in dense.named_parameters()]
+    return pooled, added, list(dict(dense.named_parameters(behind[0])))
 
 
 def _rebuild(model: Any, config: Any) -> tuple[Any, list[str]]:
@@ -346,13 +339,9 @@ def _rebuild(model: Any, config: Any) -> tuple[Any, list[str]]:
         other = type(model)._from_config(config, dtype=model.dtype)
     other.to(model.device).train(model.training)
     weights = model.state_dict()
-    changed = [
-        name
-        for name, tensor in other.state_dict().items()
-        if weights.get(name, tensor).shape != tensor.shape
-    ]
-    if changed:
-        raise UnpoolableError(f"{changed[0]} would have another shape")
+    for name, tensor in other.state_dict().items():
+        if weights.get(name, tensor).shape != tensor.shape:
+            raise UnpoolableError(f"{name} would have another shape")
     report = other.load_state_dict(weights, strict=False)
     if report.unexpected_keys:
         raise UnpoolableError(f"there is no place for {report.unexpected_keys[0]}")

@@ -8,7 +8,7 @@ import torch
 import xxhash
 from torch import nn
 
-from hf_transfer.models.head import owner
+from hf_transfer.models.head import owner, owners
 
 Tensors = dict[str, torch.Tensor]
 
@@ -43,14 +43,11 @@ def partial_weights_digest(model: Any, without: Collection[str]) -> str:
 def _state_without(model: Any, without: Collection[str]) -> Tensors:
     """The state of a model without some parameters, and without buffers that go with them."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    owners_left_out = {owner(name) for name in without}
-    owners_kept = {owner(name) for name in parameters if name not in without}
-    state = {}
-    for name, tensor in model.state_dict().items():
-        is_buffer = name not in parameters
-        if name in without or (is_buffer and owner(name) in owners_left_out - owners_kept):
-            continue
-        state[name] = tensor
+    left_out = owners(without) - owners(parameters.keys() - set(without))
+    state = model.state_dict()
+    for name in list(state):
+        if name in without or (name not in parameters and owner(name) in left_out):
+            del state[name]
     return state
 
 
@@ -66,7 +63,7 @@ def copy_weights(model: nn.Module) -> Tensors:
     """Copies in main memory, by name, of the trainable parameters and of all saved buffers."""
     state = model.state_dict()
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    buffers = [name for name, _ in model.named_buffers() if name in state]
+    buffers = filter(state.__contains__, dict(model.named_buffers()))
     return {name: state[name].detach().to("cpu", copy=True) for name in (*trainable, *buffers)}
 
 
