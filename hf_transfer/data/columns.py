@@ -114,6 +114,6 @@ def require_same_columns(
 
 def select_columns(rows: Dataset, split: str, columns: dict[str, str]) -> Dataset:
     """A split with our columns and ids. Its labels are as stored; other columns are dropped."""
-    names = {theirs: ours for ours, theirs in columns.items()}
+    names = dict(zip(columns.values(), columns, strict=True))
     rows = rows.select_columns(list(names)).rename_columns(names)
     return rows.add_column("id", [f"{split}/{row}" for row in range(len(rows))])

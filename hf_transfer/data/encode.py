@@ -74,8 +74,8 @@ def _texts(split: Dataset) -> list[str]:
 
 
 def _grey_levels(split: Dataset, side: int) -> np.ndarray:
-    images = [row["image"].convert("L").resize((side, side)) for row in split]
-    return np.stack([np.asarray(image).ravel() / 255.0 for image in images])
+    images = (row["image"].convert("L").resize((side, side)) for row in split)
+    return np.stack(list(map(np.ravel, images))) / 255.0
 
 
 def _image_encoder(processor: "BaseImageProcessor", config: "PreTrainedConfig") -> Encoder:

@@ -216,18 +216,16 @@ def _find_bad(stored: dict[str, Dataset], kind: LabelKind, config: DataConfig) -
     Raises UserError at the first if none may be left out, or if there are too many.
     """
     known = class_label_names(stored["train"].features["label"])
-    found = {}
+    bad: dict[str, str] = {}
     # Reversed: a test split without labels is reported before all other rows are read.
     for split, rows in reversed(stored.items()):
         check_label = partial(kind.check_label, rows.features["label"], known)
-        found[split] = find_bad(split, rows, check_label, config.on_bad_example == "skip")
-    bad = {row: reason for split in stored for row, reason in found[split].items()}
+        bad = find_bad(split, rows, check_label, config.on_bad_example == "skip") | bad
     if bad:
-        total = sum(map(len, stored.values()))
         log.warning(
             "left out %d of %d examples, which cannot be used: %s",
             len(bad),
-            total,
+            sum(map(len, stored.values())),
             summarize_bad(bad),
         )
     return bad
@@ -301,5 +299,5 @@ def _check_training_labels(
     if unseen:
         log.warning(
             "classes without a training example, never learned: %s",
-            ", ".join(names[number] for number in unseen),
+            ", ".join(map(names.__getitem__, unseen)),
         )

@@ -62,10 +62,7 @@ def peft_methods() -> list[str]:
 def require_method(method: str, rank: int) -> None:
     """Raise UserError if a method is unknown, not offered, or does not take the rank."""
     if method in NOT_OFFERED:
-        raise UserError(
-            f"--peft_method {method} is not offered: it {NOT_OFFERED[method]}",
-            "lora fits most networks",
-        )
+        raise _misfit(method, f"is not offered: it {NOT_OFFERED[method]}")
     if method not in peft_methods():
         raise unknown("value of --peft_method", method, peft_methods())
     if not hasattr(_settings(method, rank), "r") and rank != TransferConfig.lora_rank:
@@ -100,18 +97,17 @@ def require_loadable(model: nn.Module) -> None:
         )
 
 
+def _misfit(method: str, reason: str) -> UserError:
+    return UserError(f"--peft_method {method} {reason}", "lora fits most networks")
+
+
 def _settings(method: str, rank: int) -> PeftConfig:
     """PEFT's config of a method; raises UserError if it does not take the rank.
 
     LoRA's scaling is 2 x rank, as in Hu et al. 2021 (arXiv 2106.09685) and PEFT's examples.
     """
-    values = {
-        "r": rank,
-        "lora_alpha": 2 * rank,
-        "alpha": 2 * rank,
-        "oft_block_size": 0,
-        "feedforward_modules": [],
-    }
+    values = {"r": rank, "oft_block_size": 0, "feedforward_modules": []}
+    values |= dict.fromkeys(("lora_alpha", "alpha"), 2 * rank)
     known = SETTINGS[method].__dataclass_fields__.keys() & values.keys()
     try:
         return SETTINGS[method](**{name: values[name] for name in known})
@@ -173,10 +169,8 @@ def wrap_with_adapter(
     try:
         wrapped = peft.get_peft_model(model, settings)
     except (ValueError, TypeError, NotImplementedError) as error:
-        raise UserError(
-            f"--peft_method {method} does not fit {type(model).__name__}: {one_line(error)}",
-            "lora fits most networks",
-        ) from error
+        reason = f"does not fit {type(model).__name__}: {one_line(error)}"
+        raise _misfit(method, reason) from error
     _restore_modules(wrapped, left_out)
     _require_adapted(wrapped, method, type(model).__name__)
     _copy_layer_attributes(wrapped)
@@ -206,13 +200,10 @@ def adapter_rates(wrapped: PeftModel, rates: Mapping[str, float]) -> dict[str, f
 def _fitting_layers(
     layers: Mapping[str, nn.Module], method: str, rank: int, network: str
 ) -> dict[str, nn.Module]:
-    """The layers of the kinds that a method takes; raises UserError if there are none."""
     kinds = list(filter(partial(_fits, method, rank), TRIAL_LAYERS))
     fitting = {path: layer for path, layer in layers.items() if type(layer) in kinds}
     if not fitting:
-        raise UserError(
-            f"--peft_method {method} fits no layer of {network}", "lora fits most networks"
-        )
+        raise _misfit(method, f"fits no layer of {network}")
     names = ", ".join(kind.__name__ for kind in kinds)
     log.info("%s adapts %d layers (%s)", method, len(fitting), names)
     return fitting
@@ -231,13 +222,10 @@ def _restore_modules(wrapped: PeftModel, paths: Collection[str]) -> None:
 
 
 def _require_adapted(wrapped: PeftModel, method: str, network: str) -> None:
-    """Raise UserError if nothing but the head is trainable."""
     for name, parameter in wrapped.named_parameters():
         if parameter.requires_grad and ".modules_to_save." not in name:
             return
-    raise UserError(
-        f"--peft_method {method} adapts nothing of {network}", "lora fits most networks"
-    )
+    raise _misfit(method, f"adapts nothing of {network}")
 
 
 def _copy_layer_attributes(wrapped: PeftModel) -> None:

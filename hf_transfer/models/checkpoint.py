@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
+from itertools import filterfalse
 from typing import Any
 
 import safetensors
@@ -108,7 +109,7 @@ def load_checkpoint(
     name = location.provenance.id
     model, new, dropped = _load_model(location, config, data, seed, model_class)
     log.info("%s: %s; %s", name, _summary("new", new), _summary("dropped", dropped))
-    ordered = tuple(each for each, _ in model.named_parameters() if each in new)
+    ordered = tuple(filter(new.__contains__, dict(model.named_parameters())))
     head = ordered or tuple(sorted(heads.find_output_layer(model)))
     fixed = find_mean_layer(model, head)
     if fixed:
@@ -137,7 +138,7 @@ def randomized(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     model = type(checkpoint.model)._from_config(checkpoint.model.config)
     fixed = {name: checkpoint.model.get_parameter(name) for name in checkpoint.fixed}
     model.load_state_dict(fixed, strict=False)
-    new = tuple(name for name, _ in model.named_parameters() if name not in fixed)
+    new = tuple(filterfalse(fixed.__contains__, dict(model.named_parameters())))
     return replace(checkpoint, model=model, new_parameters=new, dropped_parameters=())
 
 
@@ -164,7 +165,6 @@ def _load_model(
 def _from_pretrained(
     location: Location, config: Any, model_class: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """The model in 32 bits, and transformers' load report."""
     with quiet_transformers():
         try:
             return model_class.from_pretrained(

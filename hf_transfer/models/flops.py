@@ -67,9 +67,8 @@ def _counting_by_stage(
 
 def _first_stage(path: str, module: nn.Module, layers: LayerMap) -> int | None:
     """The lowest position of a stage that a module has a parameter of; None if it has none."""
-    prefix = f"{path}." if path else ""
-    names = (f"{prefix}{name}" for name, _ in module.named_parameters())
-    return min((layers.depths[name] for name in names if name in layers.depths), default=None)
+    names = layers.depths.keys() & dict(module.named_parameters(path))
+    return min(map(layers.depth_of, names), default=None)
 
 
 def _stage_parameters(model: nn.Module, layers: LayerMap) -> tuple[float, ...]:
