@@ -33,7 +33,6 @@ def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, st
 
 
 def _refuse_foreign_flags(config: DataConfig, task: Task) -> None:
-    """Raise UserError for a flag that is given and belongs to another modality."""
     for field in fields(config):
         modality = field.metadata.get("modality", task.modality)
         if modality != task.modality and getattr(config, field.name) != field.default:
@@ -92,8 +91,8 @@ def require_same_columns(
     known = class_label_names(splits["train"].features[label])
     for split, rows in splits.items():
         for ours, theirs in columns.items():
-            present = theirs in rows.features
-            if not present or (ours != "label" and not holds_inputs(rows.features[theirs], task)):
+            feature = rows.features.get(theirs)
+            if feature is None or (ours != "label" and not holds_inputs(feature, task)):
                 content = "labels" if ours == "label" else f"{task.modality}s"
                 raise UserError(
                     f"the split {split!r} has no column {theirs!r} of {content}",

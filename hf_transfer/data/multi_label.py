@@ -44,8 +44,8 @@ def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]
     known = class_label_names(next(iter(splits.values())).features[column])
     if known is not None:
         return known
-    cells = itertools.chain.from_iterable(split[column] for split in splits.values())
-    separator = _find_separator(cells)
+    cells = (split[column] for split in splits.values())
+    separator = _find_separator(itertools.chain.from_iterable(cells))
     names: set[str] = set()
     for split in splits.values():
         names.update(*_read_names(split, column, separator))
@@ -59,14 +59,14 @@ def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[l
     """
     # Where commas separate, no name holds one: a name with a comma tells that the splits from which
     # the names were read use bars.
-    bars = "," in "".join(names)
-    sets = _read_names(split, column, "|" if bars else _find_separator(split[column]))
+    separator = "|" if "," in "".join(names) else _find_separator(split[column])
+    sets = _read_names(split, column, separator)
     for present in sets:
         twice = {name for name in present if present.count(name) > 1}
         if twice:
-            listed = ", ".join(present)[:80]
             raise UserError(
-                f"a row of column {column!r} names the label {min(twice)!r} twice: {listed}",
+                f"a row of column {column!r} names the label {min(twice)!r} twice: "
+                + ", ".join(present)[:80],
                 "list the labels that apply, each once; rows of zeros and ones are not read",
             )
     return MultiLabelBinarizer(classes=names).fit_transform(sets).astype(float).tolist()

@@ -142,18 +142,18 @@ def read_source(config: DataConfig) -> tuple[DatasetDict, Origin]:
         raise UserError(
             f"no folder or file {name!r}", "check --dataset_name; a Hub id looks like user/name"
         )
-    repository = find_repository(name, "dataset", config.dataset_revision)
-    raw = _load(name, config.dataset_config_name, revision=repository.revision)
-    return raw, Origin(repository.id, repository.revision, repository.license)
+    found = find_repository(name, "dataset", config.dataset_revision)
+    raw = _load(name, config.dataset_config_name, revision=found.revision)
+    return raw, Origin(found.id, found.revision, found.license)
 
 
 def _read_path(path: Path, config: DataConfig) -> DatasetDict:
     if path.is_file():
         if path.suffix not in FORMATS:
             raise UserError(f"cannot read {path.name!r}", f"a file is one of {', '.join(FORMATS)}")
-        separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
+        options = {"sep": "\t"} if path.suffix == ".tsv" else {}
         files = {config.train_split: str(path)}
-        return _load(FORMATS[path.suffix], None, data_files=files, **separator)
+        return _load(FORMATS[path.suffix], None, data_files=files, **options)
     if (path / "dataset_dict.json").is_file():
         with _readable():
             return load_from_disk(str(path))
@@ -177,9 +177,8 @@ def _readable() -> Iterator[None]:
     try:
         yield
     except (DatasetsError, ValueError, OSError) as error:
-        cause = error.__cause__ or error
         raise UserError(
-            f"cannot read the dataset: {one_line(cause)}",
+            f"cannot read the dataset: {one_line(error.__cause__ or error)}",
             "give a folder of images per class, or CSV / JSON Lines / Parquet files, "
             "named train, validation, test",
         ) from error
@@ -192,12 +191,12 @@ def _pick_splits(raw: DatasetDict, config: DataConfig) -> dict[str, Dataset]:
         "validation": config.validation_split,
         "test": config.test_split,
     }
-    for name in given.values():
-        if name is not None and name not in raw:
+    for name in filter(None, given.values()):
+        if name not in raw:
             raise unknown("split", name, raw)
     for role, usual in (("validation", VALIDATION_NAMES), ("test", ("test",))):
-        taken = given.values()
-        given[role] = given[role] or next((n for n in usual if n in raw and n not in taken), None)
+        unused = raw.keys() - given.values()
+        given[role] = given[role] or next(filter(unused.__contains__, usual), None)
     return {role: raw[name] for role, name in given.items() if name is not None}
 
 
@@ -280,7 +279,6 @@ def _cut(rows: Dataset, share: float, kind: LabelKind) -> tuple[Dataset, Dataset
 
 
 def _limit(train: Dataset, config: DataConfig, seed: int, kind: LabelKind) -> Dataset:
-    """The training rows that `examples_per_class` and `max_train_samples` leave."""
     if config.examples_per_class is not None:
         train = train.select(examples_per_class(train["label"][:], config.examples_per_class, seed))
     if config.max_train_samples is not None:
@@ -292,7 +290,6 @@ def _limit(train: Dataset, config: DataConfig, seed: int, kind: LabelKind) -> Da
 def _check_training_labels(
     rows: dict[str, Dataset], names: tuple[str, ...], kind: LabelKind
 ) -> None:
-    """Raise UserError if nothing can be learned; warn of test classes without training examples."""
     train = rows["train"]["label"][:]
     kind.require_learnable(train, names)
     unseen = kind.present(rows["test"]["label"][:]) - kind.present(train)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def peft_methods() -> list[str]:
     """The methods of PEFT that add to the layers of a network and can be merged into them."""
     required = {"target_modules", "modules_to_save"}
     fitting = (name for name, cls in SETTINGS.items() if required <= set(cls.__dataclass_fields__))
-    return list(filter(lambda name: name not in NOT_OFFERED, fitting))
+    return list(filterfalse(NOT_OFFERED.__contains__, fitting))
 
 
 def require_method(method: str, rank: int) -> None:

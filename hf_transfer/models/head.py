@@ -147,10 +147,10 @@ def require_only_head_new(model: Any, new: set[str], head: set[str], source: str
     ]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        shown = ", ".join(missing[:5]) + more
         raise UserError(
             f"the checkpoint {source!r} lacks {len(missing)} of the tensors below the head: "
-            + shown,
+            + ", ".join(missing[:5])
+            + more,
             "its weights do not fit its config.json; take another revision or download it again",
         )
 

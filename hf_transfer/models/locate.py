@@ -1,7 +1,7 @@
 """Where a checkpoint is, and its config and processor: all that is read apart from the weights."""
 
-import contextlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,9 +136,9 @@ def require_modality(config: Any, task: Task, name: str, trust_remote_code: bool
             "start from a checkpoint of the same kind of input"
             + "".join(f", or use {name}" for name in served),
         )
-    kinds = ", ".join(model_kinds(config)) or "none for any task"
     raise UserError(
-        f"{network} has no class for {task.name}, it has {kinds}",
+        f"{network} has no class for {task.name}, it has "
+        + (", ".join(model_kinds(config)) or "none for any task"),
         f"start from {task.modality} that {task.auto_class} supports",
     )
 
@@ -162,7 +162,7 @@ def load_processor(location: Location, processor_class: Any) -> Any:
             ) from error
 
 
-@contextlib.contextmanager
+@contextmanager
 def quiet_transformers() -> Iterator[None]:
     """A context without transformers' own log, such as its load report: we log that in one line."""
     before = transformers.logging.get_verbosity()

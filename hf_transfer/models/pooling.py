@@ -83,9 +83,9 @@ def with_mean_pooling(checkpoint: Checkpoint) -> Checkpoint:
     output = _require_encoder_with_new_head(checkpoint)
     with _eval_mode(model), _refusing(model):
         check = _make_check(model)
-        option = next((name for name in MEAN_OPTIONS if hasattr(model.config, name)), None)
-        if option is not None:
-            return replace(checkpoint, model=_with_option(model, option, check))
+        for option in MEAN_OPTIONS:
+            if hasattr(model.config, option):
+                return replace(checkpoint, model=_with_option(model, option, check))
         pooled, added, dense = _with_mean_layer(model, output, check)
     fixed = {*added, *dense}
     replaced = set(dense) - set(checkpoint.new_parameters)
@@ -183,8 +183,7 @@ class _MeanCheck:
         actual = _standardised(vectors)
         expected = _standardised(self.mean)
         correlation = float((actual * expected).mean(1).min())
-        distance = (expected[0] - expected[1]).norm()
-        error = float((actual - expected).norm(dim=1).max() / distance)
+        error = float((actual - expected).norm(dim=1).max() / (expected[0] - expected[1]).norm())
         if correlation > MIN_CORRELATION and error < MAX_ERROR:
             return None
         return (
@@ -199,8 +198,7 @@ def _make_check(model: Any) -> _MeanCheck:
     if trace.hidden_states.ndim != 3 or trace.hidden_states.shape[1] != LENGTHS[0]:
         raise UnpoolableError(f"the base model of {type(model).__name__} has no vector per token")
     mask = batch["attention_mask"].unsqueeze(-1)
-    mean = (trace.hidden_states * mask).sum(1) / mask.sum(1)
-    check = _MeanCheck(batch, mean, trace)
+    check = _MeanCheck(batch, (trace.hidden_states * mask).sum(1) / mask.sum(1), trace)
     if not check.why_not_mean(trace.inputs[_first_head_layer(model, trace)]):
         raise UnpoolableError("its head reads the mean already")
     return check
@@ -217,17 +215,14 @@ def _random_batch(model: Any) -> Tensors:
         raise UnpoolableError(f"{type(model).__name__} has no vocabulary")
     special = {value for name, value in config.to_dict().items() if name.endswith("_token_id")}
     ordinary = torch.tensor(sorted(set(range(min(size, 1000))) - special))
-    chosen = torch.randint(
-        len(ordinary), (len(LENGTHS), LENGTHS[0]), generator=torch.Generator().manual_seed(0)
-    )
-    mask = (torch.arange(LENGTHS[0]) < torch.tensor(LENGTHS).unsqueeze(1)).long()
-    padding = getattr(config, "pad_token_id", None) or 0
-    ids = torch.where(mask.bool(), ordinary[chosen], padding)
-    return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    shape = (len(LENGTHS), LENGTHS[0])
+    chosen = torch.randint(len(ordinary), shape, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(LENGTHS[0]) < torch.tensor(LENGTHS).unsqueeze(1)
+    ids = torch.where(mask, ordinary[chosen], getattr(config, "pad_token_id", None) or 0)
+    return {"input_ids": ids.to(model.device), "attention_mask": mask.long().to(model.device)}
 
 
 def _trace(model: Any, batch: Mapping[str, torch.Tensor]) -> _Trace:
-    """A forward pass, observed by hooks."""
     inputs: Tensors = {}
     states: list[Any] = []
 
