@@ -19,7 +19,13 @@ def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, st
     Raises UserError for flags of another modality, and for columns that are not given and cannot be
     found, do not exist, hold another kind of input or have two roles.
     """
-    _refuse_foreign_flags(config, task)
+    for field in fields(config):
+        modality = field.metadata.get("modality", task.modality)
+        if modality != task.modality and getattr(config, field.name) != field.default:
+            raise UserError(
+                f"--{field.name} does not belong to {task.name}",
+                "leave it out, or use the recipe of another task",
+            )
     label = config.label_column or _first(LABEL_COLUMNS, train.column_names)
     columns = {task.modality: _find_input(train, config, task, label), "label": label}
     if config.text_pair_column:
@@ -30,16 +36,6 @@ def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, st
             f"one column is named twice: {', '.join(found.values())}", "inputs are not labels"
         )
     return found
-
-
-def _refuse_foreign_flags(config: DataConfig, task: Task) -> None:
-    for field in fields(config):
-        modality = field.metadata.get("modality", task.modality)
-        if modality != task.modality and getattr(config, field.name) != field.default:
-            raise UserError(
-                f"--{field.name} does not belong to {task.name}",
-                "leave it out, or use the recipe of another task",
-            )
 
 
 def _find_input(train: Dataset, config: DataConfig, task: Task, label: str | None) -> str | None:

@@ -191,8 +191,8 @@ def _pick_splits(raw: DatasetDict, config: DataConfig) -> dict[str, Dataset]:
         "validation": config.validation_split,
         "test": config.test_split,
     }
-    for name in filter(None, given.values()):
-        if name not in raw:
+    for name in given.values():
+        if name is not None and name not in raw:
             raise unknown("split", name, raw)
     for role, usual in (("validation", VALIDATION_NAMES), ("test", ("test",))):
         unused = raw.keys() - given.values()

@@ -172,7 +172,13 @@ def wrap_with_adapter(
     except (ValueError, TypeError, NotImplementedError) as error:
         reason = f"does not fit {type(model).__name__}: {one_line(error)}"
         raise _misfit(method, reason) from error
-    _restore_modules(wrapped, left_out)
+    plain = wrapped.get_base_model()
+    for path in left_out:
+        # PEFT finds modules_to_save by the end of their path: it takes pre_classifier for
+        # classifier.
+        module = plain.get_submodule(path)
+        if isinstance(module, ModulesToSaveWrapper):
+            plain.set_submodule(path, module.original_module)
     _require_adapted(wrapped, method, type(model).__name__)
     _copy_layer_attributes(wrapped)
     return wrapped
@@ -208,18 +214,6 @@ def _fitting_layers(
     names = ", ".join(kind.__name__ for kind in kinds)
     log.info("%s adapts %d layers (%s)", method, len(fitting), names)
     return fitting
-
-
-def _restore_modules(wrapped: PeftModel, paths: Collection[str]) -> None:
-    """Replace PEFT's trainable copies of some modules by the modules.
-
-    PEFT finds modules_to_save by the end of their path: it takes pre_classifier for classifier.
-    """
-    model = wrapped.get_base_model()
-    for path in paths:
-        module = model.get_submodule(path)
-        if isinstance(module, ModulesToSaveWrapper):
-            model.set_submodule(path, module.original_module)
 
 
 def _require_adapted(wrapped: PeftModel, method: str, network: str) -> None:

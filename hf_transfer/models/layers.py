@@ -1,7 +1,8 @@
 """The stages of a network: every parameter belongs to the embeddings, layer k of n, or the head."""
 
+import itertools
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeGuard
 
@@ -128,7 +129,9 @@ def _parts(model: Any, module: nn.Module, path: str) -> Iterator[_Part]:
             # Lists of one length run layer by layer together, from where the first of them is used.
             if count not in done:
                 together = [other for other, blocks in lists.items() if len(blocks) == count]
-                yield from _blocks(path, together, count)
+                for number, other in itertools.product(range(count), together):
+                    block = f"{path}{other}.{number}"
+                    yield _Part(block, f"{path}{together[0]}", begins_layer=other == together[0])
             done.add(count)
         elif (
             child is None
@@ -139,14 +142,6 @@ def _parts(model: Any, module: nn.Module, path: str) -> Iterator[_Part]:
             yield _Part(f"{path}{name}")
         else:
             yield from _parts(model, child, f"{path}{name}.")
-
-
-def _blocks(path: str, lists: Sequence[str], count: int) -> Iterator[_Part]:
-    """The blocks of some lists of `count` blocks each: the first of every list, the second, ..."""
-    tower = f"{path}{lists[0]}"
-    for number in range(count):
-        for name in lists:
-            yield _Part(f"{path}{name}.{number}", tower, begins_layer=name == lists[0])
 
 
 def _is_list(module: nn.Module) -> TypeGuard[nn.ModuleList]:

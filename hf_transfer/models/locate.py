@@ -48,9 +48,17 @@ def locate(config: ModelConfig) -> Location:
     name = str(config.model_name_or_path)
     path = Path(name).expanduser()
     if name.startswith("builtin:"):
-        provenance, arguments = _locate_builtin(name)
+        path = _builtin_folder(name.removeprefix("builtin:"))
+        provenance = Provenance(name, None, card_license(path), str(path))
+        arguments = {"pretrained_model_name_or_path": str(path)}
     elif path.is_dir():
-        provenance, arguments = _locate_folder(name, path)
+        _require_no_adapter(name, str(path), None)
+        if not (path / "config.json").is_file():
+            hint = "name a folder written by save_pretrained"
+            raise UserError(f"the folder {name!r} has no config.json", hint)
+        resolved = path.resolve()
+        provenance = Provenance(f"local:{resolved.name}", None, card_license(path), str(resolved))
+        arguments = {"pretrained_model_name_or_path": str(path)}
     elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UserError(
             f"no checkpoint folder {name!r}",
@@ -64,25 +72,11 @@ def locate(config: ModelConfig) -> Location:
     return Location(provenance, {**arguments, "trust_remote_code": config.trust_remote_code})
 
 
-def _locate_builtin(name: str) -> tuple[Provenance, dict[str, Any]]:
-    short = name.removeprefix("builtin:")
+def _builtin_folder(name: str) -> Path:
     shipped = sorted(path.name for path in ASSETS.iterdir() if (path / "config.json").is_file())
-    if short not in shipped:
-        raise unknown("builtin checkpoint", short, shipped)
-    folder = ASSETS / short
-    provenance = Provenance(name, None, card_license(folder), str(folder))
-    return provenance, {"pretrained_model_name_or_path": str(folder)}
-
-
-def _locate_folder(name: str, path: Path) -> tuple[Provenance, dict[str, Any]]:
-    _require_no_adapter(name, str(path), None)
-    if not (path / "config.json").is_file():
-        raise UserError(
-            f"the folder {name!r} has no config.json", "name a folder written by save_pretrained"
-        )
-    resolved = path.resolve()
-    provenance = Provenance(f"local:{resolved.name}", None, card_license(path), str(resolved))
-    return provenance, {"pretrained_model_name_or_path": str(path)}
+    if name not in shipped:
+        raise unknown("builtin checkpoint", name, shipped)
+    return ASSETS / name
 
 
 def _require_no_adapter(name: str, location: str, revision: str | None) -> None:

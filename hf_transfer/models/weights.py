@@ -31,24 +31,19 @@ def partial_weights_digest(model: Any, without: Collection[str]) -> str:
     are left out. Cached activations are found by it: other bytes here make every entry a miss,
     which is why this digest and weights_digest stay two.
     """
-    return _digest(
-        (
-            f"{name} {tensor.dtype} {tuple(tensor.shape)}",
-            np.ascontiguousarray(tensor.detach().cpu().float().numpy()),
-        )
-        for name, tensor in _state_without(model, without).items()
-    )
-
-
-def _state_without(model: Any, without: Collection[str]) -> Tensors:
-    """The state of a model without some parameters, and without buffers that go with them."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     left_out = owners(without) - owners(parameters.keys() - set(without))
     state = model.state_dict()
     for name in list(state):
         if name in without or (name not in parameters and owner(name) in left_out):
             del state[name]
-    return state
+    return _digest(
+        (
+            f"{name} {tensor.dtype} {tuple(tensor.shape)}",
+            np.ascontiguousarray(tensor.detach().cpu().float().numpy()),
+        )
+        for name, tensor in state.items()
+    )
 
 
 def _digest(tensors: Iterable[tuple[str, np.ndarray]]) -> str:
