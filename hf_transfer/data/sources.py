@@ -50,9 +50,8 @@ class Origin:
 class Data:
     """Splits "train", "test" and, where there is one, "validation".
 
-    Columns: the task's modality ("image", or "text" and perhaps "text_pair"), "label" and "id"
-    (split/row). A label is the id of a class, a row of zeros and ones over `labels`, or a number,
-    by the problem type.
+    Columns: the task's modality ("image", or "text" and perhaps "text_pair"), "label" (id of a
+    class, multi-hot row over `labels`, or number, by the problem type) and "id" (split/row).
     """
 
     splits: dict[str, Dataset]
@@ -86,11 +85,11 @@ class Data:
 def load_data(config: DataConfig, task: Task | str, seed: int) -> Data:
     """Examples to train on, to validate and to test.
 
-    Rows that cannot be used are left out first: which ones depends on nothing but the data. A
-    missing test split is cut from the training rows (a fifth, stratified, the same for every seed),
-    a missing validation split too (15 %), unless `examples_per_class` is given or it would have
-    fewer than 100 rows. Raises UserError for sources, splits and columns that do not exist, labels
-    that do not fit the problem, and more bad rows than `on_bad_example` allows.
+    Rows that cannot be used are left out first, by the data alone. A missing test split is cut from
+    the training rows (a fifth, stratified, the same for every seed), a missing validation split too
+    (15 %), unless `examples_per_class` is given or it would have fewer than 100 rows. Raises
+    UserError for missing sources, splits and columns, labels that do not fit the problem, and more
+    bad rows than `on_bad_example` allows.
     """
     began = time.perf_counter()
     if isinstance(task, str):
@@ -170,12 +169,9 @@ def _load(name: str, config_name: str | None, **options: object) -> DatasetDict:
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Turn the errors of datasets into a UserError of one line.
-
-    Causes: damaged files, labels that are named twice, columns that differ between files.
-    """
     try:
         yield
+    # Causes: damaged files, labels that are named twice, columns that differ between files.
     except (DatasetsError, ValueError, OSError) as error:
         raise UserError(
             f"cannot read the dataset: {one_line(error.__cause__ or error)}",
@@ -201,7 +197,6 @@ def _pick_splits(raw: DatasetDict, config: DataConfig) -> dict[str, Dataset]:
 
 
 def _require_countable(problem_type: ProblemType, config: DataConfig) -> None:
-    """Raise UserError if examples are limited per class, and a row may have several or none."""
     if config.examples_per_class is not None and problem_type != "single_label_classification":
         raise UserError(
             f"examples per class can be counted for one class per row, not for {problem_type}",
@@ -210,10 +205,7 @@ def _require_countable(problem_type: ProblemType, config: DataConfig) -> None:
 
 
 def _find_bad(stored: dict[str, Dataset], kind: LabelKind, config: DataConfig) -> dict[str, str]:
-    """Id -> reason of each row to leave out.
-
-    Raises UserError at the first if none may be left out, or if there are too many.
-    """
+    """Id -> reason of each row to leave out; raises UserError as find_bad does."""
     known = class_label_names(stored["train"].features["label"])
     bad: dict[str, str] = {}
     # Reversed: a test split without labels is reported before all other rows are read.
@@ -258,7 +250,6 @@ def _encode(
 def _cut_missing(
     rows: dict[str, Dataset], config: DataConfig, kind: LabelKind
 ) -> dict[str, Dataset]:
-    """All splits: those that the source lacks are cut from the training rows."""
     rows = dict(rows)
     if "test" not in rows:
         rows["train"], rows["test"] = _cut(rows["train"], TEST_SHARE, kind)

@@ -71,10 +71,7 @@ def require_method(method: str, rank: int) -> None:
 
 
 def require_loadable_method(method: str, rank: int) -> None:
-    """Raise UserError if transformers cannot load an adapter of a method.
-
-    Some methods share tensors among their layers.
-    """
+    """Raise UserError if transformers cannot load a method's adapter: some share tensors."""
     settings = _settings(method, rank)
     settings.target_modules = ["0"]
     make_layer, _ = TRIAL_LAYERS[nn.Linear]
@@ -224,10 +221,7 @@ def _require_adapted(wrapped: PeftModel, method: str, network: str) -> None:
 
 
 def _copy_layer_attributes(wrapped: PeftModel) -> None:
-    """Give every wrapper the plain attributes of its layer.
-
-    The forward methods of MobileNet read the stride of a convolution.
-    """
+    """Give every wrapper its layer's plain attributes: MobileNet reads the stride of its layers."""
     for module in wrapped.modules():
         if isinstance(module, BaseTunerLayer):
             for name, value in vars(module.get_base_layer()).items():
@@ -236,10 +230,7 @@ def _copy_layer_attributes(wrapped: PeftModel) -> None:
 
 
 class _WeightLora(LoraConv2d):
-    """LoRA of a convolution that changes its weight before it uses it.
-
-    The adapter is added to the weight, and not to the output.
-    """
+    """LoRA of a convolution that changes its weight before it uses it: added to the weight."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The convolution's own forward, with the adapted weight in place of its own."""
@@ -289,10 +280,7 @@ def _is_adaptable(module: nn.Module) -> bool:
 
 
 def _is_linear(module: nn.Linear) -> bool:
-    """Whether a layer computes what its class computes.
-
-    The router of a mixture of experts is a Linear that returns more than a tensor.
-    """
+    """Whether a layer is what its class is: a router of experts returns more than a tensor."""
     if type(module) is nn.Linear:
         return True
     weight = module.weight

@@ -211,8 +211,7 @@ def _require_same_labels(config: Any, labels: Sequence[str], name: str) -> None:
 def _require_head(model: Any, new: set[str], keep_head: bool, name: str) -> None:
     if keep_head and new:
         raise UserError(
-            f"--keep_head: {name!r} brings no head, {_summary('new', new)}",
-            "leave out --keep_head",
+            f"--keep_head: {name!r} brings no head, {_summary('new', new)}", "leave out --keep_head"
         )
     if not keep_head and not new:
         raise UserError(
@@ -222,7 +221,6 @@ def _require_head(model: Any, new: set[str], keep_head: bool, name: str) -> None
 
 
 def _summary(kind: str, names: Collection[str]) -> str:
-    """New or dropped parameters in one line, each module named once."""
     modules = sorted({heads.owner(name) or name for name in names})
     shown = ", ".join(modules[:4]) + (f" and {len(modules) - 4} more" if len(modules) > 4 else "")
     return f"{kind}: {shown}" if modules else f"nothing {kind}"

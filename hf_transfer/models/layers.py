@@ -106,15 +106,11 @@ def _body_depths(model: Any) -> dict[str, int]:
 
 
 class _Part(NamedTuple):
-    """A module or parameter that belongs to one stage as a whole.
-
-    `tower` is the path of the list that a block is in, empty for what is no block. `begins_layer`
-    marks the first block of a layer.
-    """
+    """A module or parameter that belongs completely to one stage."""
 
     path: str
-    tower: str = ""
-    begins_layer: bool = False
+    tower: str = ""  # path of the list that a block is in
+    begins_layer: bool = False  # the first block of a layer
 
 
 def _parts(model: Any, module: nn.Module, path: str) -> Iterator[_Part]:
@@ -155,10 +151,7 @@ def _is_block_list(name: str, modules: nn.ModuleList) -> bool:
 
 
 def _is_other_tower(model: Any, module: nn.Module) -> bool:
-    """Whether a module is a tower for another kind of input than the model's.
-
-    What it makes of its input goes into the embeddings of the model.
-    """
+    """Whether a module is a tower for another kind of input: its outputs go into the embeddings."""
     if not isinstance(module, PreTrainedModel):
         return False
     if model.main_input_name == "input_ids":

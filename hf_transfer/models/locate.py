@@ -80,10 +80,7 @@ def _builtin_folder(name: str) -> Path:
 
 
 def _require_no_adapter(name: str, location: str, revision: str | None) -> None:
-    """Raise UserError for an adapter.
-
-    transformers would load it into its base model, and save the adapter alone again.
-    """
+    # transformers would load it into its base model, and save the adapter alone again.
     if find_adapter_config_file(location, revision=revision):
         raise UserError(
             f"{name!r} is an adapter, not a complete model",

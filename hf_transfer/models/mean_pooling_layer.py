@@ -106,7 +106,6 @@ def find_mean_layer(model: Any, head: Collection[str]) -> tuple[str, ...]:
 
 
 def _has_attention(model: nn.Module, names: Collection[str]) -> bool:
-    """Whether parameters include those of linear layers for values and outputs of attention."""
     linear = [path for path in owners(names) if isinstance(model.get_submodule(path), nn.Linear)]
     return any(map(VALUE_LAYER.search, linear)) and any(map(OUTPUT_LAYER.search, linear))
 

@@ -139,12 +139,11 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 def _refusing(model: nn.Module) -> Iterator[None]:
     """A context in which errors of an architecture become UnpoolableError.
 
-    It may not be possible to build it with another layer, or it may refuse the batch. A full memory
-    says nothing about the architecture: that error passes.
+    It may not be possible to build it with another layer, or it may refuse the batch.
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError:  # tells nothing about the architecture
         raise
     except (ValueError, TypeError, LookupError, RuntimeError, AssertionError) as error:
         raise UnpoolableError(
@@ -205,10 +204,7 @@ def _make_check(model: Any) -> _MeanCheck:
 
 
 def _random_batch(model: Any) -> Tensors:
-    """Two rows of ordinary tokens, the second padded.
-
-    A special token among them might end the text, or be masked.
-    """
+    """Two rows, the second padded, without special tokens: one might end the text, or be masked."""
     config = model.config.get_text_config()
     size = getattr(config, "vocab_size", None)
     if not size:
@@ -249,10 +245,7 @@ def _first_head_layer(model: Any, trace: _Trace) -> str:
 
 
 def _require_mean(model: Any, layer: str, check: _MeanCheck) -> None:
-    """Raise UnpoolableError unless a layer reads the mean, with and without padding.
-
-    The logits must be finite, too.
-    """
+    """Raise UnpoolableError unless a layer reads the mean, padded or not, and logits are finite."""
     trace = _trace(model, check.batch)
     second_row = {name: tensor[-1:, : LENGTHS[-1]] for name, tensor in check.batch.items()}
     alone = _trace(model, second_row)
@@ -291,10 +284,7 @@ def _with_option(model: Any, option: str, check: _MeanCheck) -> Any:
 def _with_mean_layer(
     model: Any, output: str, check: _MeanCheck
 ) -> tuple[Any, list[str], list[str]]:
-    """The model with one more layer, which computes the mean.
-
-    With the names of the parameters of this layer, and of the dense layer behind it, if any.
-    """
+    """The model with one more layer, the mean; names of its parameters and of a dense behind it."""
     if check.before.inputs[output].ndim != 2:
         raise UnpoolableError(f"{output} reads every token")
     config = copy.deepcopy(model.config)
@@ -326,10 +316,7 @@ def _with_mean_layer(
 
 
 def _rebuild(model: Any, config: Any) -> tuple[Any, list[str]]:
-    """A model of the same class from another config, with copies of all weights.
-
-    With the names of the parameters that the weights lack.
-    """
+    """A model from another config with copies of all weights; names of the parameters they lack."""
     with torch.random.fork_rng(devices=[]):
         other = type(model)._from_config(config, dtype=model.dtype)
     other.to(model.device).train(model.training)
