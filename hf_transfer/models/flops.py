@@ -29,7 +29,10 @@ def stage_flops(
     math = sdpa_kernel(SDPBackend.MATH)
     with torch.no_grad(), math, counter, _counting_by_stage(model, layers, counter, counts):
         model(**inputs)
-    return tuple(counts) if any(counts) else _stage_parameters(model, layers)
+    if not any(counts):
+        for name, parameter in model.named_parameters():
+            counts[layers.depth_of(name)] += parameter.numel()
+    return tuple(counts)
 
 
 @contextmanager
@@ -69,10 +72,3 @@ def _first_stage(path: str, module: nn.Module, layers: LayerMap) -> int | None:
     """The lowest position of a stage that a module has a parameter of; None if it has none."""
     names = layers.depths.keys() & dict(module.named_parameters(path))
     return min(map(layers.depth_of, names), default=None)
-
-
-def _stage_parameters(model: nn.Module, layers: LayerMap) -> tuple[float, ...]:
-    counts = [0.0] * len(layers.stages)
-    for name, parameter in model.named_parameters():
-        counts[layers.depth_of(name)] += parameter.numel()
-    return tuple(counts)

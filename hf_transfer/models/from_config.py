@@ -29,9 +29,8 @@ def build_checkpoint(
     """
     overrides = _parse_json(config.config_overrides)
     processor_settings = _parse_json(config.processor_overrides)
-    known = list(transformers.CONFIG_MAPPING.keys())
-    if config.model_type not in known:
-        raise unknown("model type", str(config.model_type), known)
+    if config.model_type not in transformers.CONFIG_MAPPING:
+        raise unknown("model type", str(config.model_type), transformers.CONFIG_MAPPING.keys())
     processor = _build_processor(task, config, processor_settings, overrides)
     if task.modality == "text":
         overrides.setdefault("vocab_size", len(processor))
