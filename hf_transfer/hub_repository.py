@@ -4,16 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, constants, errors
 
 from hf_transfer.errors import UserError, one_line
 
@@ -41,32 +32,32 @@ def find_repository(repo_id: str, kind: Kind, revision: str | None = None) -> Re
         info = read_info(repo_id, revision=revision)
         if info.gated:  # its page is open to everybody, its files are not
             api.auth_check(repo_id, repo_type=kind)
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise UserError(
             f"{repo_id!r} is neither an existing path nor a Hub id", "check the spelling"
         ) from error
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
         raise UserError(
             f"the {kind} {repo_id!r} is gated", f"ask for access at {page}, then `hf auth login`"
         ) from error
-    except RepositoryNotFoundError as error:
+    except errors.RepositoryNotFoundError as error:
         raise UserError(
             f"no {kind} {repo_id!r} here or on the Hub",
             "check the spelling; if it is private, `hf auth login` first",
         ) from error
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         flag = "--model_revision" if kind == "model" else "--dataset_revision"
         raise UserError(
             f"the {kind} {repo_id!r} has no revision {revision!r}", f"check {flag}"
         ) from error
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         if error.response.status_code >= 500:
             return _cached(repo_id, kind, revision or "main", one_line(error))
         raise UserError(
             f"the Hub refused {repo_id!r}: {one_line(error)}", "check your token: `hf auth whoami`"
         ) from error
-    except (HTTPError, OfflineModeIsEnabled) as error:
+    except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
         return _cached(repo_id, kind, revision or "main", one_line(error))
     card = info.card_data
     return Repository(info.id, str(info.sha), card.get("license") if card else None)

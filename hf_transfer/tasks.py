@@ -114,7 +114,8 @@ def model_kinds(config: "PreTrainedConfig") -> list[str]:
     """AutoModelFor* classes, sorted, that have a model class for a model config."""
     from transformers.models.auto import modeling_auto
 
-    autos = {
-        name: kind for name, kind in vars(modeling_auto).items() if name.startswith("AutoModelFor")
-    }
-    return sorted(name for name, kind in autos.items() if type(config) in kind._model_mapping)
+    return sorted(
+        name
+        for name, kind in vars(modeling_auto).items()
+        if name.startswith("AutoModelFor") and type(config) in kind._model_mapping
+    )

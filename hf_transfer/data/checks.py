@@ -49,12 +49,11 @@ def bad_rows(split: Dataset, check_label: CheckLabel) -> Iterator[tuple[str, str
 
     Columns of the split: "id", "label" and inputs.
     """
-    inputs = [column for column in split.column_names if column in MISSING]
+    inputs = list(filter(MISSING.__contains__, split.column_names))
     quiet = len(split) < PROGRESS_BAR_ROWS
     for row in tqdm(_rows(split), total=len(split), desc="checking rows", disable=quiet):
-        input_reasons = (_check_input(column, row[column]) for column in inputs)
-        reasons = itertools.chain([check_label(row["label"])], input_reasons)
-        reason = next(filter(None, reasons), None)
+        reasons = (_check_input(column, row[column]) for column in inputs)
+        reason = check_label(row["label"]) or next(filter(None, reasons), None)
         if reason:
             yield row["id"], reason
 

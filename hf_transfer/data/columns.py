@@ -19,7 +19,13 @@ def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, st
     Raises UserError for flags of another modality, and for columns that are not given and cannot be
     found, do not exist, hold another kind of input or have two roles.
     """
-    _refuse_foreign_flags(config, task)
+    for field in fields(config):
+        modality = field.metadata.get("modality", task.modality)
+        if modality != task.modality and getattr(config, field.name) != field.default:
+            raise UserError(
+                f"--{field.name} does not belong to {task.name}",
+                "leave it out, or use the recipe of another task",
+            )
     label = config.label_column or _first(LABEL_COLUMNS, train.column_names)
     columns = {task.modality: _find_input(train, config, task, label), "label": label}
     if config.text_pair_column:
@@ -30,17 +36,6 @@ def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, st
             f"one column is named twice: {', '.join(found.values())}", "inputs are not labels"
         )
     return found
-
-
-def _refuse_foreign_flags(config: DataConfig, task: Task) -> None:
-    """Raise UserError for a flag that is given and belongs to another modality."""
-    for field in fields(config):
-        modality = field.metadata.get("modality", task.modality)
-        if modality != task.modality and getattr(config, field.name) != field.default:
-            raise UserError(
-                f"--{field.name} does not belong to {task.name}",
-                "leave it out, or use the recipe of another task",
-            )
 
 
 def _find_input(train: Dataset, config: DataConfig, task: Task, label: str | None) -> str | None:
@@ -92,8 +87,8 @@ def require_same_columns(
     known = class_label_names(splits["train"].features[label])
     for split, rows in splits.items():
         for ours, theirs in columns.items():
-            present = theirs in rows.features
-            if not present or (ours != "label" and not holds_inputs(rows.features[theirs], task)):
+            feature = rows.features.get(theirs)
+            if feature is None or (ours != "label" and not holds_inputs(feature, task)):
                 content = "labels" if ours == "label" else f"{task.modality}s"
                 raise UserError(
                     f"the split {split!r} has no column {theirs!r} of {content}",
@@ -114,6 +109,6 @@ def require_same_columns(
 
 def select_columns(rows: Dataset, split: str, columns: dict[str, str]) -> Dataset:
     """A split with our columns and ids. Its labels are as stored; other columns are dropped."""
-    names = {theirs: ours for ours, theirs in columns.items()}
+    names = dict(zip(columns.values(), columns, strict=True))
     rows = rows.select_columns(list(names)).rename_columns(names)
     return rows.add_column("id", [f"{split}/{row}" for row in range(len(rows))])

@@ -74,8 +74,8 @@ def _texts(split: Dataset) -> list[str]:
 
 
 def _grey_levels(split: Dataset, side: int) -> np.ndarray:
-    images = [row["image"].convert("L").resize((side, side)) for row in split]
-    return np.stack([np.asarray(image).ravel() / 255.0 for image in images])
+    images = (row["image"].convert("L").resize((side, side)) for row in split)
+    return np.stack(list(map(np.ravel, images))) / 255.0
 
 
 def _image_encoder(processor: "BaseImageProcessor", config: "PreTrainedConfig") -> Encoder:
@@ -101,7 +101,9 @@ def _text_encoder(
         tokenizer.pad_token = tokenizer.eos_token
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
-    length = _text_length(tokenizer, config, max_length)
+    positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
+    limits = [limit for limit in (tokenizer.model_max_length, positions) if limit > 0]  # XLNet: -1
+    length = min(max_length or DEFAULT_MAX_LENGTH, *map(int, limits))
 
     def collate(rows: Rows) -> Batch:
         inputs = [_without(row, "id", "label", "length") for row in rows]
@@ -132,12 +134,3 @@ def _tokenize(split: Dataset, tokenizer: "PreTrainedTokenizerBase", length: int)
 
     texts = [column for column in split.column_names if column not in ("label", "id")]
     return split.map(tokenize, batched=True, remove_columns=texts, desc="tokenizing")
-
-
-def _text_length(
-    tokenizer: "PreTrainedTokenizerBase", config: "PreTrainedConfig", max_length: int | None
-) -> int:
-    """Maximum number of tokens of a text: `max_length`, or what the model takes if that is less."""
-    positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
-    limits = [limit for limit in (tokenizer.model_max_length, positions) if limit > 0]  # XLNet: -1
-    return min(max_length or DEFAULT_MAX_LENGTH, *map(int, limits))

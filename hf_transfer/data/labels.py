@@ -93,8 +93,7 @@ def find_problem_type(feature: object, column: str, requested: ProblemType | Non
     held = f"the label column {column!r} holds {_type_name(feature)} values"
     if requested is None and LABEL_KINDS["regression"].accepts(feature):
         raise UserError(
-            held,
-            f"to learn numbers give --problem_type regression; classes need {kind.expected}",
+            held, f"to learn numbers give --problem_type regression; classes need {kind.expected}"
         )
     raise UserError(held, f"{problem_type} needs {kind.expected}")
 

@@ -4,11 +4,13 @@ A column of lists, or a text column whose cells separate label names by commas o
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, TypeGuard
 
 import numpy as np
 from datasets import Dataset, LargeList, List
+from sklearn.preprocessing import MultiLabelBinarizer
 
 from hf_transfer.data import single_label
 from hf_transfer.data.single_label import class_label_names, natural_sort_key
@@ -33,8 +35,8 @@ def check_label(feature: object, known: tuple[str, ...] | None, labels: Any) -> 
         return (
             "label listed twice: name each that applies once; rows of zeros and ones are not read"
         )
-    reasons = (single_label.check_label(feature.feature, known, label) for label in labels)
-    return next(filter(None, reasons), None)
+    check = partial(single_label.check_label, feature.feature, known)
+    return next(filter(None, map(check, labels)), None)
 
 
 def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]:
@@ -42,10 +44,11 @@ def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]
     known = class_label_names(next(iter(splits.values())).features[column])
     if known is not None:
         return known
-    separator = _find_separator(cell for split in splits.values() for cell in split[column])
+    cells = (split[column] for split in splits.values())
+    separator = _find_separator(itertools.chain.from_iterable(cells))
     names: set[str] = set()
     for split in splits.values():
-        names.update(itertools.chain.from_iterable(_read_names(split, column, separator)))
+        names.update(*_read_names(split, column, separator))
     return tuple(sorted(names, key=natural_sort_key))
 
 
@@ -56,20 +59,17 @@ def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[l
     """
     # Where commas separate, no name holds one: a name with a comma tells that the splits from which
     # the names were read use bars.
-    bars = any("," in name for name in names)
-    sets = _read_names(split, column, "|" if bars else _find_separator(split[column]))
-    ids = {name: number for number, name in enumerate(names)}
-    encoded = np.zeros((len(sets), len(names)))
-    for row, present in enumerate(sets):
+    separator = "|" if "," in "".join(names) else _find_separator(split[column])
+    sets = _read_names(split, column, separator)
+    for present in sets:
         twice = {name for name in present if present.count(name) > 1}
         if twice:
-            listed = ", ".join(present)[:80]
             raise UserError(
-                f"a row of column {column!r} names the label {min(twice)!r} twice: {listed}",
+                f"a row of column {column!r} names the label {min(twice)!r} twice: "
+                + ", ".join(present)[:80],
                 "list the labels that apply, each once; rows of zeros and ones are not read",
             )
-        encoded[row, [ids[name] for name in present]] = 1.0
-    return encoded.tolist()
+    return MultiLabelBinarizer(classes=names).fit_transform(sets).astype(float).tolist()
 
 
 def present_labels(rows: Sequence[Sequence[float]]) -> set[int]:
@@ -79,7 +79,7 @@ def present_labels(rows: Sequence[Sequence[float]]) -> set[int]:
 
 def require_learnable(rows: Sequence[Sequence[float]], names: tuple[str, ...]) -> None:
     """Raise UserError unless two labels or more apply to some row."""
-    present = [names[label] for label in sorted(present_labels(rows))]
+    present = list(map(names.__getitem__, sorted(present_labels(rows))))
     if len(present) < 2:
         raise UserError(
             f"the training split has one label only: {', '.join(map(repr, present)) or 'none'}",
@@ -94,13 +94,12 @@ def _read_names(split: Dataset, column: str, separator: str) -> list[list[str]]:
     if not is_list(feature):
         return [_split_cell(cell, separator) for cell in split[column]]
     known = class_label_names(feature)
-    if known is None:
-        return [list(map(str, values)) for values in split[column]]
-    return [list(map(known.__getitem__, values)) for values in split[column]]
+    read: Callable[[Any], str] = str if known is None else known.__getitem__
+    return [list(map(read, values)) for values in split[column]]
 
 
 def _split_cell(cell: str | None, separator: str) -> list[str]:
-    return [name.strip() for name in (cell or "").split(separator) if name.strip()]
+    return list(filter(None, map(str.strip, (cell or "").split(separator))))
 
 
 def _find_separator(cells: Iterable[object]) -> str:

@@ -40,8 +40,8 @@ def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]
     feature = next(iter(splits.values())).features[column]
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
-    values = {value for split in splits.values() for value in split.unique(column)}
-    return tuple(str(value) for value in sorted(values - {None}, key=natural_sort_key))
+    values = set().union(*(split.unique(column) for split in splits.values()))
+    return tuple(map(str, sorted(values - {None}, key=natural_sort_key)))
 
 
 def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[int]:
@@ -49,13 +49,13 @@ def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[i
     values = split[column][:]
     if isinstance(split.features[column], ClassLabel):
         return list(values)
-    ids = {name: number for number, name in enumerate(names)}
+    ids = dict(zip(names, range(len(names)), strict=True))
     return [ids[str(value)] for value in values]
 
 
 def require_learnable(labels: Iterable[int], names: tuple[str, ...]) -> None:
     """Raise UserError unless two classes or more occur among the labels."""
-    present = {names[label] for label in labels}
+    present = set(map(names.__getitem__, labels))
     if len(present) < 2:
         raise UserError(
             f"the training split has one class only: {', '.join(map(repr, present)) or 'none'}",

@@ -50,9 +50,8 @@ class Origin:
 class Data:
     """Splits "train", "test" and, where there is one, "validation".
 
-    Columns: the task's modality ("image", or "text" and perhaps "text_pair"), "label" and "id"
-    (split/row). A label is the id of a class, a row of zeros and ones over `labels`, or a number,
-    by the problem type.
+    Columns: the task's modality ("image", or "text" and perhaps "text_pair"), "label" (id of a
+    class, multi-hot row over `labels`, or number, by the problem type) and "id" (split/row).
     """
 
     splits: dict[str, Dataset]
@@ -86,11 +85,11 @@ class Data:
 def load_data(config: DataConfig, task: Task | str, seed: int) -> Data:
     """Examples to train on, to validate and to test.
 
-    Rows that cannot be used are left out first: which ones depends on nothing but the data. A
-    missing test split is cut from the training rows (a fifth, stratified, the same for every seed),
-    a missing validation split too (15 %), unless `examples_per_class` is given or it would have
-    fewer than 100 rows. Raises UserError for sources, splits and columns that do not exist, labels
-    that do not fit the problem, and more bad rows than `on_bad_example` allows.
+    Rows that cannot be used are left out first, by the data alone. A missing test split is cut from
+    the training rows (a fifth, stratified, the same for every seed), a missing validation split too
+    (15 %), unless `examples_per_class` is given or it would have fewer than 100 rows. Raises
+    UserError for missing sources, splits and columns, labels that do not fit the problem, and more
+    bad rows than `on_bad_example` allows.
     """
     began = time.perf_counter()
     if isinstance(task, str):
@@ -142,18 +141,18 @@ def read_source(config: DataConfig) -> tuple[DatasetDict, Origin]:
         raise UserError(
             f"no folder or file {name!r}", "check --dataset_name; a Hub id looks like user/name"
         )
-    repository = find_repository(name, "dataset", config.dataset_revision)
-    raw = _load(name, config.dataset_config_name, revision=repository.revision)
-    return raw, Origin(repository.id, repository.revision, repository.license)
+    found = find_repository(name, "dataset", config.dataset_revision)
+    raw = _load(name, config.dataset_config_name, revision=found.revision)
+    return raw, Origin(found.id, found.revision, found.license)
 
 
 def _read_path(path: Path, config: DataConfig) -> DatasetDict:
     if path.is_file():
         if path.suffix not in FORMATS:
             raise UserError(f"cannot read {path.name!r}", f"a file is one of {', '.join(FORMATS)}")
-        separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
+        options = {"sep": "\t"} if path.suffix == ".tsv" else {}
         files = {config.train_split: str(path)}
-        return _load(FORMATS[path.suffix], None, data_files=files, **separator)
+        return _load(FORMATS[path.suffix], None, data_files=files, **options)
     if (path / "dataset_dict.json").is_file():
         with _readable():
             return load_from_disk(str(path))
@@ -170,16 +169,12 @@ def _load(name: str, config_name: str | None, **options: object) -> DatasetDict:
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Turn the errors of datasets into a UserError of one line.
-
-    Causes: damaged files, labels that are named twice, columns that differ between files.
-    """
     try:
         yield
+    # Causes: damaged files, labels that are named twice, columns that differ between files.
     except (DatasetsError, ValueError, OSError) as error:
-        cause = error.__cause__ or error
         raise UserError(
-            f"cannot read the dataset: {one_line(cause)}",
+            f"cannot read the dataset: {one_line(error.__cause__ or error)}",
             "give a folder of images per class, or CSV / JSON Lines / Parquet files, "
             "named train, validation, test",
         ) from error
@@ -196,13 +191,12 @@ def _pick_splits(raw: DatasetDict, config: DataConfig) -> dict[str, Dataset]:
         if name is not None and name not in raw:
             raise unknown("split", name, raw)
     for role, usual in (("validation", VALIDATION_NAMES), ("test", ("test",))):
-        taken = given.values()
-        given[role] = given[role] or next((n for n in usual if n in raw and n not in taken), None)
+        unused = raw.keys() - given.values()
+        given[role] = given[role] or next(filter(unused.__contains__, usual), None)
     return {role: raw[name] for role, name in given.items() if name is not None}
 
 
 def _require_countable(problem_type: ProblemType, config: DataConfig) -> None:
-    """Raise UserError if examples are limited per class, and a row may have several or none."""
     if config.examples_per_class is not None and problem_type != "single_label_classification":
         raise UserError(
             f"examples per class can be counted for one class per row, not for {problem_type}",
@@ -211,23 +205,18 @@ def _require_countable(problem_type: ProblemType, config: DataConfig) -> None:
 
 
 def _find_bad(stored: dict[str, Dataset], kind: LabelKind, config: DataConfig) -> dict[str, str]:
-    """Id -> reason of each row to leave out.
-
-    Raises UserError at the first if none may be left out, or if there are too many.
-    """
+    """Id -> reason of each row to leave out; raises UserError as find_bad does."""
     known = class_label_names(stored["train"].features["label"])
-    found = {}
+    bad: dict[str, str] = {}
     # Reversed: a test split without labels is reported before all other rows are read.
     for split, rows in reversed(stored.items()):
         check_label = partial(kind.check_label, rows.features["label"], known)
-        found[split] = find_bad(split, rows, check_label, config.on_bad_example == "skip")
-    bad = {row: reason for split in stored for row, reason in found[split].items()}
+        bad = find_bad(split, rows, check_label, config.on_bad_example == "skip") | bad
     if bad:
-        total = sum(map(len, stored.values()))
         log.warning(
             "left out %d of %d examples, which cannot be used: %s",
             len(bad),
-            total,
+            sum(map(len, stored.values())),
             summarize_bad(bad),
         )
     return bad
@@ -261,7 +250,6 @@ def _encode(
 def _cut_missing(
     rows: dict[str, Dataset], config: DataConfig, kind: LabelKind
 ) -> dict[str, Dataset]:
-    """All splits: those that the source lacks are cut from the training rows."""
     rows = dict(rows)
     if "test" not in rows:
         rows["train"], rows["test"] = _cut(rows["train"], TEST_SHARE, kind)
@@ -282,7 +270,6 @@ def _cut(rows: Dataset, share: float, kind: LabelKind) -> tuple[Dataset, Dataset
 
 
 def _limit(train: Dataset, config: DataConfig, seed: int, kind: LabelKind) -> Dataset:
-    """The training rows that `examples_per_class` and `max_train_samples` leave."""
     if config.examples_per_class is not None:
         train = train.select(examples_per_class(train["label"][:], config.examples_per_class, seed))
     if config.max_train_samples is not None:
@@ -294,12 +281,11 @@ def _limit(train: Dataset, config: DataConfig, seed: int, kind: LabelKind) -> Da
 def _check_training_labels(
     rows: dict[str, Dataset], names: tuple[str, ...], kind: LabelKind
 ) -> None:
-    """Raise UserError if nothing can be learned; warn of test classes without training examples."""
     train = rows["train"]["label"][:]
     kind.require_learnable(train, names)
     unseen = kind.present(rows["test"]["label"][:]) - kind.present(train)
     if unseen:
         log.warning(
             "classes without a training example, never learned: %s",
-            ", ".join(names[number] for number in unseen),
+            ", ".join(map(names.__getitem__, unseen)),
         )

@@ -28,16 +28,17 @@ def stratified_holdout(
     At least one row of a class remains, so a class of one row is never held out. What rounding
     leaves over goes to the classes with the largest remainders, so that the total is right too.
     """
-    groups = _shuffled_groups(labels, seed)
-    exact = {label: len(rows) * fraction for label, rows in groups.items()}
-    counts = {label: min(int(share), len(groups[label]) - 1) for label, share in exact.items()}
-    missing = round(sum(exact.values())) - sum(counts.values())
-    for label in sorted(exact, key=lambda label: counts[label] - exact[label]):
-        if missing > 0 and counts[label] < len(groups[label]) - 1:
-            counts[label] += 1
+    groups = _shuffled_groups(labels, seed).values()
+    sizes = np.array(list(map(len, groups)))
+    exact = sizes * fraction
+    counts = np.minimum(exact.astype(int), sizes - 1)
+    missing = round(sum(exact)) - sum(counts)
+    for group in np.argsort(counts - exact, kind="stable"):
+        if missing > 0 and counts[group] < sizes[group] - 1:
+            counts[group] += 1
             missing -= 1
-    held_out = np.concatenate([rows[: counts[label]] for label, rows in groups.items()])
-    remaining = np.concatenate([rows[counts[label] :] for label, rows in groups.items()])
+    parts = [np.split(rows, [count]) for rows, count in zip(groups, counts, strict=True)]
+    held_out, remaining = map(np.concatenate, zip(*parts, strict=True))
     return np.sort(remaining), np.sort(held_out)
 
 

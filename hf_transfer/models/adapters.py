@@ -4,18 +4,15 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
+import peft
 import torch
-from peft import (
-    PeftConfig,
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-    inject_adapter_in_model,
-)
+from peft import PeftConfig, PeftModel
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.tuners.lora import Conv2d as LoraConv2d
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -28,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.errors import UserError, one_line, unknown
-from hf_transfer.models.head import owner
+from hf_transfer.models.head import below, innermost, owner, owners
 
 log = logging.getLogger(__name__)
 
@@ -52,25 +49,21 @@ TRIAL_LAYERS: dict[type[nn.Module], tuple[Callable[[], nn.Module], torch.Tensor]
 
 # --- methods ---
 
+# Method -> PEFT's dataclass of its settings.
+SETTINGS = {kind.value.lower(): cls for kind, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+
 
 def peft_methods() -> list[str]:
     """The methods of PEFT that add to the layers of a network and can be merged into them."""
     required = {"target_modules", "modules_to_save"}
-    methods = []
-    for kind, settings in PEFT_TYPE_TO_CONFIG_MAPPING.items():
-        name = kind.value.lower()
-        if name not in NOT_OFFERED and required <= {field.name for field in fields(settings)}:
-            methods.append(name)
-    return methods
+    fitting = (name for name, cls in SETTINGS.items() if required <= set(cls.__dataclass_fields__))
+    return list(filterfalse(NOT_OFFERED.__contains__, fitting))
 
 
 def require_method(method: str, rank: int) -> None:
     """Raise UserError if a method is unknown, not offered, or does not take the rank."""
     if method in NOT_OFFERED:
-        raise UserError(
-            f"--peft_method {method} is not offered: it {NOT_OFFERED[method]}",
-            "lora fits most networks",
-        )
+        raise _misfit(method, f"is not offered: it {NOT_OFFERED[method]}")
     if method not in peft_methods():
         raise unknown("value of --peft_method", method, peft_methods())
     if not hasattr(_settings(method, rank), "r") and rank != TransferConfig.lora_rank:
@@ -78,15 +71,12 @@ def require_method(method: str, rank: int) -> None:
 
 
 def require_loadable_method(method: str, rank: int) -> None:
-    """Raise UserError if transformers cannot load an adapter of a method.
-
-    Some methods share tensors among their layers.
-    """
+    """Raise UserError if transformers cannot load a method's adapter: some share tensors."""
     settings = _settings(method, rank)
     settings.target_modules = ["0"]
     make_layer, _ = TRIAL_LAYERS[nn.Linear]
     try:
-        inject_adapter_in_model(settings, nn.Sequential(make_layer()))
+        peft.inject_adapter_in_model(settings, nn.Sequential(make_layer()))
     except ValueError as error:
         raise UserError(
             f"--keep_adapter does not go with --peft_method {method}: {one_line(error)}",
@@ -96,14 +86,17 @@ def require_loadable_method(method: str, rank: int) -> None:
 
 def require_loadable(model: nn.Module) -> None:
     """Raise UserError if PEFT alone could not load an adapter of this network again."""
-    custom = (type(module).__name__ for module in model.modules() if _is_custom_conv(module))
-    name = next(custom, None)
-    if name:
+    custom = next(filter(_is_custom_conv, model.modules()), None)
+    if custom is not None:
         raise UserError(
             f"--keep_adapter does not fit {type(model).__name__}: PEFT cannot load the adapter of "
-            f"its {name}",
+            f"its {type(custom).__name__}",
             "leave out --keep_adapter: the merged model is a plain checkpoint",
         )
+
+
+def _misfit(method: str, reason: str) -> UserError:
+    return UserError(f"--peft_method {method} {reason}", "lora fits most networks")
 
 
 def _settings(method: str, rank: int) -> PeftConfig:
@@ -111,21 +104,11 @@ def _settings(method: str, rank: int) -> PeftConfig:
 
     LoRA's scaling is 2 x rank, as in Hu et al. 2021 (arXiv 2106.09685) and PEFT's examples.
     """
-    kind = next(
-        settings
-        for name, settings in PEFT_TYPE_TO_CONFIG_MAPPING.items()
-        if name.value.lower() == method
-    )
-    values = {
-        "r": rank,
-        "lora_alpha": 2 * rank,
-        "alpha": 2 * rank,
-        "oft_block_size": 0,
-        "feedforward_modules": [],
-    }
-    known = {field.name for field in fields(kind)}
+    values = {"r": rank, "oft_block_size": 0, "feedforward_modules": []}
+    values |= dict.fromkeys(("lora_alpha", "alpha"), 2 * rank)
+    known = SETTINGS[method].__dataclass_fields__.keys() & values.keys()
     try:
-        return kind(**{name: value for name, value in values.items() if name in known})
+        return SETTINGS[method](**{name: values[name] for name in known})
     except (ValueError, TypeError) as error:
         raise UserError(
             f"--peft_method {method} does not take --lora_rank {rank}: {one_line(error)}",
@@ -144,7 +127,7 @@ def _fits(method: str, rank: int, kind: type[nn.Module]) -> bool:
     make_layer, inputs = TRIAL_LAYERS[kind]
     generator = torch.Generator().manual_seed(0)
     try:
-        wrapped = get_peft_model(nn.Sequential(make_layer()), settings)
+        wrapped = peft.get_peft_model(nn.Sequential(make_layer()), settings)
         with torch.no_grad():
             for parameter in wrapped.parameters():
                 if parameter.requires_grad:
@@ -168,14 +151,13 @@ def wrap_with_adapter(
     of the plain model. Raises UserError for an unknown method, and for one that fits no layer.
     """
     require_method(method, rank)
-    saved = sorted({owner(name) for name in head})
-    left_out = {owner(name) for name in fixed}
-    layers = _adaptable_layers(model, saved)
-    layers = {path: layer for path, layer in layers.items() if path not in left_out}
+    saved = sorted(owners(head))
+    left_out = owners(fixed)
+    layers = _adaptable_layers(model, saved, left_out)
     settings = _settings(method, rank)
     settings.modules_to_save = saved
     if method == "lora":
-        custom = {type(layer) for layer in layers.values() if _is_custom_conv(layer)}
+        custom = map(type, filter(_is_custom_conv, layers.values()))
         settings._register_custom_module(dict.fromkeys(custom, _WeightLora))
         if not layers:  # I-BERT has its own class of linear layers
             settings.target_parameters = _matrices(model, [*saved, *left_out])
@@ -183,13 +165,17 @@ def wrap_with_adapter(
         layers = _fitting_layers(layers, method, rank, type(model).__name__)
     settings.target_modules = list(layers)
     try:
-        wrapped = get_peft_model(model, settings)
+        wrapped = peft.get_peft_model(model, settings)
     except (ValueError, TypeError, NotImplementedError) as error:
-        raise UserError(
-            f"--peft_method {method} does not fit {type(model).__name__}: {one_line(error)}",
-            "lora fits most networks",
-        ) from error
-    _restore_modules(wrapped, left_out)
+        reason = f"does not fit {type(model).__name__}: {one_line(error)}"
+        raise _misfit(method, reason) from error
+    plain = wrapped.get_base_model()
+    for path in left_out:
+        # PEFT finds modules_to_save by the end of their path: it takes pre_classifier for
+        # classifier.
+        module = plain.get_submodule(path)
+        if isinstance(module, ModulesToSaveWrapper):
+            plain.set_submodule(path, module.original_module)
     _require_adapted(wrapped, method, type(model).__name__)
     _copy_layer_attributes(wrapped)
     return wrapped
@@ -211,53 +197,31 @@ def adapter_rates(wrapped: PeftModel, rates: Mapping[str, float]) -> dict[str, f
     for name, parameter in wrapped.named_parameters():
         if parameter.requires_grad:
             # The innermost module around the parameter that exists in the plain model, too.
-            parts = name.removeprefix("base_model.model.").split(".")
-            paths = (".".join(parts[:length]) for length in range(len(parts), -1, -1))
-            result[name] = next(rate_of_module[path] for path in paths if path in rate_of_module)
+            result[name] = innermost(name.removeprefix("base_model.model."), rate_of_module)
     return result
 
 
 def _fitting_layers(
     layers: Mapping[str, nn.Module], method: str, rank: int, network: str
 ) -> dict[str, nn.Module]:
-    """The layers of the kinds that a method takes; raises UserError if there are none."""
-    kinds = [kind for kind in TRIAL_LAYERS if _fits(method, rank, kind)]
+    kinds = list(filter(partial(_fits, method, rank), TRIAL_LAYERS))
     fitting = {path: layer for path, layer in layers.items() if type(layer) in kinds}
     if not fitting:
-        raise UserError(
-            f"--peft_method {method} fits no layer of {network}", "lora fits most networks"
-        )
+        raise _misfit(method, f"fits no layer of {network}")
     names = ", ".join(kind.__name__ for kind in kinds)
     log.info("%s adapts %d layers (%s)", method, len(fitting), names)
     return fitting
 
 
-def _restore_modules(wrapped: PeftModel, paths: Collection[str]) -> None:
-    """Replace PEFT's trainable copies of some modules by the modules.
-
-    PEFT finds modules_to_save by the end of their path: it takes pre_classifier for classifier.
-    """
-    model = wrapped.get_base_model()
-    for path in paths:
-        module = model.get_submodule(path)
-        if isinstance(module, ModulesToSaveWrapper):
-            model.set_submodule(path, module.original_module)
-
-
 def _require_adapted(wrapped: PeftModel, method: str, network: str) -> None:
-    """Raise UserError if nothing but the head is trainable."""
-    trainable = [name for name, p in wrapped.named_parameters() if p.requires_grad]
-    if all(".modules_to_save." in name for name in trainable):
-        raise UserError(
-            f"--peft_method {method} adapts nothing of {network}", "lora fits most networks"
-        )
+    for name, parameter in wrapped.named_parameters():
+        if parameter.requires_grad and ".modules_to_save." not in name:
+            return
+    raise _misfit(method, f"adapts nothing of {network}")
 
 
 def _copy_layer_attributes(wrapped: PeftModel) -> None:
-    """Give every wrapper the plain attributes of its layer.
-
-    The forward methods of MobileNet read the stride of a convolution.
-    """
+    """Give every wrapper its layer's plain attributes: MobileNet reads the stride of its layers."""
     for module in wrapped.modules():
         if isinstance(module, BaseTunerLayer):
             for name, value in vars(module.get_base_layer()).items():
@@ -266,10 +230,7 @@ def _copy_layer_attributes(wrapped: PeftModel) -> None:
 
 
 class _WeightLora(LoraConv2d):
-    """LoRA of a convolution that changes its weight before it uses it.
-
-    The adapter is added to the weight, and not to the output.
-    """
+    """LoRA of a convolution that changes its weight before it uses it: added to the weight."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The convolution's own forward, with the adapted weight in place of its own."""
@@ -283,37 +244,33 @@ class _WeightLora(LoraConv2d):
 # --- layers that take an adapter ---
 
 
-def _adaptable_layers(model: nn.Module, saved: Sequence[str]) -> dict[str, nn.Module]:
+def _adaptable_layers(
+    model: nn.Module, saved: Sequence[str], left_out: Collection[str]
+) -> dict[str, nn.Module]:
     """Path -> layer that takes an adapter and has its weight for itself alone.
 
     `saved` are the paths in modules_to_save. A layer whose path ends with one of them is left out:
-    PEFT would train it completely with them (pre_classifier ends with classifier).
+    PEFT would train it completely with them (pre_classifier ends with classifier). So is one that
+    shares a parameter: merging its adapter would change the other layer.
     """
-    shared = _shared_parameters(model)
-    below_saved = tuple(f"{path}." for path in saved)
+    uses = Counter(map(id, dict(model.named_parameters(remove_duplicate=False)).values()))
     layers = {}
     for path, module in model.named_modules():
-        if path.endswith(tuple(saved)) or path.startswith(below_saved):
+        if path in left_out or path.endswith(tuple(saved)) or path.startswith(below(saved)):
             continue
-        if _is_adaptable(module) and id(module.weight) not in shared:
+        if _is_adaptable(module) and uses[id(module.weight)] < 2:
             layers[path] = module
     return layers
 
 
 def _matrices(model: nn.Module, left_out: Sequence[str]) -> list[str]:
     """The names of the matrices outside some modules that are no embeddings."""
-    below = tuple(f"{path}." for path in left_out)
+    outside = below(left_out)
     return [
         name
         for name, parameter in model.named_parameters()
-        if parameter.ndim == 2 and "embed" not in name and not name.startswith(below)
+        if parameter.ndim == 2 and "embed" not in name and not name.startswith(outside)
     ]
-
-
-def _shared_parameters(model: nn.Module) -> set[int]:
-    """The ids of parameters with two names: merging the adapter of one layer changes the other."""
-    uses = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
-    return {identity for identity, count in uses.items() if count > 1}
 
 
 def _is_adaptable(module: nn.Module) -> bool:
@@ -323,10 +280,7 @@ def _is_adaptable(module: nn.Module) -> bool:
 
 
 def _is_linear(module: nn.Linear) -> bool:
-    """Whether a layer computes what its class computes.
-
-    The router of a mixture of experts is a Linear that returns more than a tensor.
-    """
+    """Whether a layer is what its class is: a router of experts returns more than a tensor."""
     if type(module) is nn.Linear:
         return True
     weight = module.weight
@@ -354,7 +308,7 @@ class Adapter:
 
 def read_adapter(wrapped: PeftModel) -> Adapter:
     """A copy of the adapter and head of a wrapped model, in main memory."""
-    state = get_peft_model_state_dict(wrapped)
+    state = peft.get_peft_model_state_dict(wrapped)
     weights = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
     return Adapter(wrapped.peft_config["default"], weights)
 

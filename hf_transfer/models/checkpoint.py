@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
+from itertools import filterfalse
 from typing import Any
 
 import safetensors
@@ -14,16 +15,8 @@ from transformers import set_seed
 from hf_transfer.config.model import ModelConfig
 from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError, one_line
+from hf_transfer.models import head as heads
 from hf_transfer.models.adapters import Adapter
-from hf_transfer.models.head import (
-    find_linear_head,
-    find_output_layer,
-    owner,
-    renew,
-    require_labels,
-    require_only_head_new,
-    set_labels,
-)
 from hf_transfer.models.layers import LayerMap, find_head, layer_map
 from hf_transfer.models.locate import (
     Location,
@@ -72,12 +65,12 @@ class Checkpoint:
     @cached_property
     def output_layer(self) -> frozenset[str]:
         """The names of the parameters whose shape depends on the number of labels."""
-        return frozenset(find_output_layer(self.model))
+        return frozenset(heads.find_output_layer(self.model))
 
     @cached_property
     def linear_head(self) -> str | None:
         """The path of the output layer if it is one linear layer, else None."""
-        return find_linear_head(self.model, self.output_layer)
+        return heads.find_linear_head(self.model, self.output_layer)
 
     @property
     def reads_mean(self) -> bool:
@@ -111,13 +104,13 @@ def load_checkpoint(
     parameters other than the head's.
     """
     began = time.perf_counter()
-    require_labels(data.labels, data.problem_type)
+    heads.require_labels(data.labels, data.problem_type)
     location = locate(config)
     name = location.provenance.id
     model, new, dropped = _load_model(location, config, data, seed, model_class)
     log.info("%s: %s; %s", name, _summary("new", new), _summary("dropped", dropped))
-    ordered = tuple(each for each, _ in model.named_parameters() if each in new)
-    head = ordered or tuple(sorted(find_output_layer(model)))
+    ordered = tuple(filter(new.__contains__, dict(model.named_parameters())))
+    head = ordered or tuple(sorted(heads.find_output_layer(model)))
     fixed = find_mean_layer(model, head)
     if fixed:
         log.info("%s: the head reads the mean; the layer for it is not trained", name)
@@ -145,8 +138,8 @@ def randomized(checkpoint: Checkpoint, seed: int) -> Checkpoint:
     model = type(checkpoint.model)._from_config(checkpoint.model.config)
     fixed = {name: checkpoint.model.get_parameter(name) for name in checkpoint.fixed}
     model.load_state_dict(fixed, strict=False)
-    everything = tuple(name for name, _ in model.named_parameters() if name not in fixed)
-    return replace(checkpoint, model=model, new_parameters=everything, dropped_parameters=())
+    new = tuple(filterfalse(fixed.__contains__, dict(model.named_parameters())))
+    return replace(checkpoint, model=model, new_parameters=new, dropped_parameters=())
 
 
 def _load_model(
@@ -158,13 +151,13 @@ def _load_model(
     if config.keep_head:
         _require_same_labels(model_config, data.labels, name)
     same_size = model_config.num_labels == len(data.labels)
-    set_labels(model_config, data.labels)
+    heads.set_labels(model_config, data.labels)
     model_config.problem_type = data.problem_type
     set_seed(seed)  # new parameters are drawn from here on
     model_class = model_class or data.task.model_class
     model, report = _from_pretrained(location, model_config, model_class)
     new, dropped = _renew_head(model, report, loaded=same_size and not config.keep_head)
-    require_only_head_new(model, new, find_head(model), name)
+    heads.require_only_head_new(model, new, find_head(model), name)
     _require_head(model, new, config.keep_head, name)
     return model, new, dropped
 
@@ -172,7 +165,6 @@ def _load_model(
 def _from_pretrained(
     location: Location, config: Any, model_class: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """The model in 32 bits, and transformers' load report."""
     with quiet_transformers():
         try:
             return model_class.from_pretrained(
@@ -197,21 +189,21 @@ def _renew_head(model: Any, report: Mapping[str, Any], loaded: bool) -> tuple[se
     """
     mismatched = {key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]}
     missing = set(report["missing_keys"])
-    output_layer = find_output_layer(model) if loaded else set()
-    renew(model, output_layer)
+    output_layer = heads.find_output_layer(model) if loaded else set()
+    heads.renew(model, output_layer)
     dropped = set(report["unexpected_keys"]) | mismatched | (output_layer - missing)
     return missing | mismatched | output_layer, dropped
 
 
 def _require_same_labels(config: Any, labels: Sequence[str], name: str) -> None:
-    old = [config.id2label.get(number) for number in range(config.num_labels)]
+    old = list(map(config.id2label.get, range(config.num_labels)))
     if old == list(labels):
         return
-    pairs = zip(old, labels, strict=False)
-    differs = next((f"{a!r} in place of {b!r}" for a, b in pairs if a != b), None)
+    pairs = ((a, b) for a, b in zip(old, labels, strict=False) if a != b)
+    theirs, ours = next(pairs, (len(old), len(labels)))
     raise UserError(
         f"--keep_head: the labels of {name!r} are not the dataset's: "
-        + (differs or f"{len(old)} in place of {len(labels)}"),
+        f"{theirs!r} in place of {ours!r}",
         "leave out --keep_head to start with a new head",
     )
 
@@ -219,8 +211,7 @@ def _require_same_labels(config: Any, labels: Sequence[str], name: str) -> None:
 def _require_head(model: Any, new: set[str], keep_head: bool, name: str) -> None:
     if keep_head and new:
         raise UserError(
-            f"--keep_head: {name!r} brings no head, {_summary('new', new)}",
-            "leave out --keep_head",
+            f"--keep_head: {name!r} brings no head, {_summary('new', new)}", "leave out --keep_head"
         )
     if not keep_head and not new:
         raise UserError(
@@ -230,7 +221,6 @@ def _require_head(model: Any, new: set[str], keep_head: bool, name: str) -> None
 
 
 def _summary(kind: str, names: Collection[str]) -> str:
-    """New or dropped parameters in one line, each module named once."""
-    modules = sorted({owner(name) or name for name in names})
+    modules = sorted({heads.owner(name) or name for name in names})
     shown = ", ".join(modules[:4]) + (f" and {len(modules) - 4} more" if len(modules) > 4 else "")
     return f"{kind}: {shown}" if modules else f"nothing {kind}"

@@ -29,7 +29,10 @@ def stage_flops(
     math = sdpa_kernel(SDPBackend.MATH)
     with torch.no_grad(), math, counter, _counting_by_stage(model, layers, counter, counts):
         model(**inputs)
-    return tuple(counts) if any(counts) else _stage_parameters(model, layers)
+    if not any(counts):
+        for name, parameter in model.named_parameters():
+            counts[layers.depth_of(name)] += parameter.numel()
+    return tuple(counts)
 
 
 @contextmanager
@@ -67,13 +70,5 @@ def _counting_by_stage(
 
 def _first_stage(path: str, module: nn.Module, layers: LayerMap) -> int | None:
     """The lowest position of a stage that a module has a parameter of; None if it has none."""
-    prefix = f"{path}." if path else ""
-    names = (f"{prefix}{name}" for name, _ in module.named_parameters())
-    return min((layers.depths[name] for name in names if name in layers.depths), default=None)
-
-
-def _stage_parameters(model: nn.Module, layers: LayerMap) -> tuple[float, ...]:
-    counts = [0.0] * len(layers.stages)
-    for name, parameter in model.named_parameters():
-        counts[layers.depth_of(name)] += parameter.numel()
-    return tuple(counts)
+    names = layers.depths.keys() & dict(module.named_parameters(path))
+    return min(map(layers.depth_of, names), default=None)

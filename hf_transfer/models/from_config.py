@@ -9,16 +9,11 @@ from transformers import AutoConfig, set_seed
 
 from hf_transfer.config.source_model import SourceModelConfig
 from hf_transfer.errors import UserError, one_line, unknown
+from hf_transfer.models import locate
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import set_labels
 from hf_transfer.models.layers import find_head
-from hf_transfer.models.locate import (
-    Location,
-    Provenance,
-    load_processor,
-    quiet_transformers,
-    require_modality,
-)
+from hf_transfer.models.locate import Location, Provenance
 from hf_transfer.tasks import Task
 
 IMAGE_SIZE = 224  # of an image processor, where the model config names none
@@ -34,27 +29,25 @@ def build_checkpoint(
     """
     overrides = _parse_json(config.config_overrides)
     processor_settings = _parse_json(config.processor_overrides)
-    known = list(transformers.CONFIG_MAPPING.keys())
-    if config.model_type not in known:
-        raise unknown("model type", str(config.model_type), known)
+    if config.model_type not in transformers.CONFIG_MAPPING:
+        raise unknown("model type", str(config.model_type), transformers.CONFIG_MAPPING.keys())
     processor = _build_processor(task, config, processor_settings, overrides)
     if task.modality == "text":
         overrides.setdefault("vocab_size", len(processor))
         overrides.setdefault("pad_token_id", processor.pad_token_id)
     model_config = AutoConfig.for_model(config.model_type, **overrides)
-    require_modality(model_config, task, str(config.model_type), trust_remote_code=False)
+    locate.require_modality(model_config, task, str(config.model_type), trust_remote_code=False)
     model_config.architectures = [task.model_class_name(model_config)]
     set_labels(model_config, labels)
     model_config.problem_type = "single_label_classification"
     set_seed(seed)
     model = task.model_class.from_config(model_config)
-    everything = tuple(name for name, _ in model.named_parameters())
-    head = find_head(model)
+    everything = tuple(dict(model.named_parameters()))
     return Checkpoint(
         model=model,
         task=task,
         labels=tuple(labels),
-        head=tuple(name for name in everything if name in head),
+        head=tuple(filter(find_head(model).__contains__, everything)),
         new_parameters=everything,
         dropped_parameters=(),
         provenance=Provenance(f"none ({config.model_type} from its config)"),
@@ -74,7 +67,7 @@ def _build_processor(
                 "a text model needs a tokenizer: a Hub id or a folder",
             )
         location = Location(Provenance(name), {"pretrained_model_name_or_path": name})
-        return load_processor(location, task.processor_class)
+        return locate.load_processor(location, task.processor_class)
     side = overrides.get("image_size", IMAGE_SIZE)
     settings = {
         "image_processor_type": "ViTImageProcessor",
@@ -87,7 +80,7 @@ def _build_processor(
             f"transformers has no image processor {kind!r}",
             "as ViTImageProcessor, in --processor_overrides",
         )
-    with quiet_transformers():
+    with locate.quiet_transformers():
         return getattr(transformers, kind)(**settings)
 
 

@@ -1,7 +1,8 @@
 """The head: the parameters that the load report names as new, and the output layer among them."""
 
 import copy
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -17,6 +18,23 @@ def owner(name: str) -> str:
     return name.rpartition(".")[0]
 
 
+def owners(names: Iterable[str]) -> set[str]:
+    """The paths of the modules that some parameters or buffers belong to."""
+    return set(map(owner, names))
+
+
+def below(paths: Iterable[str]) -> tuple[str, ...]:
+    """What the names of all that is in some modules begin with, for str.startswith."""
+    return tuple(f"{path}." for path in paths)
+
+
+def innermost(name: str, known: Mapping[str, Any]) -> Any:
+    """The value in `known` of a name, or else of the innermost module around it that has one."""
+    while name and name not in known:
+        name = owner(name)
+    return known[name]
+
+
 # --- the output layer ---
 
 
@@ -27,11 +45,11 @@ def find_output_layer(model: Any) -> set[str]:
     device, without memory for its weights, and shapes are compared.
     """
     config = copy.deepcopy(model.config)
-    set_labels(config, [str(label) for label in range(config.num_labels + 1)])
+    set_labels(config, list(map(str, range(config.num_labels + 1))))
     with torch.device("meta"):
         other = type(model)._from_config(config)
-    shapes = {name: parameter.shape for name, parameter in other.named_parameters()}
-    return {name for name, parameter in model.named_parameters() if shapes[name] != parameter.shape}
+    theirs = dict(other.named_parameters())
+    return {name for name, ours in model.named_parameters() if theirs[name].shape != ours.shape}
 
 
 def find_linear_head(model: Any, output_layer: Collection[str] | None = None) -> str | None:
@@ -39,10 +57,11 @@ def find_linear_head(model: Any, output_layer: Collection[str] | None = None) ->
 
     `output_layer` is what find_output_layer returns, where that is known already.
     """
-    names = find_output_layer(model) if output_layer is None else output_layer
-    owners = {owner(name) for name in names}
-    layer = owners.pop() if len(owners) == 1 else None
-    return layer if layer is not None and type(model.get_submodule(layer)) is nn.Linear else None
+    modules = owners(find_output_layer(model) if output_layer is None else output_layer)
+    if len(modules) != 1:
+        return None
+    (layer,) = modules
+    return layer if type(model.get_submodule(layer)) is nn.Linear else None
 
 
 def headless(model: Any) -> AbstractContextManager[None]:
@@ -76,11 +95,11 @@ def read_logits(outputs: Any) -> torch.Tensor:
 
 def require_labels(labels: Sequence[str], problem_type: ProblemType) -> None:
     """Raise UserError unless every label name is unique and there are enough of them."""
-    twice = next((name for name in labels if list(labels).count(name) > 1), None)
-    if twice is not None:
-        raise UserError(
-            f"the label {twice!r} is named twice", "every label needs a name of its own"
-        )
+    for name, count in Counter(labels).items():
+        if count > 1:
+            raise UserError(
+                f"the label {name!r} is named twice", "every label needs a name of its own"
+            )
     if not labels or (len(labels) == 1 and problem_type == "single_label_classification"):
         raise UserError(
             f"one label only: {', '.join(map(repr, labels)) or 'none'}",
@@ -96,7 +115,7 @@ def set_labels(config: Any, labels: Sequence[str]) -> None:
     """Write label names into a model config, numbered in their order."""
     config.num_labels = len(labels)
     config.id2label = dict(enumerate(labels))
-    config.label2id = {name: number for number, name in enumerate(labels)}
+    config.label2id = dict(zip(labels, range(len(labels)), strict=True))
 
 
 # --- new parameters ---
@@ -104,7 +123,7 @@ def set_labels(config: Any, labels: Sequence[str]) -> None:
 
 def renew(model: Any, names: Iterable[str]) -> None:
     """Initialise the parameters called `names` as transformers does for the model's class."""
-    for path in {owner(name) for name in names}:
+    for path in owners(names):
         module = model.get_submodule(path)
         for parameter in module.parameters(recurse=False):
             parameter._is_hf_initialized = False
@@ -119,24 +138,21 @@ def require_only_head_new(model: Any, new: set[str], head: set[str], source: str
     it. Anything else that is missing is damage, or the checkpoint of another architecture.
     """
     pooler = f"{model.base_model_prefix}.pooler."
-    head_modules = {owner(name) for name in head}
+    modules = owners(head)
+    unexpected = new - head
     missing = [
         name
         for name in model.state_dict()
-        if name in new
-        and name not in head
-        and owner(name) not in head_modules
-        and not name.startswith(pooler)
+        if name in unexpected and owner(name) not in modules and not name.startswith(pooler)
     ]
-    if not missing:
-        return
-    shown = ", ".join(missing[:5])
-    if len(missing) > 5:
-        shown += f" and {len(missing) - 5} more"
-    raise UserError(
-        f"the checkpoint {source!r} lacks {len(missing)} of the tensors below the head: {shown}",
-        "its weights do not fit its config.json; take another revision or download it again",
-    )
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise UserError(
+            f"the checkpoint {source!r} lacks {len(missing)} of the tensors below the head: "
+            + ", ".join(missing[:5])
+            + more,
+            "its weights do not fit its config.json; take another revision or download it again",
+        )
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -1,7 +1,8 @@
 """The stages of a network: every parameter belongs to the embeddings, layer k of n, or the head."""
 
+import itertools
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeGuard
 
@@ -9,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_transfer.models.execution_order import execution_order
-from hf_transfer.models.head import find_output_layer
+from hf_transfer.models.head import find_output_layer, innermost
 
 # Modules that turn raw input into vectors are embeddings, whatever is inside: the convolutions of
 # a feature extractor are a list of modules, and no list of layers.
@@ -56,9 +57,10 @@ def layer_map(
     """
     depths = _body_depths(model)
     top = {*(find_head(model) if head is None else head), *fixed}
-    layers = max(depth for name, depth in depths.items() if not (fixed and name in top))
+    body = depths.keys() - top if fixed else depths
+    layers = max(map(depths.__getitem__, body))
     depths |= dict.fromkeys(top, layers + 1)
-    return LayerMap(("embeddings", *(f"layer {n}" for n in range(1, layers + 1)), "head"), depths)
+    return LayerMap(("embeddings", *map("layer {}".format, range(1, layers + 1)), "head"), depths)
 
 
 def layer_blocks(model: Any) -> list[tuple[int, list[tuple[str, ...]]]]:
@@ -85,9 +87,8 @@ def find_head(model: Any) -> set[str]:
     """
     depths = _body_depths(model)
     prefix = f"{model.base_model_prefix}."
-    if any(name.startswith(prefix) for name in depths):
-        outside = {name for name in depths if not name.startswith(prefix)}
-    else:
+    outside = {name for name in depths if not name.startswith(prefix)}
+    if len(outside) == len(depths):
         layers = max(depths.values())
         in_body = {name.partition(".")[0] for name, depth in depths.items() if depth < layers}
         outside = {name for name in depths if name.partition(".")[0] not in in_body}
@@ -101,22 +102,15 @@ def _body_depths(model: Any) -> dict[str, int]:
     for part in _parts(model, model, ""):
         depth += part.begins_layer
         depth_of_part[part.path] = depth
-    return {
-        name: next(depth_of_part[path] for path in _enclosing_paths(name) if path in depth_of_part)
-        for name, _ in model.named_parameters()
-    }
+    return {name: innermost(name, depth_of_part) for name, _ in model.named_parameters()}
 
 
 class _Part(NamedTuple):
-    """A module or parameter that belongs to one stage as a whole.
-
-    `tower` is the path of the list that a block is in, empty for what is no block. `begins_layer`
-    marks the first block of a layer.
-    """
+    """A module or parameter that belongs completely to one stage."""
 
     path: str
-    tower: str = ""
-    begins_layer: bool = False
+    tower: str = ""  # path of the list that a block is in
+    begins_layer: bool = False  # the first block of a layer
 
 
 def _parts(model: Any, module: nn.Module, path: str) -> Iterator[_Part]:
@@ -131,7 +125,9 @@ def _parts(model: Any, module: nn.Module, path: str) -> Iterator[_Part]:
             # Lists of one length run layer by layer together, from where the first of them is used.
             if count not in done:
                 together = [other for other, blocks in lists.items() if len(blocks) == count]
-                yield from _blocks(path, together, count)
+                for number, other in itertools.product(range(count), together):
+                    block = f"{path}{other}.{number}"
+                    yield _Part(block, f"{path}{together[0]}", begins_layer=other == together[0])
             done.add(count)
         elif (
             child is None
@@ -144,16 +140,8 @@ def _parts(model: Any, module: nn.Module, path: str) -> Iterator[_Part]:
             yield from _parts(model, child, f"{path}{name}.")
 
 
-def _blocks(path: str, lists: Sequence[str], count: int) -> Iterator[_Part]:
-    """The blocks of some lists of `count` blocks each: the first of every list, the second, ..."""
-    tower = f"{path}{lists[0]}"
-    for number in range(count):
-        for name in lists:
-            yield _Part(f"{path}{name}.{number}", tower, begins_layer=name == lists[0])
-
-
 def _is_list(module: nn.Module) -> TypeGuard[nn.ModuleList]:
-    return isinstance(module, nn.ModuleList) and any(True for _ in module.parameters())
+    return isinstance(module, nn.ModuleList) and next(module.parameters(), None) is not None
 
 
 def _is_block_list(name: str, modules: nn.ModuleList) -> bool:
@@ -163,20 +151,12 @@ def _is_block_list(name: str, modules: nn.ModuleList) -> bool:
 
 
 def _is_other_tower(model: Any, module: nn.Module) -> bool:
-    """Whether a module is a tower for another kind of input than the model's.
-
-    What it makes of its input goes into the embeddings of the model.
-    """
+    """Whether a module is a tower for another kind of input: its outputs go into the embeddings."""
     if not isinstance(module, PreTrainedModel):
         return False
-    others = [getattr(model.config, f"{kind}_config", None) for kind in ("vision", "audio")]
-    if model.main_input_name == "input_ids" and any(module.config is other for other in others):
-        return True
+    if model.main_input_name == "input_ids":
+        for kind in ("vision", "audio"):
+            if module.config is getattr(model.config, f"{kind}_config", None):
+                return True
     inputs = {module.main_input_name, model.main_input_name}
     return len(inputs) == 2 and inputs <= RAW_INPUTS
-
-
-def _enclosing_paths(name: str) -> Iterator[str]:
-    """The path of a parameter and of the modules that contain it, the innermost first."""
-    parts = name.split(".")
-    return (".".join(parts[:length]) for length in range(len(parts), 0, -1))

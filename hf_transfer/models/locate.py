@@ -1,7 +1,7 @@
 """Where a checkpoint is, and its config and processor: all that is read apart from the weights."""
 
-import contextlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,17 @@ def locate(config: ModelConfig) -> Location:
     name = str(config.model_name_or_path)
     path = Path(name).expanduser()
     if name.startswith("builtin:"):
-        provenance, arguments = _locate_builtin(name)
+        path = _builtin_folder(name.removeprefix("builtin:"))
+        provenance = Provenance(name, None, card_license(path), str(path))
+        arguments = {"pretrained_model_name_or_path": str(path)}
     elif path.is_dir():
-        provenance, arguments = _locate_folder(name, path)
+        _require_no_adapter(name, str(path), None)
+        if not (path / "config.json").is_file():
+            hint = "name a folder written by save_pretrained"
+            raise UserError(f"the folder {name!r} has no config.json", hint)
+        resolved = path.resolve()
+        provenance = Provenance(f"local:{resolved.name}", None, card_license(path), str(resolved))
+        arguments = {"pretrained_model_name_or_path": str(path)}
     elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UserError(
             f"no checkpoint folder {name!r}",
@@ -64,32 +72,15 @@ def locate(config: ModelConfig) -> Location:
     return Location(provenance, {**arguments, "trust_remote_code": config.trust_remote_code})
 
 
-def _locate_builtin(name: str) -> tuple[Provenance, dict[str, Any]]:
-    short = name.removeprefix("builtin:")
+def _builtin_folder(name: str) -> Path:
     shipped = sorted(path.name for path in ASSETS.iterdir() if (path / "config.json").is_file())
-    if short not in shipped:
-        raise unknown("builtin checkpoint", short, shipped)
-    folder = ASSETS / short
-    provenance = Provenance(name, None, card_license(folder), str(folder))
-    return provenance, {"pretrained_model_name_or_path": str(folder)}
-
-
-def _locate_folder(name: str, path: Path) -> tuple[Provenance, dict[str, Any]]:
-    _require_no_adapter(name, str(path), None)
-    if not (path / "config.json").is_file():
-        raise UserError(
-            f"the folder {name!r} has no config.json", "name a folder written by save_pretrained"
-        )
-    resolved = path.resolve()
-    provenance = Provenance(f"local:{resolved.name}", None, card_license(path), str(resolved))
-    return provenance, {"pretrained_model_name_or_path": str(path)}
+    if name not in shipped:
+        raise unknown("builtin checkpoint", name, shipped)
+    return ASSETS / name
 
 
 def _require_no_adapter(name: str, location: str, revision: str | None) -> None:
-    """Raise UserError for an adapter.
-
-    transformers would load it into its base model, and save the adapter alone again.
-    """
+    # transformers would load it into its base model, and save the adapter alone again.
     if find_adapter_config_file(location, revision=revision):
         raise UserError(
             f"{name!r} is an adapter, not a complete model",
@@ -136,9 +127,9 @@ def require_modality(config: Any, task: Task, name: str, trust_remote_code: bool
             "start from a checkpoint of the same kind of input"
             + "".join(f", or use {name}" for name in served),
         )
-    kinds = ", ".join(model_kinds(config)) or "none for any task"
     raise UserError(
-        f"{network} has no class for {task.name}, it has {kinds}",
+        f"{network} has no class for {task.name}, it has "
+        + (", ".join(model_kinds(config)) or "none for any task"),
         f"start from {task.modality} that {task.auto_class} supports",
     )
 
@@ -162,7 +153,7 @@ def load_processor(location: Location, processor_class: Any) -> Any:
             ) from error
 
 
-@contextlib.contextmanager
+@contextmanager
 def quiet_transformers() -> Iterator[None]:
     """A context without transformers' own log, such as its load report: we log that in one line."""
     before = transformers.logging.get_verbosity()

@@ -22,13 +22,13 @@ The result is a plain checkpoint with one more layer, which loads without any co
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch import nn
 
-from hf_transfer.models.head import owner
+from hf_transfer.models.head import below, owner, owners
 from hf_transfer.models.layers import layer_blocks, layer_map
 
 # Config options of transformers' own classes that make a head read the mean. The summary_type of
@@ -72,9 +72,9 @@ def write_constant(name: str, tensor: torch.Tensor, value: float) -> None:
         tensor.fill_(value)
         return
     tensor.zero_()
+    if value and not _is_square(tensor):
+        raise ValueError(f"{name} is not square: {tuple(tensor.shape)}")
     if value:
-        if not _is_square(tensor):
-            raise ValueError(f"{name} is not square: {tuple(tensor.shape)}")
         tensor.fill_diagonal_(value)
 
 
@@ -92,49 +92,40 @@ def find_mean_layer(model: Any, head: Collection[str]) -> tuple[str, ...]:
     if not towers:
         return ()
     _, layers = towers[-1]
-    prefixes = tuple(f"{path}." for path in layers[-1])
-    layer = [name for name, _ in model.named_parameters() if name.startswith(prefixes)]
-    if not _has_attention(model, layer) or not _is_filled(model, layer):
+    parameters = dict(model.named_parameters())
+    layer = [name for name in parameters if name.startswith(below(layers[-1]))]
+    if not _has_attention(model, layer):
         return ()
+    for name in layer:  # stops at the first that differs
+        if not _is_constant(parameters[name], _constant_of(name, parameters[name])):
+            return ()
     # The last stage before the head also holds what runs behind the last layer: a pooler's dense.
     stages = layer_map(model, head)
-    parameters = (name for name, _ in model.named_parameters())
     last = [name for name in parameters if stages.depth_of(name) == stages.num_layers]
     return tuple(last) if _is_near_linear(model, set(last) - set(layer)) else ()
 
 
 def _has_attention(model: nn.Module, names: Collection[str]) -> bool:
-    """Whether parameters include those of linear layers for values and outputs of attention."""
-    owners = {owner(name) for name in names}
-    linear = [path for path in owners if isinstance(model.get_submodule(path), nn.Linear)]
-    has_values = any(VALUE_LAYER.search(path) for path in linear)
-    return has_values and any(OUTPUT_LAYER.search(path) for path in linear)
+    linear = [path for path in owners(names) if isinstance(model.get_submodule(path), nn.Linear)]
+    return any(map(VALUE_LAYER.search, linear)) and any(map(OUTPUT_LAYER.search, linear))
 
 
 def _constant_of(name: str, tensor: torch.Tensor) -> float:
     """The constant, or multiple of the identity, that a parameter of the layer is set to."""
     if name.endswith("bias"):
         return 0.0
-    if tensor.ndim == 1:
-        return 1.0  # the weight of a norm
-    if VALUE_LAYER.search(owner(name)):
+    if tensor.ndim == 1 or VALUE_LAYER.search(owner(name)):  # a vector: the weight of a norm
         return 1.0
     return MEAN_SCALE if OUTPUT_LAYER.search(owner(name)) else 0.0
 
 
-def _is_filled(model: nn.Module, names: Sequence[str]) -> bool:
-    """Whether a layer has the weights of fill_layer; stops at the first that differs."""
-    tensors = ((name, model.get_parameter(name)) for name in names)
-    return all(_is_constant(tensor, _constant_of(name, tensor)) for name, tensor in tensors)
-
-
 def _is_near_linear(model: nn.Module, names: Collection[str]) -> bool:
     """Whether parameters are those of one dense layer set to a pair of NEAR_LINEAR, or none."""
-    owners = {owner(name) for name in names}
-    if not owners:
+    modules = list(map(model.get_submodule, owners(names)))
+    if not modules:
         return True
-    dense = model.get_submodule(owners.pop())
-    if owners or not isinstance(dense, nn.Linear):
+    dense = modules.pop()
+    if modules or not isinstance(dense, nn.Linear):
         return False
     return any(
         _is_constant(dense.weight, factor)
@@ -149,9 +140,8 @@ def _is_constant(tensor: torch.Tensor, value: float) -> bool:
         return bool((tensor == value).all())
     if not value:
         return not bool(tensor.any())
-    if not _is_square(tensor):
-        return False
-    return bool((tensor.diagonal() == value).all()) and int(tensor.count_nonzero()) == len(tensor)
+    on_diagonal = _is_square(tensor) and bool((tensor.diagonal() == value).all())
+    return on_diagonal and int(tensor.count_nonzero()) == len(tensor)
 
 
 def _is_square(tensor: torch.Tensor) -> bool:

@@ -7,9 +7,11 @@ option for the mean; other encoders, like BERT, get one more layer whose attenti
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import filterfalse
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -81,19 +83,19 @@ def with_mean_pooling(checkpoint: Checkpoint) -> Checkpoint:
     output = _require_encoder_with_new_head(checkpoint)
     with _eval_mode(model), _refusing(model):
         check = _make_check(model)
-        option = next((name for name in MEAN_OPTIONS if hasattr(model.config, name)), None)
-        if option is not None:
-            return replace(checkpoint, model=_with_option(model, option, check))
+        for option in MEAN_OPTIONS:
+            if hasattr(model.config, option):
+                return replace(checkpoint, model=_with_option(model, option, check))
         pooled, added, dense = _with_mean_layer(model, output, check)
     fixed = {*added, *dense}
-    replaced = {name for name in dense if name not in checkpoint.new_parameters}
+    replaced = set(dense) - set(checkpoint.new_parameters)
     result = replace(
         checkpoint,
         model=pooled,
-        head=tuple(name for name in checkpoint.head if name not in fixed),
-        new_parameters=tuple(name for name in checkpoint.new_parameters if name not in fixed),
+        head=tuple(filterfalse(fixed.__contains__, checkpoint.head)),
+        new_parameters=tuple(filterfalse(fixed.__contains__, checkpoint.new_parameters)),
         dropped_parameters=tuple(sorted({*checkpoint.dropped_parameters, *replaced})),
-        fixed=tuple(name for name, _ in pooled.named_parameters() if name in fixed),
+        fixed=tuple(filter(fixed.__contains__, dict(pooled.named_parameters()))),
     )
     # A final norm would run behind the added layer now, in place of the last layer of before.
     if result.layers.stages != checkpoint.layers.stages:
@@ -137,12 +139,11 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
 def _refusing(model: nn.Module) -> Iterator[None]:
     """A context in which errors of an architecture become UnpoolableError.
 
-    It may not be possible to build it with another layer, or it may refuse the batch. A full memory
-    says nothing about the architecture: that error passes.
+    It may not be possible to build it with another layer, or it may refuse the batch.
     """
     try:
         yield
-    except torch.OutOfMemoryError:
+    except torch.OutOfMemoryError:  # tells nothing about the architecture
         raise
     except (ValueError, TypeError, LookupError, RuntimeError, AssertionError) as error:
         raise UnpoolableError(
@@ -170,11 +171,6 @@ class _MeanCheck:
     mean: torch.Tensor  # (rows, width)
     before: _Trace  # of the model as it was given
 
-    @property
-    def second_row(self) -> Tensors:
-        """The second row without its padding."""
-        return {name: tensor[-1:, : LENGTHS[-1]] for name, tensor in self.batch.items()}
-
     def why_not_mean(self, vectors: torch.Tensor) -> str | None:
         """Why vectors are not the mean up to an offset and factor of each row; None if they are.
 
@@ -186,8 +182,7 @@ class _MeanCheck:
         actual = _standardised(vectors)
         expected = _standardised(self.mean)
         correlation = float((actual * expected).mean(1).min())
-        distance = (expected[0] - expected[1]).norm()
-        error = float((actual - expected).norm(dim=1).max() / distance)
+        error = float((actual - expected).norm(dim=1).max() / (expected[0] - expected[1]).norm())
         if correlation > MIN_CORRELATION and error < MAX_ERROR:
             return None
         return (
@@ -202,56 +197,44 @@ def _make_check(model: Any) -> _MeanCheck:
     if trace.hidden_states.ndim != 3 or trace.hidden_states.shape[1] != LENGTHS[0]:
         raise UnpoolableError(f"the base model of {type(model).__name__} has no vector per token")
     mask = batch["attention_mask"].unsqueeze(-1)
-    mean = (trace.hidden_states * mask).sum(1) / mask.sum(1)
-    check = _MeanCheck(batch, mean, trace)
+    check = _MeanCheck(batch, (trace.hidden_states * mask).sum(1) / mask.sum(1), trace)
     if not check.why_not_mean(trace.inputs[_first_head_layer(model, trace)]):
         raise UnpoolableError("its head reads the mean already")
     return check
 
 
 def _random_batch(model: Any) -> Tensors:
-    """Two rows of ordinary tokens, the second padded.
-
-    A special token among them might end the text, or be masked.
-    """
+    """Two rows, the second padded, without special tokens: one might end the text, or be masked."""
     config = model.config.get_text_config()
     size = getattr(config, "vocab_size", None)
     if not size:
         raise UnpoolableError(f"{type(model).__name__} has no vocabulary")
     special = {value for name, value in config.to_dict().items() if name.endswith("_token_id")}
-    ordinary = torch.tensor([number for number in range(min(size, 1000)) if number not in special])
-    chosen = torch.randint(
-        len(ordinary), (len(LENGTHS), LENGTHS[0]), generator=torch.Generator().manual_seed(0)
-    )
-    mask = (torch.arange(LENGTHS[0]) < torch.tensor(LENGTHS).unsqueeze(1)).long()
-    padding = getattr(config, "pad_token_id", None) or 0
-    ids = torch.where(mask.bool(), ordinary[chosen], padding)
-    return {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    ordinary = torch.tensor(sorted(set(range(min(size, 1000))) - special))
+    shape = (len(LENGTHS), LENGTHS[0])
+    chosen = torch.randint(len(ordinary), shape, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(LENGTHS[0]) < torch.tensor(LENGTHS).unsqueeze(1)
+    ids = torch.where(mask, ordinary[chosen], getattr(config, "pad_token_id", None) or 0)
+    return {"input_ids": ids.to(model.device), "attention_mask": mask.long().to(model.device)}
 
 
 def _trace(model: Any, batch: Mapping[str, torch.Tensor]) -> _Trace:
-    """A forward pass, observed by hooks."""
     inputs: Tensors = {}
     states: list[Any] = []
+
+    def record(path: str, _: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        inputs[path] = args[0].detach()
+
     handles = [model.base_model.register_forward_hook(lambda _, __, out: states.append(out[0]))]
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            handles.append(module.register_forward_pre_hook(_recording(inputs, path)))
+            handles.append(module.register_forward_pre_hook(partial(record, path)))
     try:
         logits = read_logits(model(**batch))
     finally:
         for handle in handles:
             handle.remove()
     return _Trace(inputs, states[-1], logits)
-
-
-def _recording(inputs: Tensors, path: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-    """A hook that writes the input of a module into `inputs`."""
-
-    def record(_: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        inputs[path] = args[0].detach()
-
-    return record
 
 
 def _first_head_layer(model: Any, trace: _Trace) -> str:
@@ -262,12 +245,10 @@ def _first_head_layer(model: Any, trace: _Trace) -> str:
 
 
 def _require_mean(model: Any, layer: str, check: _MeanCheck) -> None:
-    """Raise UnpoolableError unless a layer reads the mean, with and without padding.
-
-    The logits must be finite, too.
-    """
+    """Raise UnpoolableError unless a layer reads the mean, padded or not, and logits are finite."""
     trace = _trace(model, check.batch)
-    alone = _trace(model, check.second_row)
+    second_row = {name: tensor[-1:, : LENGTHS[-1]] for name, tensor in check.batch.items()}
+    alone = _trace(model, second_row)
     reason = check.why_not_mean(trace.inputs[layer])
     if reason:
         raise UnpoolableError(f"{layer} would read {reason}")
@@ -303,10 +284,7 @@ def _with_option(model: Any, option: str, check: _MeanCheck) -> Any:
 def _with_mean_layer(
     model: Any, output: str, check: _MeanCheck
 ) -> tuple[Any, list[str], list[str]]:
-    """The model with one more layer, which computes the mean.
-
-    With the names of the parameters of this layer, and of the dense layer behind it, if any.
-    """
+    """The model with one more layer, the mean; names of its parameters and of a dense behind it."""
     if check.before.inputs[output].ndim != 2:
         raise UnpoolableError(f"{output} reads every token")
     config = copy.deepcopy(model.config)
@@ -334,25 +312,18 @@ def _with_mean_layer(
             return pooled, added, []
         _make_near_linear(pooled, behind[0], output, check)
     dense = pooled.get_submodule(behind[0])
-    return pooled, added, [f"{behind[0]}.{name}" for name, _ in dense.named_parameters()]
+    return pooled, added, list(dict(dense.named_parameters(behind[0])))
 
 
 def _rebuild(model: Any, config: Any) -> tuple[Any, list[str]]:
-    """A model of the same class from another config, with copies of all weights.
-
-    With the names of the parameters that the weights lack.
-    """
+    """A model from another config with copies of all weights; names of the parameters they lack."""
     with torch.random.fork_rng(devices=[]):
         other = type(model)._from_config(config, dtype=model.dtype)
     other.to(model.device).train(model.training)
     weights = model.state_dict()
-    changed = [
-        name
-        for name, tensor in other.state_dict().items()
-        if weights.get(name, tensor).shape != tensor.shape
-    ]
-    if changed:
-        raise UnpoolableError(f"{changed[0]} would have another shape")
+    for name, tensor in other.state_dict().items():
+        if weights.get(name, tensor).shape != tensor.shape:
+            raise UnpoolableError(f"{name} would have another shape")
     report = other.load_state_dict(weights, strict=False)
     if report.unexpected_keys:
         raise UnpoolableError(f"there is no place for {report.unexpected_keys[0]}")

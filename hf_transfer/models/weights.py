@@ -8,7 +8,7 @@ import torch
 import xxhash
 from torch import nn
 
-from hf_transfer.models.head import owner
+from hf_transfer.models.head import owner, owners
 
 Tensors = dict[str, torch.Tensor]
 
@@ -31,27 +31,19 @@ def partial_weights_digest(model: Any, without: Collection[str]) -> str:
     are left out. Cached activations are found by it: other bytes here make every entry a miss,
     which is why this digest and weights_digest stay two.
     """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    left_out = owners(without) - owners(parameters.keys() - set(without))
+    state = model.state_dict()
+    for name in list(state):
+        if name in without or (name not in parameters and owner(name) in left_out):
+            del state[name]
     return _digest(
         (
             f"{name} {tensor.dtype} {tuple(tensor.shape)}",
             np.ascontiguousarray(tensor.detach().cpu().float().numpy()),
         )
-        for name, tensor in _state_without(model, without).items()
+        for name, tensor in state.items()
     )
-
-
-def _state_without(model: Any, without: Collection[str]) -> Tensors:
-    """The state of a model without some parameters, and without buffers that go with them."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    owners_left_out = {owner(name) for name in without}
-    owners_kept = {owner(name) for name in parameters if name not in without}
-    state = {}
-    for name, tensor in model.state_dict().items():
-        is_buffer = name not in parameters
-        if name in without or (is_buffer and owner(name) in owners_left_out - owners_kept):
-            continue
-        state[name] = tensor
-    return state
 
 
 def _digest(tensors: Iterable[tuple[str, np.ndarray]]) -> str:
@@ -66,7 +58,7 @@ def copy_weights(model: nn.Module) -> Tensors:
     """Copies in main memory, by name, of the trainable parameters and of all saved buffers."""
     state = model.state_dict()
     trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    buffers = [name for name, _ in model.named_buffers() if name in state]
+    buffers = filter(state.__contains__, dict(model.named_buffers()))
     return {name: state[name].detach().to("cpu", copy=True) for name in (*trainable, *buffers)}
 
 
