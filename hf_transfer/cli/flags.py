@@ -27,9 +27,7 @@ HELP = ("-h", "--help", "--help_all")
 
 
 def read_config(
-    task: str | None = None,
-    groups: Sequence[str] = FINE_TUNING,
-    argv: Sequence[str] | None = None,
+    task: str | None = None, groups: Sequence[str] = FINE_TUNING, argv: Sequence[str] | None = None
 ) -> RunConfig:
     """The config that a command line gives for a recipe which offers the flags of `groups`.
 

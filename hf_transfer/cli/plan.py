@@ -15,9 +15,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("recipe", help=", ".join(_plannable_recipes()))
     parser.add_argument(
-        "flags",
-        nargs=argparse.REMAINDER,
-        help="the recipe's flags; --output_dir is not needed",
+        "flags", nargs=argparse.REMAINDER, help="the recipe's flags; --output_dir is not needed"
     )
     parser.set_defaults(action=print_plan)
 

@@ -20,6 +20,5 @@ class ModelConfig:
         False, help="Run the Python code that the checkpoint's repository contains."
     )
     keep_head: bool = flag(
-        False,
-        help="Keep the checkpoint's own head; its label names must be those of the dataset.",
+        False, help="Keep the checkpoint's own head; its label names must be those of the dataset."
     )

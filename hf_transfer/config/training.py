@@ -62,8 +62,7 @@ class TrainingFlags:
         "--save_steps) or epoch.",
     )
     resume: Literal["auto", "never"] = flag(
-        "auto",
-        help="auto: the same command resumes a run that was stopped; never: it is refused.",
+        "auto", help="auto: the same command resumes a run that was stopped; never: it is refused."
     )
     on_nan: Literal["stop", "rollback"] = flag(
         "stop",

@@ -21,10 +21,7 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
     "ignore_data_skip": ((False,), "a run resumes with the examples that it has not seen"),
     "enable_jit_checkpoint": ((False,), "SIGTERM and Ctrl-C save a training state already"),
     "save_total_limit": ((None,), "the newest training state and the one before it are kept"),
-    "save_only_model": (
-        (False,),
-        "a run could not resume from it; the model is saved at the end",
-    ),
+    "save_only_model": ((False,), "a run could not resume from it; the model is saved at the end"),
     "save_strategy": (
         ("no", "steps", "epoch"),
         "the best step is part of every training state; give no, steps or epoch",
@@ -39,10 +36,7 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
         "a model is published once, in one commit, at the end of its run",
     ),
     "auto_find_batch_size": ((False,), "give --per_device_train_batch_size"),
-    "remove_unused_columns": (
-        (True,),
-        "columns that the model does not take are always removed",
-    ),
+    "remove_unused_columns": ((True,), "columns that the model does not take are always removed"),
     "bf16_full_eval": ((False,), "it would cast the weights that are saved; --bf16 is enough"),
     "fp16_full_eval": ((False,), "it would cast the weights that are saved; --fp16 is enough"),
     "fsdp": ((None,), "models are not sharded yet: each device trains a complete copy"),
@@ -191,8 +185,7 @@ def _require_comparable(config: RunConfig) -> None:
         raise UserError("a comparison needs the metric accuracy", "add it to --metrics")
     if min(config.study.budgets) < 1:
         raise UserError(
-            f"--budgets {min(config.study.budgets)} is too small",
-            "give 1 or more labels per class",
+            f"--budgets {min(config.study.budgets)} is too small", "give 1 or more labels per class"
         )
 
 

@@ -77,9 +77,7 @@ def _cells(config: RunConfig) -> Iterator[Cell]:
 
 def _run(cell: Cell, config: RunConfig) -> RunRecord:
     data_config = replace(
-        config.data,
-        examples_per_class=cell.budget,
-        problem_type="single_label_classification",
+        config.data, examples_per_class=cell.budget, problem_type="single_label_classification"
     )
     data = load_data(data_config, config.task, cell.seed)
     checkpoint = load_checkpoint(config.model, data, cell.seed)
