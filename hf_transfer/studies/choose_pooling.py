@@ -1,4 +1,4 @@
-"""What the head of a text encoder reads: its own pooling or the mean, as requested or by evidence."""
+"""What the head of a text encoder reads: its own pooling or the mean, requested or by evidence."""
 
 import logging
 from dataclasses import dataclass, replace

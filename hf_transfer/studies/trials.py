@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from tqdm.auto import tqdm
 
 from hf_transfer.config.cache import CacheConfig
@@ -60,7 +61,7 @@ class Selection:
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> "Selection":
         """The selection that was saved as JSON."""
-        trials = tuple(from_json(Trial, trial) for trial in facts["trials"])
+        trials = tuple(map(partial(from_json, Trial), facts["trials"]))
         return cls(facts["strategy"], tuple(facts["reasons"]), trials, facts["seconds"])
 
 
@@ -79,27 +80,24 @@ class _Study:
 
 def select_strategy(transfer: TransferConfig, job: Job, cache: CacheConfig) -> Selection:
     """The strategy that the evidence of trials names; validation and test rows are never read."""
-    labels = job.labels
-    strata = np.asarray(LABEL_KINDS[job.data.problem_type].strata(labels))
-    if job.data.problem_type == "regression" and len(labels) < MIN_EXAMPLES_PER_CLASS * 10:
-        strata = np.zeros(len(labels))  # numbers, unlike classes, can be held out all the same
+    strata = np.asarray(LABEL_KINDS[job.data.problem_type].strata(job.labels))
+    if job.data.problem_type == "regression" and len(strata) < MIN_EXAMPLES_PER_CLASS * 10:
+        strata = np.zeros(len(strata))  # numbers, unlike classes, can be held out all the same
     _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)
     if 2 * (counts[which] >= MIN_EXAMPLES_PER_CLASS).sum() < len(strata):
         reason = (
-            f"{DEFAULT_STRATEGY}, since most examples are of labels with fewer than {MIN_EXAMPLES_PER_CLASS}, too few "
-            "for trials"
+            f"{DEFAULT_STRATEGY}, since most examples are of labels with fewer than "
+            f"{MIN_EXAMPLES_PER_CLASS}, too few for trials"
         )
         return Selection(DEFAULT_STRATEGY, (reason,))
-    fold = assign_folds(strata, FOLDS, job.training.seed)
-    study = _Study(transfer, job, cache, fold)
+    study = _Study(transfer, job, cache, assign_folds(strata, FOLDS, job.training.seed))
     costs = _costs(study)
     is_quiet = bool(job.training.disable_tqdm) or not PartialState().is_main_process
     with (
         tqdm(total=FOLDS * len(costs), desc="trials", disable=is_quiet) as bar,
         _cache_of_trials(cache) as cache_of_trials,
     ):
-        study = replace(study, cache=cache_of_trials)
-        attempt = partial(_try_plan, study)
+        attempt = partial(_try_plan, replace(study, cache=cache_of_trials))
         trials, left_out = run_trials(costs, transfer.auto_budget, attempt, bar.update)
     if not trials:
         return Selection(DEFAULT_STRATEGY, left_out)
@@ -166,7 +164,6 @@ def _try_plan(study: _Study, strategy: str, number: int) -> TrialScores:
     """
     began = time.perf_counter()
     job = study.job
-    held_out = np.flatnonzero(study.fold == number)
     checkpoint = replace(job.checkpoint, model=copy.deepcopy(job.checkpoint.model))
     with only_warnings():
         trial_job = replace(_without_fold(study, number), checkpoint=checkpoint)
@@ -181,6 +178,7 @@ def _try_plan(study: _Study, strategy: str, number: int) -> TrialScores:
     scores = SCORING[job.data.problem_type].row_scores(
         predictions.labels, predictions.outputs, np.asarray(job.labels)
     )
+    held_out = np.flatnonzero(study.fold == number)
     return TrialScores(strategy, held_out, scores, time.perf_counter() - began)
 
 
@@ -197,30 +195,29 @@ def _without_fold(study: _Study, number: int) -> Job:
 def _costs(study: _Study) -> dict[str, float]:
     """Strategy, in the order of trials -> cost of a trial, in full fine-tunings on all rows."""
     job = study.job
-    network = measure_network(job, SAMPLE)
+    rows = job.data.train
+    network = measure_network(job, job.encoder.rows(rows.select(range(min(SAMPLE, len(rows))))))
 
     def cost(strategy: str, job: Job) -> float:
         labels = job.labels
         plan = with_passes_as_epochs(study.plan(strategy, job), labels, job.training)
         return len(labels) * plan_cost(plan, network, study.cache.cache_frozen)
 
-    single_label = job.data.problem_type == "single_label_classification"
-    can_contrast = single_label and job.checkpoint.linear_head
-    names = [
-        name for name in (DEFAULT_STRATEGY, *CANDIDATES) if name != "contrastive" or can_contrast
-    ]
+    names = [DEFAULT_STRATEGY, *CANDIDATES]
+    is_single_label = job.data.problem_type == "single_label_classification"
+    if "contrastive" in names and not (is_single_label and job.checkpoint.linear_head):
+        names.remove("contrastive")
     trial_job = _without_fold(study, 0)
     with only_warnings():
         full = cost("full", job)
         return {name: cost(name, trial_job) / full for name in names}
 
 
-def measure_network(job: Job, rows: int) -> Network:
-    """The stages of the job's network and the operations of each in a forward pass of some rows."""
+def measure_network(job: Job, rows: Dataset) -> Network:
+    """The stages of the job's network and the operations of each in a pass of encoded rows."""
     checkpoint = job.checkpoint
     model = checkpoint.model.eval().to(job.training.device)
-    some = job.data.train.select(range(min(rows, len(job.data.train))))
-    inputs = job.encoder.collate(list(job.encoder.rows(some)))
+    inputs = job.encoder.collate(list(rows))
     inputs.pop("labels")
     on_device = {name: tensor.to(job.training.device) for name, tensor in inputs.items()}
     flops = stage_flops(model, on_device, checkpoint.layers)
