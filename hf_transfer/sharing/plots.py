@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -60,7 +61,7 @@ def learning_curve(record: RunRecord) -> Figure:
     training: list[tuple[float, float]] = []
     validation: list[tuple[float, float]] = []
     start = 0
-    for phase in [phase for phase in record.phases if phase.steps]:
+    for phase in filter(attrgetter("steps"), record.phases):
         axes.axvline(start, color="#bbb", linewidth=1)
         place = ("data", "axes fraction")
         axes.annotate(f" {phase.name}", (start, 1), xycoords=place, va="top", color="#666")
@@ -100,9 +101,10 @@ PLOTS: dict[ProblemType, dict[str, Callable[[RunRecord], Figure]]] = {
 
 def plots_of(record: RunRecord) -> dict[str, Callable[[RunRecord], Figure]]:
     """The functions that draw the plots of a run, by title; without steps, no learning curve."""
-    stepped = any(phase.history for phase in record.phases)
-    plots = PLOTS[record.problem_type]
-    return {title: draw for title, draw in plots.items() if stepped or draw is not learning_curve}
+    plots = dict(PLOTS[record.problem_type])
+    if not any(map(attrgetter("history"), record.phases)):
+        del plots["learning curve"]
+    return plots
 
 
 def as_png(figure: Figure) -> bytes:
