@@ -41,11 +41,18 @@ def add_parser(subparsers: Any) -> None:
 
 def list_or_prune(arguments: argparse.Namespace) -> None:
     """Print the entries of the store, or prune it and print how many bytes were freed."""
-    from hf_transfer.store.entries import resolve_cache_dir
+    from hf_transfer.store.entries import prune, resolve_cache_dir, show_bytes
 
     folder = resolve_cache_dir(arguments.cache_dir)
     if arguments.prune:
-        _prune(folder, arguments)
+        freed = prune(
+            folder,
+            older_than=_parse_quantity("--older_than", arguments.older_than, AGES),
+            until_below=_parse_quantity("--until_below", arguments.until_below, SIZES),
+            everything=arguments.all,
+            dry_run=arguments.dry_run,
+        )
+        print(f"{'would free' if arguments.dry_run else 'freed'} {show_bytes(freed)} in {folder}")
     elif arguments.all or arguments.older_than or arguments.until_below or arguments.dry_run:
         raise UserError(
             "--all, --older_than, --until_below and --dry_run say what --prune removes",
@@ -53,19 +60,6 @@ def list_or_prune(arguments: argparse.Namespace) -> None:
         )
     else:
         _list(folder)
-
-
-def _prune(folder: Path, arguments: argparse.Namespace) -> None:
-    from hf_transfer.store.entries import prune, show_bytes
-
-    freed = prune(
-        folder,
-        older_than=_parse_quantity("--older_than", arguments.older_than, AGES),
-        until_below=_parse_quantity("--until_below", arguments.until_below, SIZES),
-        everything=arguments.all,
-        dry_run=arguments.dry_run,
-    )
-    print(f"{'would free' if arguments.dry_run else 'freed'} {show_bytes(freed)} in {folder}")
 
 
 def _list(folder: Path) -> None:

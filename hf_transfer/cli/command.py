@@ -49,7 +49,6 @@ def run_command(main: Callable[[], None]) -> None:
 
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """Within the context SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():  # Python handles signals there
         yield
         return

@@ -130,7 +130,6 @@ def _as_user_error(message: str) -> UserError:
 
 
 def _require_no_extra(extra: Sequence[str], words: Sequence[str], names: Sequence[str]) -> None:
-    """Raise UserError for words that are no flag, or one value too many."""
     if not extra:
         return
     first = extra[0]

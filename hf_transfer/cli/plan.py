@@ -41,5 +41,4 @@ def print_plan(arguments: argparse.Namespace) -> None:
 
 
 def _plannable_recipes() -> list[str]:
-    """The recipes that have the name of a task."""
     return [name for name in recipe_names() if name.replace("_", "-") in TASKS]

@@ -66,6 +66,6 @@ class DataConfig:
     on_bad_example: Literal["skip", "raise"] = flag(
         "skip",
         help="What to do with images that cannot be read, empty texts, and labels that are "
-        "missing or out of range. skip: leave them out and list them in the record, up to 1 percent "
-        "of a split; raise: end the run at the first.",
+        "missing or out of range. skip: leave them out and list them in the record, up to 1 "
+        "percent of a split; raise: end the run at the first.",
     )

@@ -52,8 +52,8 @@ class TrainingFlags:
     save_minutes: float = flag(
         1.0,
         help="Minutes between two training states, saved below checkpoints/ in the output "
-        "folder. Saving takes at most 2 percent of the time. 0: only as --save_strategy says, and when "
-        "the run is stopped.",
+        "folder. Saving takes at most 2 percent of the time. 0: only as --save_strategy says, and "
+        "when the run is stopped.",
         minimum=0,
     )
     save_strategy: str = flag(

@@ -73,7 +73,6 @@ def estimate(metric: Metric, labels: np.ndarray, outputs: np.ndarray, level: flo
 def _metrics(
     outputs: np.ndarray, labels: np.ndarray, problem_type: ProblemType, config: EvaluationConfig
 ) -> dict[str, Estimate]:
-    """Each metric by name, of the outputs of a model or a baseline."""
     names = config.metrics or SCORING[problem_type].default_metrics
     metrics = {name: load_metric(name, problem_type) for name in names}
     level = config.confidence

@@ -295,7 +295,6 @@ def _load_from_evaluate(name: str) -> Any:
 
 
 def _score_by_evaluate(name: str, labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The first value that the metric computes from labels and predicted classes."""
     metric = _load_from_evaluate(name)
     computed = metric.compute(references=labels, predictions=probabilities.argmax(-1))
     return float(next(iter(computed.values())))

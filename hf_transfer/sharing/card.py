@@ -158,7 +158,6 @@ def _in_table(label: str) -> str:
 
 
 def _with_shown_rates(hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """The hyperparameters with the learning rates of all phases as one text."""
     flat = dict(hyperparameters)
     shown = []
     for phase, scales in flat.pop("rates", {}).items():

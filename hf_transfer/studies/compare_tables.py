@@ -165,7 +165,6 @@ def plot(values: Values, level: float) -> Figure:
 
 
 def _draw_gains(axes: Axes, values: Values) -> None:
-    """The gain of each strategy on head alone, in points, mean of the draws."""
     axes.axhline(0, color=COLOURS["head"], linewidth=1.5)
     for name in values:
         if name in ("head", "scratch", "raw_inputs"):
@@ -219,7 +218,6 @@ def _show_seconds(draws: Mapping[int, float]) -> str:
 
 
 def _table(names: Iterable[str], budgets: Collection[int], show: Callable[[str, int], str]) -> str:
-    """A table with a row for each name, and a column for each budget."""
     lines = [_line("labels a class", map(str, budgets)), "|---|" + "---|" * len(budgets)]
     for name in names:
         lines.append(_line(name, (show(name, budget) for budget in budgets)))
@@ -235,7 +233,6 @@ def _budgets(values: Values) -> list[int]:
 
 
 def _means(values: Values, budget: int) -> dict[str, float]:
-    """The mean over the draws of each strategy and baseline."""
     return {name: _mean(row[budget].values()) for name, row in values.items()}
 
 

@@ -270,7 +270,6 @@ def _preview_phase(phase: Phase, plan: Plan, preview: Preview, note: str | None)
 def _count_adapter(
     phase: Phase, checkpoint: Checkpoint, layers: LayerMap
 ) -> tuple[int, set[float]]:
-    """The number of parameters that learn with an adapter, and the positions of their stages."""
     shared = {id(tensor): tensor for tensor in checkpoint.model.parameters()}
     # Its modules are wrapped, its weights only read.
     model = copy.deepcopy(checkpoint.model, shared)
@@ -314,7 +313,6 @@ def _full_cost(preview: Preview) -> float:
 
 
 def _cells(each: PhasePreview, cost: float, preview: Preview) -> tuple[str, ...]:
-    """A phase's row of the table."""
     phase = each.phase
     share = each.trainable / parameter_count(preview.job.model)
     how, length = "solved", ("-", "-", "-")
@@ -353,7 +351,6 @@ def _show_cost(cost: float) -> str:
 
 
 def _table(rows: Sequence[tuple[str, ...]], alignment: str) -> list[str]:
-    """Lines with columns of one width each."""
     widths = np.vectorize(len)(np.array(rows)).max(0)
     shape = "  ".join(f"{{:{side}{width}}}" for side, width in zip(alignment, widths, strict=True))
     return [shape.format(*row).rstrip() for row in rows]

@@ -183,7 +183,6 @@ def _try_plan(study: _Study, strategy: str, number: int) -> TrialScores:
 
 
 def _without_fold(study: _Study, number: int) -> Job:
-    """The job with the rows of a fold as test split and all others to learn from."""
     rows = study.job.data.train
     splits = {
         "train": rows.select(np.flatnonzero(study.fold != number)),
