@@ -126,8 +126,8 @@ def _remove_local_paths(folder: Path) -> None:
     for path in (folder / "config.json", folder / "tokenizer_config.json"):
         if path.is_file():
             settings = json.loads(path.read_text(encoding="utf-8"))
-            for key in ("_name_or_path", "name_or_path"):
-                settings.pop(key, None)
+            settings.pop("_name_or_path", None)
+            settings.pop("name_or_path", None)
             text = json.dumps(settings, indent=2, ensure_ascii=False)
             path.write_text(text + "\n", encoding="utf-8")
 

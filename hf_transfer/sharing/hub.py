@@ -50,6 +50,7 @@ def full_name(target: HubTarget) -> str:
     than after.
     """
     name = str(target.hub_model_id)
+    cannot = f"cannot push to {target.hub_model_id!r}"
     try:
         validate_repo_id(name)
         user = _retry(lambda: HfApi(token=target.hub_token).whoami())["name"]
@@ -58,14 +59,10 @@ def full_name(target: HubTarget) -> str:
             f"{target.hub_model_id!r} is no Hub id", "letters, digits, . _ - only, as user/name"
         ) from error
     except (LocalTokenNotFoundError, HfHubHTTPError) as error:
-        raise UserError(
-            f"cannot push to {target.hub_model_id!r}: no valid Hub token",
-            "`hf auth login`, or set HF_TOKEN",
-        ) from error
+        hint = "`hf auth login`, or set HF_TOKEN"
+        raise UserError(f"{cannot}: no valid Hub token", hint) from error
     except (HTTPError, OfflineModeIsEnabled) as error:
-        raise UserError(
-            f"cannot push to {target.hub_model_id!r}: {one_line(error)}", "check the network"
-        ) from error
+        raise UserError(f"{cannot}: {one_line(error)}", "check the network") from error
     return name if "/" in name else f"{user}/{name}"
 
 
@@ -80,7 +77,8 @@ def push(folder: Path, target: HubTarget) -> Published:
     record = read_record(folder / "record.json")
     if record.card.name != name:  # the card loads the model by its name on the Hub
         write_documents(replace(record, card=replace(record.card, name=name)), folder)
-    api, branch = HfApi(token=target.hub_token), target.hub_revision
+    api = HfApi(token=target.hub_token)
+    branch = target.hub_revision
     try:
         url = _retry(lambda: api.create_repo(name, private=target.hub_private_repo, exist_ok=True))
         if branch:
@@ -105,12 +103,9 @@ def _commit(
 ) -> CommitInfo:
     # New operations at each try: they hold the state of an upload, and after a commit whose
     # response was lost the client must look again which files are on the Hub.
-    operations = [
-        CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files
-    ]
-    return api.create_commit(
-        repo_id, operations, commit_message="Publish model, record and card", revision=branch
-    )
+    operations = list(map(CommitOperationAdd, files, map(folder.joinpath, files)))
+    message = "Publish model, record and card"
+    return api.create_commit(repo_id, operations, commit_message=message, revision=branch)
 
 
 def published_files(folder: Path, complete: bool = True) -> list[str]:
@@ -126,27 +121,25 @@ def published_files(folder: Path, complete: bool = True) -> list[str]:
             f"{str(folder)!r} holds no run",
             "name a folder with a record.json, the output of a recipe",
         )
-    root = folder.resolve()
-    outside = [name for name in files if not (folder / name).resolve().is_relative_to(root)]
-    if outside:
-        raise UserError(
-            f"the record of {str(folder)!r} lists {outside[0]!r}, which is not in it",
-            "push your own runs",
-        )
+    for name in files:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"the record of {str(folder)!r} lists {name!r}, which is not in it",
+                "push your own runs",
+            )
     if complete:
         _require_complete(folder, files)
-    pickles = [name for name in files if name.endswith(NEVER_PUBLISHED)]
-    if pickles:
-        raise UserError(f"{pickles[0]!r} may run code when it is loaded", "publish safetensors")
+    for name in files:
+        if name.endswith(NEVER_PUBLISHED):
+            raise UserError(f"{name!r} may run code when it is loaded", "publish safetensors")
     return sorted(files, key=lambda name: (name == "README.md", name))
 
 
 def _require_complete(folder: Path, files: list[str]) -> None:
-    missing = [name for name in files if not (folder / name).is_file()]
-    if missing:
-        raise UserError(
-            f"{str(folder)!r} lacks {missing[0]!r}", "run the recipe again, or restore the file"
-        )
+    for name in files:
+        if not (folder / name).is_file():
+            hint = "run the recipe again, or restore the file"
+            raise UserError(f"{str(folder)!r} lacks {name!r}", hint)
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]

@@ -18,7 +18,8 @@ def verify(published: Published, folder: Path, token: str | None = None) -> None
 
     Raises UserError that names the files that differ or are missing.
     """
-    repo_id, files = published.repo_id, published.files
+    repo_id = published.repo_id
+    files = published.files
     with tempfile.TemporaryDirectory() as temporary:
         snapshot_download(repo_id, revision=published.revision, local_dir=temporary, token=token)
         downloaded = Path(temporary)

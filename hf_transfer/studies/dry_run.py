@@ -290,17 +290,15 @@ def _size_of_cache(
     if isinstance(sizes, str):
         return "-", sizes
     needed = sizes["train"] * max(1, plan.cached_views)
-    if is_probe:
-        if not cache.cache_frozen or phase is not plan.phases[0]:
-            return "in memory", None
-    else:
+    in_memory = is_probe and (not cache.cache_frozen or phase is not plan.phases[0])
+    if not is_probe:
         needed += sizes.get("validation", 0)
         if preview.job.training.n_gpu > 1:
             return "-", "start one process per GPU with accelerate launch"
     no_room = room_for(resolve_cache_dir(cache.cache_dir), needed, cache.cache_limit_gb)
-    if no_room:
-        return ("in memory", None) if is_probe else ("-", no_room)
-    return show_bytes(needed), None
+    if in_memory or (is_probe and no_room):
+        return "in memory", None
+    return ("-", no_room) if no_room else (show_bytes(needed), None)
 
 
 def _costs(plan: Plan, preview: Preview, uncached: Collection[str] = ()) -> tuple[float, ...]:
