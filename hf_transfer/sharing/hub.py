@@ -8,15 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
-from huggingface_hub.errors import (
-    BadRequestError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, errors
 from huggingface_hub.utils import validate_repo_id
 
 from hf_transfer.config.hub import HubTarget
@@ -54,14 +46,14 @@ def full_name(target: HubTarget) -> str:
     try:
         validate_repo_id(name)
         user = _retry(lambda: HfApi(token=target.hub_token).whoami())["name"]
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise UserError(
             f"{target.hub_model_id!r} is no Hub id", "letters, digits, . _ - only, as user/name"
         ) from error
-    except (LocalTokenNotFoundError, HfHubHTTPError) as error:
+    except (errors.LocalTokenNotFoundError, errors.HfHubHTTPError) as error:
         hint = "`hf auth login`, or set HF_TOKEN"
         raise UserError(f"{cannot}: no valid Hub token", hint) from error
-    except (HTTPError, OfflineModeIsEnabled) as error:
+    except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
         raise UserError(f"{cannot}: {one_line(error)}", "check the network") from error
     return name if "/" in name else f"{user}/{name}"
 
@@ -84,11 +76,14 @@ def push(folder: Path, target: HubTarget) -> Published:
         if branch:
             _retry(lambda: api.create_branch(url.repo_id, branch=branch, exist_ok=True))
         commit = _retry(lambda: _commit(api, url.repo_id, folder, files, branch))
-    except (BadRequestError, ValueError) as error:
+    except (errors.BadRequestError, ValueError) as error:
         raise UserError(
             f"the Hub refused {target.hub_model_id!r}: {one_line(error)}", "fix it and push again"
         ) from error
-    except (HTTPError, RuntimeError) as error:  # the client raises the latter at refused uploads
+    except (
+        errors.HTTPError,
+        RuntimeError,
+    ) as error:  # the client raises the latter at refused uploads
         raise UserError(
             f"cannot push to {target.hub_model_id!r}: {one_line(error)}",
             f"the run in {str(folder)!r} is complete; check your rights and use "
@@ -159,8 +154,8 @@ def _retry(call: Callable[[], T]) -> T:
     for attempt in range(TRIES):
         try:
             return call()
-        except HTTPError as error:
-            status = error.response.status_code if isinstance(error, HfHubHTTPError) else 503
+        except errors.HTTPError as error:
+            status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 503
             if attempt == TRIES - 1 or (status < 500 and status != 429):
                 raise
             wait = FIRST_WAIT_S * 2**attempt

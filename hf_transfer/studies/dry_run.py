@@ -38,17 +38,8 @@ from hf_transfer.training.epochs import PhaseLength, phase_length, with_passes_a
 
 MAX_TOKENIZED = 1000  # texts of a split whose lengths represent those of all
 
-COLUMNS = {
-    "phase": "<",
-    "how": "<",
-    "epochs": ">",
-    "steps": ">",
-    "batch": ">",
-    "learns": ">",
-    "computed once": "<",
-    "cache": ">",
-    "x full": ">",
-}
+COLUMNS = ("phase", "how", "epochs", "steps", "batch", "learns", "computed once", "cache", "x full")
+ALIGNMENT = "<<>>>><>>"
 LEGEND = (
     "computed once: frozen layers, all below the stage that is named; their activations are cached",
     "x full: operations of training relative to --strategy full; evaluations are not counted",
@@ -182,7 +173,7 @@ def _phases(preview: Preview) -> list[str]:
     requested = preview.plan(preview.transfer.strategy)
     phases, costs = _preview_phases(requested, preview)
     full = _full_cost(preview)
-    cells = [tuple(COLUMNS)]
+    cells: list[tuple[str, ...]] = [COLUMNS]
     rates = [("phase", "peak rates, from the head down")]
     notes = []
     for each, cost in zip(phases, costs, strict=True):
@@ -194,7 +185,7 @@ def _phases(preview: Preview) -> list[str]:
     return [
         *map("because   {}".format, reasons),
         "",
-        *_table(cells, "".join(COLUMNS.values())),
+        *_table(cells, ALIGNMENT),
         "",
         *_table(rates, "<<"),
         "",
