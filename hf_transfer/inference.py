@@ -93,13 +93,13 @@ def _load_adapter(model: str) -> tuple[Any, Any, Task]:
         )
     record = read_record(Path(path))
     task = find_task(record.task)
-    labels = record.dataset.labels
+    names = dict(enumerate(record.dataset.labels))
     settings = PeftConfig.from_pretrained(model)
     network = task.model_class.from_pretrained(
         settings.base_model_name_or_path,
         revision=settings.revision or "main",
-        id2label=dict(enumerate(labels)),
-        label2id={name: number for number, name in enumerate(labels)},
+        id2label=names,
+        label2id=dict(zip(names.values(), names, strict=True)),
         problem_type=record.problem_type,
         ignore_mismatched_sizes=True,  # the head of the base model is another
     )
@@ -116,10 +116,11 @@ def classify(pipeline: Any, value: Any, top_k: int | None = None) -> list[tuple[
     """
     config = pipeline.model.config
     scored = pipeline(value, top_k=config.num_labels)  # best first
+    digits = "{:.4f}"
     if config.problem_type == "regression":
-        return [(each["label"], f"{each['score']:.6g}") for each in scored]
-    if top_k is None and config.problem_type == "multi_label_classification":
-        chosen = [each for each in scored if each["score"] > THRESHOLD]
+        digits = "{:.6g}"
+    elif top_k is None and config.problem_type == "multi_label_classification":
+        scored = [each for each in scored if each["score"] > THRESHOLD]
     else:
-        chosen = scored[: top_k or 1]
-    return [(each["label"], f"{each['score']:.4f}") for each in chosen] or [("none", "")]
+        scored = scored[: top_k or 1]
+    return [(each["label"], digits.format(each["score"])) for each in scored] or [("none", "")]

@@ -67,8 +67,7 @@ def _require_writable(folder: Path) -> None:
     for place in (folder.parent, folder):
         existing = next(each for each in (place, *place.parents) if each.exists())
         try:
-            with tempfile.TemporaryFile(dir=existing):
-                pass
+            tempfile.TemporaryFile(dir=existing).close()
         except OSError as error:
             raise UserError(
                 f"cannot write into {str(existing)!r}", "name another --output_dir"

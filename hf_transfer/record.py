@@ -1,7 +1,7 @@
 """The record of a run: typed facts, to JSON and back. Imports no heavy library."""
 
 import json
-from dataclasses import Field, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -283,12 +283,16 @@ def read_record(path: Path) -> RunRecord:
 def to_json(value: Any) -> Any:
     """A dataclass of facts as the dicts and lists that json.dumps takes."""
     if is_dataclass(value):
-        held = {each: getattr(value, each.name) for each in fields(value)}
-        return {_key(each): to_json(own) for each, own in held.items() if own != each.default}
+        facts = {}
+        for each in fields(value):
+            own = getattr(value, each.name)
+            if own != each.default:
+                facts[_key(each.name)] = to_json(own)
+        return facts
     if isinstance(value, list):
-        return [to_json(each) for each in value]
+        return list(map(to_json, value))
     if isinstance(value, dict):
-        return {key: to_json(each) for key, each in value.items()}
+        return dict(zip(value, map(to_json, value.values()), strict=True))
     return value
 
 
@@ -305,9 +309,8 @@ def _convert(kind: Any, value: Any) -> Any:
     """A value of an annotation of this module: a dataclass, a list, a dict, X | None or plain."""
     if isinstance(kind, type) and is_dataclass(kind):
         hints = get_type_hints(kind)
-        own = {each.name: _key(each) for each in fields(kind)}
-        known = {name: value[key] for name, key in own.items() if key in value}
-        return kind(**{name: _convert(hints[name], each) for name, each in known.items()})
+        known = [name for name in hints if _key(name) in value]
+        return kind(**{name: _convert(hints[name], value[_key(name)]) for name in known})
     origin = get_origin(kind)
     arguments = get_args(kind)
     if value is None:
@@ -321,6 +324,6 @@ def _convert(kind: Any, value: Any) -> Any:
     return value
 
 
-def _key(field: "Field[Any]") -> str:
+def _key(name: str) -> str:
     """The JSON key of a field: its name, less the underscore after a keyword (`class_`)."""
-    return field.name.rstrip("_")
+    return name.rstrip("_")

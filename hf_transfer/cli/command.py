@@ -25,7 +25,10 @@ def run_command(main: Callable[[], None]) -> None:
     traceback. SIGTERM and Ctrl-C end in exit code 75 and the command that resumes.
     """
     debug = _take_debug_flag(sys.argv)
-    _set_up_logging()
+    log = logging.getLogger("hf_transfer")
+    if not log.handlers:
+        log.addHandler(logging.StreamHandler())  # its format is the message alone
+    log.setLevel(logging.INFO if _is_main_process() else logging.ERROR)
     try:
         with _sigterm_as_interrupt():
             _refuse_namesake()
@@ -40,16 +43,13 @@ def run_command(main: Callable[[], None]) -> None:
     except (Stopped, KeyboardInterrupt) as end:
         if debug:
             raise
-        _write_to_stderr(
-            f"\n{str(end) or 'stopped'}; to resume, run the same command again:\n"
-            f"  {_resuming_command()}\n"
-        )
+        reason = f"{str(end) or 'stopped'}; to resume, run the same command again:"
+        _write_to_stderr(f"\n{reason}\n  {_resuming_command()}\n")
         sys.exit(EXIT_STOPPED)
 
 
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """Within the context SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():  # Python handles signals there
         yield
         return
@@ -82,18 +82,8 @@ def _is_main_process() -> bool:
 
 
 def _write_to_stderr(text: str) -> None:
-    """Write from the main process only."""
     if _is_main_process():
         sys.stderr.write(text)
-
-
-def _set_up_logging() -> None:
-    log = logging.getLogger("hf_transfer")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-    log.setLevel(logging.INFO if _is_main_process() else logging.ERROR)
 
 
 def _take_debug_flag(argv: list[str]) -> bool:
@@ -101,9 +91,8 @@ def _take_debug_flag(argv: list[str]) -> bool:
 
     With a value it is TrainingArguments' own flag.
     """
-    for position, word in enumerate(argv):
-        is_bare = position + 1 == len(argv) or argv[position + 1].startswith("--")
-        if word == "--debug" and is_bare:
+    for position, (word, after) in enumerate(itertools.zip_longest(argv, argv[1:], fillvalue="--")):
+        if word == "--debug" and after.startswith("--"):
             del argv[position]
             return True
     return False

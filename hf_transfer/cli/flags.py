@@ -22,14 +22,14 @@ from hf_transfer.errors import UserError, one_line, unknown
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
 
+SEE_HELP = "see --help for the values of each flag"
 REQUIRED = ("model_name_or_path", "model_type", "dataset_name", "output_dir", "hub_model_id")
-HELP = ("-h", "--help", "--help_all")
+HELP = {"-h", "--help", "--help_all"}
+CHECKS = ("minimum", "above", "maximum", "strategies", "modality")  # of a flag's metadata
 
 
 def read_config(
-    task: str | None = None,
-    groups: Sequence[str] = FINE_TUNING,
-    argv: Sequence[str] | None = None,
+    task: str | None = None, groups: Sequence[str] = FINE_TUNING, argv: Sequence[str] | None = None
 ) -> RunConfig:
     """The config that a command line gives for a recipe which offers the flags of `groups`.
 
@@ -37,9 +37,10 @@ def read_config(
     where `groups` has a flag for it. Raises UserError for unknown keys and flags (with the nearest
     name), missing ones, and what config/validate.py refuses. `--help` prints the flags and exits.
     """
-    filled = read_flags([GROUPS[group] for group in groups], argv)
-    places = ["transfer" if group == "compared_transfer" else group for group in groups]
-    given = dict(zip(places, filled, strict=True))
+    filled = read_flags([*map(GROUPS.__getitem__, groups)], argv)
+    given = dict(zip(groups, filled, strict=True))
+    if "compared_transfer" in given:
+        given["transfer"] = given.pop("compared_transfer")
     chosen = given.pop("task").task if "task" in given else task
     config = RunConfig(task=chosen or RunConfig.task, groups=tuple(groups), **given)
     validate(config)
@@ -49,7 +50,7 @@ def read_config(
 def read_flags(groups: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
     """An instance of each dataclass in `groups`, from the command line; see read_config."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if any(word in HELP for word in words):
+    if HELP.intersection(words):
         _print_help(groups, complete="--help_all" in words)
     complete = _with_training_arguments(groups)
     parser = _make_parser(complete)
@@ -63,7 +64,7 @@ def read_flags(groups: Sequence[type], argv: Sequence[str] | None = None) -> lis
         ValueError,
         ImportError,
     ) as error:  # TrainingArguments' own checks, of --bf16 and others
-        raise UserError(one_line(error), "see --help for the values of each flag") from error
+        raise UserError(one_line(error), SEE_HELP) from error
     _require_no_extra(extra, words, names)
     _require_given(filled)
     return filled
@@ -103,9 +104,10 @@ def _make_parser(groups: Sequence[type]) -> "HfArgumentParser":
         def _parse_dataclass_field(parser: Any, field: Field[Any]) -> None:
             # All of a field's metadata would go to argparse, which does not know our checks.
             shown = copy.copy(field)
-            checks = ("minimum", "above", "maximum", "strategies", "modality")
-            kept = {key: value for key, value in field.metadata.items() if key not in checks}
-            shown.metadata = MappingProxyType(kept)
+            metadata = dict(field.metadata)
+            for check in CHECKS:
+                metadata.pop(check, None)
+            shown.metadata = MappingProxyType(metadata)
             HfArgumentParser._parse_dataclass_field(parser, shown)
 
     usage = "%(prog)s [--config FILE.yaml] [--FLAG VALUE ...]"
@@ -124,22 +126,18 @@ def _as_user_error(message: str) -> UserError:
     choice = re.match(pattern, message)
     if choice:
         return unknown(choice[1], choice[2], choice[3].replace("'", "").split(", "))
-    return UserError(message.removeprefix("argument "), "see --help for the values of each flag")
+    return UserError(message.removeprefix("argument "), SEE_HELP)
 
 
 def _require_no_extra(extra: Sequence[str], words: Sequence[str], names: Sequence[str]) -> None:
-    """Raise UserError for words that are no flag, or one value too many."""
     if not extra:
         return
     first = extra[0]
     if first.startswith("--"):
-        raise unknown("flag", first, [f"--{name}" for name in names])
-    before = words[: list(words).index(first)]
+        raise unknown("flag", first, [*map("--{}".format, names)])
+    before = words[: words.index(first)]
     flag = next((word for word in reversed(before) if word.startswith("--")), "the command")
-    raise UserError(
-        f"{flag} takes one value, {first!r} is one too many",
-        "see --help for the values of each flag",
-    )
+    raise UserError(f"{flag} takes one value, {first!r} is one too many", SEE_HELP)
 
 
 def _require_given(filled: Sequence[Any]) -> None:
@@ -158,7 +156,11 @@ def _unfold_config(words: Sequence[str], names: Sequence[str]) -> list[str]:
     unfolded: list[str] = []
     for path in joined + apart:
         for key, value in _read_yaml(Path(path), names).items():
-            unfolded += _as_words(key, value)
+            if isinstance(value, dict):
+                value = json.dumps(value)
+            if value is not None:
+                values = value if isinstance(value, list) else [value]
+                unfolded += [f"--{key}", *map(str, values)]
     return unfolded
 
 
@@ -181,12 +183,3 @@ def _read_yaml(path: Path, names: Sequence[str]) -> dict[str, Any]:
             refusal = unknown("key", str(key), names)
             raise UserError(f"{refusal.message} in {path}", refusal.hint)
     return content
-
-
-def _as_words(key: str, value: Any) -> list[str]:
-    if value is None:
-        return []
-    if isinstance(value, dict):
-        return [f"--{key}", json.dumps(value)]
-    values = value if isinstance(value, list) else [value]
-    return [f"--{key}", *(str(v) for v in values)]

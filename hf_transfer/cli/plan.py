@@ -15,9 +15,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("recipe", help=", ".join(_plannable_recipes()))
     parser.add_argument(
-        "flags",
-        nargs=argparse.REMAINDER,
-        help="the recipe's flags; --output_dir is not needed",
+        "flags", nargs=argparse.REMAINDER, help="the recipe's flags; --output_dir is not needed"
     )
     parser.set_defaults(action=print_plan)
 
@@ -43,5 +41,4 @@ def print_plan(arguments: argparse.Namespace) -> None:
 
 
 def _plannable_recipes() -> list[str]:
-    """The recipes that have the name of a task."""
     return [name for name in recipe_names() if name.replace("_", "-") in TASKS]

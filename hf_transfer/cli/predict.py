@@ -37,19 +37,17 @@ def print_predictions(arguments: argparse.Namespace) -> None:
     pipeline, modality = load_pipeline(arguments.model)
     rows = csv.writer(sys.stdout, delimiter="\t", lineterminator="\n")
     for name, value in _read_inputs(arguments.inputs, modality):
-        for label, figure in classify(pipeline, value, top_k):
-            rows.writerow([name, label, figure])
+        for answer in classify(pipeline, value, top_k):
+            rows.writerow([name, *answer])
 
 
 def _read_inputs(inputs: list[str], modality: str) -> list[tuple[str, object]]:
     """Pairs of a name to print and what the model reads."""
     words = [line.rstrip("\n") for line in sys.stdin] if inputs == ["-"] else inputs
     if modality == "text":
-        return [(word, word) for word in words]
-    found: list[tuple[str, object]] = []
-    for word in words:
-        found += [(str(path), _open_image(path)) for path in _files_at(Path(word))]
-    return found
+        return list(zip(words, words, strict=True))
+    paths = [path for word in words for path in _files_at(Path(word))]
+    return list(zip(map(str, paths), map(_open_image, paths), strict=True))
 
 
 def _open_image(path: Path) -> object:
@@ -68,4 +66,4 @@ def _open_image(path: Path) -> object:
 
 
 def _files_at(path: Path) -> list[Path]:
-    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]

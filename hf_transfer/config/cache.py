@@ -12,12 +12,11 @@ class CacheConfig:
     _argument_group_name = "cache"
 
     cache_frozen: bool = flag(
-        True, help="Compute frozen layers once and cache their activations for later runs."
+        True, "Compute frozen layers once and cache their activations for later runs."
     )
     cache_dir: str | None = flag(
-        None,
-        help="Folder of the cached activations. Default: hf_transfer/frozen below HF_HOME.",
+        None, "Folder of the cached activations. Default: hf_transfer/frozen below HF_HOME."
     )
     cache_limit_gb: float = flag(
-        20.0, help="Maximum size of the folder of cached activations, in GB.", above=0
+        20.0, "Maximum size of the folder of cached activations, in GB.", above=0
     )

@@ -12,6 +12,6 @@ class CardConfig:
     _argument_group_name = "card"
 
     license: str | None = flag(
-        None, help="Licence of the model, an id of the Hub's list. Default: the base model's."
+        None, "Licence of the model, an id of the Hub's list. Default: the base model's."
     )
-    language: str | None = flag(None, help="Language of the texts, an ISO 639 code.")
+    language: str | None = flag(None, "Language of the texts, an ISO 639 code.")

@@ -15,57 +15,51 @@ class DataConfig:
 
     dataset_name: str | None = flag(
         None,
-        help="Dataset: an id on the Hub, a folder, a CSV, TSV, JSON Lines or Parquet file, or "
+        "Dataset: an id on the Hub, a folder, a CSV, TSV, JSON Lines or Parquet file, or "
         "builtin:digits, builtin:docstrings, builtin:languages.",
     )
-    dataset_config_name: str | None = flag(None, help="Configuration name of the dataset.")
-    dataset_revision: str | None = flag(None, help="Branch, tag or commit of the dataset.")
-    train_split: str = flag("train", help="Name of the training split.")
+    dataset_config_name: str | None = flag(None, "Configuration name of the dataset.")
+    dataset_revision: str | None = flag(None, "Branch, tag or commit of the dataset.")
+    train_split: str = flag("train", "Name of the training split.")
     validation_split: str | None = flag(
-        None,
-        help="Name of the validation split. Default: the one called validation, valid, val or dev.",
+        None, "Name of the validation split. Default: the one called validation, valid, val or dev."
     )
-    test_split: str | None = flag(
-        None, help="Name of the test split. Default: the one called test."
-    )
+    test_split: str | None = flag(None, "Name of the test split. Default: the one called test.")
     image_column: str | None = flag(
-        None, help="Name of the column with the images. Default: found by type.", modality="image"
+        None, "Name of the column with the images. Default: found by type.", modality="image"
     )
     text_column: str | None = flag(
-        None, help="Name of the column with the texts. Default: found by type.", modality="text"
+        None, "Name of the column with the texts. Default: found by type.", modality="text"
     )
     text_pair_column: str | None = flag(
-        None, help="Name of the column with the second text of a pair.", modality="text"
+        None, "Name of the column with the second text of a pair.", modality="text"
     )
     label_column: str | None = flag(
         None,
-        help="Name of the column with the labels. Default: label, labels, target, class or "
-        "category.",
+        "Name of the column with the labels. Default: label, labels, target, class or category.",
     )
     problem_type: ProblemType | None = flag(
         None,
-        help="One class per row, several labels per row, or a number (regression is never "
+        "One class per row, several labels per row, or a number (regression is never "
         "inferred). Default: multi_label_classification for a column of lists, otherwise "
         "single_label_classification.",
     )
     max_length: int | None = flag(
         None,
-        help="Maximum length of a text in tokens; longer texts are truncated. Default: what the "
+        "Maximum length of a text in tokens; longer texts are truncated. Default: what the "
         "model takes, at most 512.",
         minimum=1,
         modality="text",
     )
-    max_train_samples: int | None = flag(
-        None, help="Maximum number of training examples.", minimum=1
-    )
+    max_train_samples: int | None = flag(None, "Maximum number of training examples.", minimum=1)
     examples_per_class: int | None = flag(
         None,
-        help="Number of training examples per class. No validation split is cut from them.",
+        "Number of training examples per class. No validation split is cut from them.",
         minimum=1,
     )
     on_bad_example: Literal["skip", "raise"] = flag(
         "skip",
-        help="What to do with images that cannot be read, empty texts, and labels that are "
-        "missing or out of range. skip: leave them out and list them in the record, up to 1 percent "
-        "of a split; raise: end the run at the first.",
+        "What to do with images that cannot be read, empty texts, and labels that are "
+        "missing or out of range. skip: leave them out and list them in the record, up to 1 "
+        "percent of a split; raise: end the run at the first.",
     )

@@ -15,7 +15,7 @@ class EvaluationConfig:
 
     metrics: list[str] | None = flag(
         None,
-        help="Metrics on the test split. Single label: accuracy, f1_macro, log_loss (default), "
+        "Metrics on the test split. Single label: accuracy, f1_macro, log_loss (default), "
         "balanced_accuracy, f1_weighted, or a metric of the evaluate library. Multi-label: "
         "f1_micro, f1_macro, exact_match, log_loss (default). Regression: rmse, mae, r2 "
         "(default), pearson, spearman.",
@@ -25,6 +25,4 @@ class EvaluationConfig:
         help="Baselines to compare with. majority: the most frequent class (regression: the "
         "mean); raw_inputs: a linear model on pixels or words.",
     )
-    confidence: float = flag(
-        0.95, help="Confidence level of the intervals, between 0 and 1.", above=0
-    )
+    confidence: float = flag(0.95, "Confidence level of the intervals, between 0 and 1.", above=0)

@@ -7,8 +7,8 @@ from typing import Any
 
 def flag(
     default: Any = MISSING,
+    help: str = "",
     *,
-    help: str,
     default_factory: Callable[[], Any] | None = None,
     init: bool = True,
     repr: bool = True,

@@ -12,14 +12,12 @@ class ModelConfig:
     _argument_group_name = "model"
 
     model_name_or_path: str | None = flag(
-        None,
-        help="Pretrained checkpoint: a model id on the Hub, a folder, or builtin:letters-resnet.",
+        None, "Pretrained checkpoint: a model id on the Hub, a folder, or builtin:letters-resnet."
     )
-    model_revision: str = flag("main", help="Branch, tag or commit of the checkpoint.")
+    model_revision: str = flag("main", "Branch, tag or commit of the checkpoint.")
     trust_remote_code: bool = flag(
-        False, help="Run the Python code that the checkpoint's repository contains."
+        False, "Run the Python code that the checkpoint's repository contains."
     )
     keep_head: bool = flag(
-        False,
-        help="Keep the checkpoint's own head; its label names must be those of the dataset.",
+        False, "Keep the checkpoint's own head; its label names must be those of the dataset."
     )

@@ -11,9 +11,9 @@ class SourceModelConfig:
 
     _argument_group_name = "source model"
 
-    model_type: str | None = flag(None, help="Architecture, for example resnet, vit or bert.")
-    config_overrides: str = flag("{}", help="Arguments of the model's config class, as JSON.")
-    processor_overrides: str = flag("{}", help="Arguments of the image processor, as JSON.")
+    model_type: str | None = flag(None, "Architecture, for example resnet, vit or bert.")
+    config_overrides: str = flag("{}", "Arguments of the model's config class, as JSON.")
+    processor_overrides: str = flag("{}", "Arguments of the image processor, as JSON.")
     tokenizer_name: str | None = flag(
-        None, help="Text only: model id on the Hub or folder of the tokenizer."
+        None, "Text only: model id on the Hub or folder of the tokenizer."
     )

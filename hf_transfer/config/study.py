@@ -19,5 +19,5 @@ class StudyConfig:
         default_factory=lambda: [1, 10, 100], help="Numbers of labels per class to learn from."
     )
     draws: int = flag(
-        3, help="Number of random draws of these labels; seeds count up from --seed.", minimum=1
+        3, "Number of random draws of these labels; seeds count up from --seed.", minimum=1
     )

@@ -11,6 +11,4 @@ class TaskConfig:
 
     _argument_group_name = "task"
 
-    task: str = flag(
-        "image-classification", help="Task: image-classification or text-classification."
-    )
+    task: str = flag("image-classification", "Task: image-classification or text-classification.")

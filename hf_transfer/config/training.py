@@ -20,86 +20,76 @@ class TrainingFlags:
 
     _argument_group_name = "training"
 
-    output_dir: str | None = flag(
-        None, help="Output folder of the run. It must not hold another run."
-    )
-    overwrite_output_dir: bool = flag(False, help="Overwrite the content of the output folder.")
+    output_dir: str | None = flag(None, "Output folder of the run. It must not hold another run.")
+    overwrite_output_dir: bool = flag(False, "Overwrite the content of the output folder.")
     num_train_epochs: float | None = flag(
-        None, help="Total number of training epochs, of all phases together.", above=0
+        None, "Total number of training epochs, of all phases together.", above=0
     )
     learning_rate: float | None = flag(
         None,
-        help="Peak learning rate of the transferred parameters. Default: from the number of "
+        "Peak learning rate of the transferred parameters. Default: from the number of "
         "parameters; halved in the phases that follow a head in closed form.",
         above=0,
     )
     per_device_train_batch_size: int | None = flag(
-        None,
-        help="Training batch size per device. Default: 16, or 32 from 1,000 examples.",
-        minimum=1,
+        None, "Training batch size per device. Default: 16, or 32 from 1,000 examples.", minimum=1
     )
-    per_device_eval_batch_size: int = flag(64, help="Evaluation batch size per device.")
-    warmup_steps: float = flag(
-        0.1, help="Number of warm-up steps; below 1, their share of the phase."
-    )
-    weight_decay: float | None = flag(None, help="Weight decay of AdamW. Default: 0.01.")
-    eval_strategy: str = flag(
-        "steps", help="When to evaluate on the validation split, if there is one."
-    )
+    per_device_eval_batch_size: int = flag(64, "Evaluation batch size per device.")
+    warmup_steps: float = flag(0.1, "Number of warm-up steps; below 1, their share of the phase.")
+    weight_decay: float | None = flag(None, "Weight decay of AdamW. Default: 0.01.")
+    eval_strategy: str = flag("steps", "When to evaluate on the validation split, if there is one.")
     eval_steps: float = flag(
-        0.1, help="Number of steps between evaluations; below 1, a share of the phase."
+        0.1, "Number of steps between evaluations; below 1, a share of the phase."
     )
     save_minutes: float = flag(
         1.0,
-        help="Minutes between two training states, saved below checkpoints/ in the output "
-        "folder. Saving takes at most 2 percent of the time. 0: only as --save_strategy says, and when "
-        "the run is stopped.",
+        "Minutes between two training states, saved below checkpoints/ in the output "
+        "folder. Saving takes at most 2 percent of the time. 0: only as --save_strategy says, and "
+        "when the run is stopped.",
         minimum=0,
     )
     save_strategy: str = flag(
         "no",
-        help="When to save a training state, in addition to --save_minutes: no, steps (every "
+        "When to save a training state, in addition to --save_minutes: no, steps (every "
         "--save_steps) or epoch.",
     )
     resume: Literal["auto", "never"] = flag(
-        "auto",
-        help="auto: the same command resumes a run that was stopped; never: it is refused.",
+        "auto", "auto: the same command resumes a run that was stopped; never: it is refused."
     )
     on_nan: Literal["stop", "rollback"] = flag(
         "stop",
-        help="What to do when a loss or gradient is not finite. stop: end the run; rollback: "
+        "What to do when a loss or gradient is not finite. stop: end the run; rollback: "
         "skip the step.",
     )
-    hub_strategy: str = flag("end", help="Only `end`: the model is published once, when verified.")
-    logging_nan_inf_filter: bool = flag(False, help="Log 0 in place of losses that are not finite.")
-    logging_strategy: str = flag("epoch", help="When to log the training loss.")
+    hub_strategy: str = flag("end", "Only `end`: the model is published once, when verified.")
+    logging_nan_inf_filter: bool = flag(False, "Log 0 in place of losses that are not finite.")
+    logging_strategy: str = flag("epoch", "When to log the training loss.")
     train_sampling_strategy: str | None = flag(
         None,
-        help="Order of the training rows: random, sequential or group_by_length. Default: "
+        "Order of the training rows: random, sequential or group_by_length. Default: "
         "group_by_length for texts, otherwise random.",
     )
     load_best_model_at_end: bool = flag(
         True,
-        help="Restore the weights of the step that is best on the validation split, if there is "
-        "one.",
+        "Restore the weights of the step that is best on the validation split, if there is one.",
     )
     metric_for_best_model: str = flag(
         "loss",
-        help="Metric on the validation split by which steps are compared: loss, or accuracy "
+        "Metric on the validation split by which steps are compared: loss, or accuracy "
         "(single label).",
     )
     early_stopping_patience: int | None = flag(
         None,
-        help="Number of evaluations without improvement after which a phase stops.",
+        "Number of evaluations without improvement after which a phase stops.",
         strategies=("head", *STEPPED),
     )
     class_weights: Literal["none", "balanced"] = flag(
-        "none", help="Weights of the classes in the loss. balanced: inverse to their frequency."
+        "none", "Weights of the classes in the loss. balanced: inverse to their frequency."
     )
     # Here and not in the transfer group: pre-training offers them too.
     average_last: float = flag(
         0.0,
-        help="Average the weights over this share of the last steps of each phase, between 0 and "
+        "Average the weights over this share of the last steps of each phase, between 0 and "
         "1; used where it is better on the validation split.",
         minimum=0,
         maximum=1,
@@ -107,12 +97,12 @@ class TrainingFlags:
     )
     wise_ft: bool = flag(
         False,
-        help="Interpolate between the weights before and after the phase that trains everything "
+        "Interpolate between the weights before and after the phase that trains everything "
         "(WiSE-FT); the best on the validation split are used.",
         strategies=("head_then_full", "gradual", "auto"),
     )
     augmentation: Augmentation = flag(
         "none",
-        help="Random augmentation of training images, at every step. light: small rotations, "
+        "Random augmentation of training images, at every step. light: small rotations, "
         "translations and scalings; photo: random crops and flips.",
     )

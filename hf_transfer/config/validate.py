@@ -1,7 +1,8 @@
 """What can be checked in a config before any library or file is loaded."""
 
+import operator
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from hf_transfer.config.run import CHECKPOINTS, RunConfig
 from hf_transfer.config.transfer import STRATEGY_NAMES
 from hf_transfer.errors import UserError, unknown
 
+NOT_SHARDED = "models are not sharded yet: each device trains a complete copy"
+PUBLISHED_ONCE = "a model is published once, in one commit, at the end of its run"
 # Flags of TrainingArguments that a run cannot honour: the values that are harmless, and why.
 NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
     "resume_from_checkpoint": ((None,), "the same command resumes by itself; see --resume"),
@@ -21,10 +24,7 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
     "ignore_data_skip": ((False,), "a run resumes with the examples that it has not seen"),
     "enable_jit_checkpoint": ((False,), "SIGTERM and Ctrl-C save a training state already"),
     "save_total_limit": ((None,), "the newest training state and the one before it are kept"),
-    "save_only_model": (
-        (False,),
-        "a run could not resume from it; the model is saved at the end",
-    ),
+    "save_only_model": ((False,), "a run could not resume from it; the model is saved at the end"),
     "save_strategy": (
         ("no", "steps", "epoch"),
         "the best step is part of every training state; give no, steps or epoch",
@@ -33,20 +33,14 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
         (None, "random", "sequential", "group_by_length"),
         "give random, sequential or group_by_length",
     ),
-    "hub_strategy": (("end",), "a model is published once, in one commit, at the end of its run"),
-    "hub_always_push": (
-        (False,),
-        "a model is published once, in one commit, at the end of its run",
-    ),
+    "hub_strategy": (("end",), PUBLISHED_ONCE),
+    "hub_always_push": ((False,), PUBLISHED_ONCE),
     "auto_find_batch_size": ((False,), "give --per_device_train_batch_size"),
-    "remove_unused_columns": (
-        (True,),
-        "columns that the model does not take are always removed",
-    ),
+    "remove_unused_columns": ((True,), "columns that the model does not take are always removed"),
     "bf16_full_eval": ((False,), "it would cast the weights that are saved; --bf16 is enough"),
     "fp16_full_eval": ((False,), "it would cast the weights that are saved; --fp16 is enough"),
-    "fsdp": ((None,), "models are not sharded yet: each device trains a complete copy"),
-    "deepspeed": ((None,), "models are not sharded yet: each device trains a complete copy"),
+    "fsdp": ((None,), NOT_SHARDED),
+    "deepspeed": ((None,), NOT_SHARDED),
     "metric_for_best_model": (
         ("loss", "accuracy", "eval_loss", "eval_accuracy"),
         "give loss or accuracy",
@@ -55,6 +49,13 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
     "batch_eval_metrics": ((False,), "metrics are computed over the whole split"),
     "prediction_loss_only": ((False,), "metrics need the predictions"),
     "dataloader_drop_last": ((False,), "every example counts"),
+}
+
+# Bound in a flag's metadata: whether a value is inside (NaN never is), what it is if not, the fix.
+BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str, str]] = {
+    "minimum": (operator.ge, "small", "{} or more"),
+    "above": (operator.gt, "small", "more than {}"),
+    "maximum": (operator.le, "large", "{} at most"),
 }
 
 # How `accelerate launch` tells its processes that models are sharded.
@@ -70,12 +71,18 @@ def validate(config: RunConfig) -> None:
     _require_offered(config)
     for group, each in _flags_of(vars(config).values()):
         _require_in_bounds(each, getattr(group, each.name))
-    if config.evaluation.confidence >= 1:
-        raise UserError(
-            f"--confidence {config.evaluation.confidence} is no level",
-            "a number between 0 and 1, for example 0.95",
-        )
-    _require_evaluations(config)
+    _refuse(
+        config.evaluation.confidence >= 1,
+        f"--confidence {config.evaluation.confidence} is no level",
+        "a number between 0 and 1, for example 0.95",
+    )
+    training = config.training
+    evaluates = training.load_best_model_at_end and training.eval_strategy != "no"
+    _refuse(
+        training.early_stopping_patience is not None and not evaluates,
+        "--early_stopping_patience needs evaluations",
+        "give --eval_strategy, --load_best_model_at_end",
+    )
     _require_fitting_strategy(config)
     if "study" in config.groups:
         _require_comparable(config)
@@ -94,8 +101,13 @@ def unused_flags(groups: Iterable[Any], strategies: Sequence[str]) -> dict[str, 
     return unused
 
 
+def _refuse(condition: object, message: str, hint: str) -> None:
+    """Raise UserError where the condition holds."""
+    if condition:
+        raise UserError(message, hint)
+
+
 def _flags_of(groups: Iterable[Any]) -> Iterator[tuple[Any, Field[Any]]]:
-    """Each group of flags with each of those that can be given."""
     for group in groups:
         if hasattr(group, "_argument_group_name"):
             for each in fields(group):
@@ -118,95 +130,91 @@ def _require_known_names(config: RunConfig) -> None:
 def _require_offered(config: RunConfig) -> None:
     for name, (harmless, reason) in NOT_OFFERED.items():
         value = getattr(config.training, name)
-        if value not in harmless:
-            raise UserError(f"--{name} {value} is not offered", reason)
+        _refuse(value not in harmless, f"--{name} {value} is not offered", reason)
     for name, variable in SHARDING.items():
-        if os.environ.get(variable, "false").lower() == "true":
-            raise UserError(f"{name} of the launcher is not offered", NOT_OFFERED["fsdp"][1])
+        is_sharded = os.environ.get(variable, "false").lower() == "true"
+        _refuse(is_sharded, f"{name} of the launcher is not offered", NOT_SHARDED)
 
 
 def _require_in_bounds(each: Field[Any], value: Any) -> None:
-    bounds = each.metadata
-    if value is None:
-        return
-    if "minimum" in bounds and not value >= bounds["minimum"]:
-        raise UserError(f"--{each.name} {value} is too small", f"give {bounds['minimum']} or more")
-    if "above" in bounds and not value > bounds["above"]:
-        raise UserError(f"--{each.name} {value} is too small", f"give more than {bounds['above']}")
-    if "maximum" in bounds and value > bounds["maximum"]:
-        raise UserError(f"--{each.name} {value} is too large", f"give {bounds['maximum']} at most")
-
-
-def _require_evaluations(config: RunConfig) -> None:
-    training = config.training
-    evaluates = training.load_best_model_at_end and training.eval_strategy != "no"
-    if training.early_stopping_patience is not None and not evaluates:
-        raise UserError(
-            "--early_stopping_patience needs evaluations",
-            "give --eval_strategy, --load_best_model_at_end",
-        )
+    for bound, (is_inside, size, advice) in BOUNDS.items():
+        limit = each.metadata.get(bound)
+        if value is not None and limit is not None and not is_inside(value, limit):
+            raise UserError(f"--{each.name} {value} is too {size}", f"give {advice.format(limit)}")
 
 
 def _require_fitting_strategy(config: RunConfig) -> None:
     transfer = config.transfer
+    views = transfer.cached_views
     for name, users in unused_flags(vars(config).values(), config.strategies).items():
         flag = "--strategies" if "study" in config.groups else "--strategy"
         raise UserError(
             f"--{name} does not belong to {flag} {' '.join(config.strategies)}",
             f"leave it out; it is for {', '.join(users)}",
         )
-    views = transfer.cached_views
-    if views and not config.cache.cache_frozen:
-        raise UserError(f"--cached_views {views} with --cache_frozen false", "give one of them")
-    if views and config.training.augmentation == "none":
-        raise UserError(
-            f"--cached_views {views} needs an augmentation",
-            "give --augmentation light, or photo, too",
-        )
-    if transfer.keep_adapter and transfer.pooling == "mean":
-        raise UserError(
-            "--keep_adapter with --pooling mean",
-            "the base model has no layer for the mean: give one of them",
-        )
-    if config.model.keep_head and "scratch" in config.strategies:
-        raise UserError(
-            "--keep_head does not belong to --strategy scratch", "from scratch nothing is kept"
-        )
+    _refuse(
+        views and not config.cache.cache_frozen,
+        f"--cached_views {views} with --cache_frozen false",
+        "give one of them",
+    )
+    _refuse(
+        views and config.training.augmentation == "none",
+        f"--cached_views {views} needs an augmentation",
+        "give --augmentation light, or photo, too",
+    )
+    _refuse(
+        transfer.keep_adapter and transfer.pooling == "mean",
+        "--keep_adapter with --pooling mean",
+        "the base model has no layer for the mean: give one of them",
+    )
+    _refuse(
+        config.model.keep_head and "scratch" in config.strategies,
+        "--keep_head does not belong to --strategy scratch",
+        "from scratch nothing is kept",
+    )
 
 
 def _require_comparable(config: RunConfig) -> None:
-    if config.training.push_to_hub:
-        raise UserError(
-            "--push_to_hub does not belong to a comparison",
-            "push a run of the strategy that you choose",
-        )
-    if config.data.examples_per_class is not None:
-        raise UserError("--examples_per_class does not belong to a comparison", "give --budgets")
-    if config.data.problem_type not in (None, "single_label_classification"):
-        raise UserError(
-            f"a comparison needs one class per row, not --problem_type {config.data.problem_type}",
-            "it is over labels per class, by accuracy; run the recipe of the task per strategy",
-        )
-    if config.evaluation.metrics is not None and "accuracy" not in config.evaluation.metrics:
-        raise UserError("a comparison needs the metric accuracy", "add it to --metrics")
-    if min(config.study.budgets) < 1:
-        raise UserError(
-            f"--budgets {min(config.study.budgets)} is too small",
-            "give 1 or more labels per class",
-        )
+    data = config.data
+    metrics = config.evaluation.metrics
+    fewest = min(config.study.budgets)
+    _refuse(
+        config.training.push_to_hub,
+        "--push_to_hub does not belong to a comparison",
+        "push a run of the strategy that you choose",
+    )
+    _refuse(
+        data.examples_per_class is not None,
+        "--examples_per_class does not belong to a comparison",
+        "give --budgets",
+    )
+    _refuse(
+        data.problem_type not in (None, "single_label_classification"),
+        f"a comparison needs one class per row, not --problem_type {data.problem_type}",
+        "it is over labels per class, by accuracy; run the recipe of the task per strategy",
+    )
+    _refuse(
+        metrics is not None and "accuracy" not in metrics,
+        "a comparison needs the metric accuracy",
+        "add it to --metrics",
+    )
+    _refuse(fewest < 1, f"--budgets {fewest} is too small", "give 1 or more labels per class")
 
 
 def _require_free_output_dir(config: RunConfig) -> None:
     folder = config.output_dir
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output_dir {str(folder)!r} is a file", "name a folder")
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if names and not _holds_unfinished_run(folder) and not config.training.overwrite_output_dir:
-        content = "holds another run" if "record.json" in names else "is not empty"
-        raise UserError(
-            f"the output folder {str(folder)!r} {content}",
-            "name another, or give --overwrite_output_dir",
-        )
+    _refuse(
+        folder.exists() and not folder.is_dir(),
+        f"--output_dir {str(folder)!r} is a file",
+        "name a folder",
+    )
+    is_used = folder.is_dir() and any(folder.iterdir())
+    content = "holds another run" if (folder / "record.json").exists() else "is not empty"
+    _refuse(
+        is_used and not config.training.overwrite_output_dir and not _holds_unfinished_run(folder),
+        f"the output folder {str(folder)!r} {content}",
+        "name another, or give --overwrite_output_dir",
+    )
 
 
 def _holds_unfinished_run(folder: Path) -> bool:
@@ -214,7 +222,6 @@ def _holds_unfinished_run(folder: Path) -> bool:
 
     Whose run it is, is checked when it is resumed.
     """
-    if [path.name for path in folder.iterdir()] == [CHECKPOINTS]:
-        return True
     states = folder / CHECKPOINTS
-    return any(states.glob("*.json")) or any(states.glob("state-*"))
+    is_only = list(folder.iterdir()) == [states]
+    return is_only or any(states.glob("*.json")) or any(states.glob("state-*"))

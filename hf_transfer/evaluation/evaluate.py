@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_transfer import record as facts
 from hf_transfer.config.evaluation import EvaluationConfig
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.sources import Data
@@ -19,21 +20,8 @@ from hf_transfer.evaluation.metrics import SCORING, Metric, load_metric
 from hf_transfer.evaluation.per_class import describe
 from hf_transfer.evaluation.predict import Predictions, predict
 from hf_transfer.models.head import parameter_count
-from hf_transfer.record import (
-    BaseModelFacts,
-    CardFacts,
-    DatasetFacts,
-    DroppedExample,
-    Estimate,
-    Evaluation,
-    ModelFacts,
-    ProblemType,
-    RunRecord,
-    SplitSizes,
-    StrategyFacts,
-    Timings,
-)
-from hf_transfer.strategies.plan import Choice, Phase
+from hf_transfer.record import Estimate, Evaluation, ProblemType, RunRecord
+from hf_transfer.strategies.plan import Choice
 from hf_transfer.training.engine import Trained
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub")
@@ -48,12 +36,11 @@ def evaluate(
     """
     began = time.perf_counter()
     predictions = predict(trained.predictor, data.test, trained.training)
-    evaluation = measure(predictions, data.labels, config)
     baselines = {}
     for name in config.baselines:
         outputs = BASELINES[name](trained.checkpoint.task, data)
         baselines[name] = _metrics(outputs, predictions.labels, predictions.problem_type, config)
-    evaluation = replace(evaluation, baselines=baselines)
+    evaluation = replace(measure(predictions, data.labels, config), baselines=baselines)
     choice = choice or Choice(trained.plan, requested=trained.plan.strategy)
     return _record(trained, choice, data, evaluation, time.perf_counter() - began)
 
@@ -86,11 +73,10 @@ def estimate(metric: Metric, labels: np.ndarray, outputs: np.ndarray, level: flo
 def _metrics(
     outputs: np.ndarray, labels: np.ndarray, problem_type: ProblemType, config: EvaluationConfig
 ) -> dict[str, Estimate]:
-    """Each metric by name, of the outputs of a model or a baseline."""
     names = config.metrics or SCORING[problem_type].default_metrics
-    metrics = [load_metric(name, problem_type) for name in names]
+    metrics = {name: load_metric(name, problem_type) for name in names}
     level = config.confidence
-    return {metric.name: estimate(metric, labels, outputs, level) for metric in metrics}
+    return {name: estimate(each, labels, outputs, level) for name, each in metrics.items()}
 
 
 def _record(
@@ -102,9 +88,9 @@ def _record(
         task=trained.checkpoint.task.name,
         problem_type=trained.predictor.problem_type,
         seed=trained.training.seed,
-        base_model=BaseModelFacts(base.id, base.revision, base.license),
+        base_model=facts.BaseModelFacts(base.id, base.revision, base.license),
         dataset=_dataset(data),
-        strategy=StrategyFacts(
+        strategy=facts.StrategyFacts(
             requested=choice.requested,
             used=plan.strategy,
             reasons=list(choice.reasons),
@@ -117,43 +103,43 @@ def _record(
         peak_memory_bytes=_peak_memory(),
         environment=_environment(trained),
         model=_model(trained),
-        card=CardFacts(),
+        card=facts.CardFacts(),
     )
 
 
-def _dataset(data: Data) -> DatasetFacts:
+def _dataset(data: Data) -> facts.DatasetFacts:
     origin = data.origin
-    return DatasetFacts(
+    return facts.DatasetFacts(
         id=origin.id,
         revision=origin.revision,
         license=origin.license,
         description=origin.description,
         fingerprint=data.fingerprint,
         labels=list(data.labels),
-        splits=SplitSizes(len(data.train), len(data.validation or ()), len(data.test)),
-        dropped=[DroppedExample(row["id"], row["reason"]) for row in data.dropped],
+        splits=facts.SplitSizes(len(data.train), len(data.validation or ()), len(data.test)),
+        dropped=[facts.DroppedExample(row["id"], row["reason"]) for row in data.dropped],
         cut=list(data.cut),
     )
 
 
-def _timings(trained: Trained, choice: Choice, data: Data, evaluate_s: float) -> Timings:
+def _timings(trained: Trained, choice: Choice, data: Data, evaluate_s: float) -> facts.Timings:
     load_s = data.seconds + trained.checkpoint.seconds
-    choose_s = choice.seconds
     frozen_s = sum(phase.frozen_seconds or 0.0 for phase in trained.phases)
     train_s = sum(phase.seconds for phase in trained.phases)
-    total_s = load_s + choose_s + frozen_s + train_s + evaluate_s
-    return Timings(load_s, frozen_s, train_s, evaluate_s, total_s, choose_s)
+    total_s = load_s + choice.seconds + frozen_s + train_s + evaluate_s
+    return facts.Timings(load_s, frozen_s, train_s, evaluate_s, total_s, choice.seconds)
 
 
-def _model(trained: Trained) -> ModelFacts:
+def _model(trained: Trained) -> facts.ModelFacts:
     model = trained.model
+    checkpoint = trained.checkpoint
     is_pretrained = trained.plan.init == "pretrained"
-    return ModelFacts(
+    return facts.ModelFacts(
         class_=type(model).__name__,
         architecture=model.config.model_type,
         parameters=parameter_count(model),
-        new_parameters=list(trained.checkpoint.new_parameters) if is_pretrained else ["all"],
-        fixed_parameters=list(trained.checkpoint.fixed),
+        new_parameters=list(checkpoint.new_parameters) if is_pretrained else ["all"],
+        fixed_parameters=list(checkpoint.fixed),
         hyperparameters=_hyperparameters(trained),
     )
 
@@ -162,13 +148,16 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
     """The hyperparameters that had an effect: those of steps only where a phase was in steps."""
     plan = trained.plan
     arguments = trained.training
-    stepped = [phase for phase in plan.phases if phase.solver == "trainer"]
     found: dict[str, Any] = {}
-    if stepped:
+    rates = {}
+    for phase in plan.phases:
+        if phase.solver == "trainer":
+            rates[phase.name] = {stage: phase.lr_scale[stage] for stage in phase.trainable}
+    if rates:
         sizes = list(dict.fromkeys(phase.batch_size for phase in trained.phases if phase.steps))
         found |= {
             "learning_rate": plan.learning_rate,
-            "rates": {phase.name: _scales(phase) for phase in stepped},
+            "rates": rates,
             "batch_size": sizes[0] if len(sizes) == 1 else ", ".join(map(str, sizes)),
             "optimizer": str(arguments.optim.value),
             "weight_decay": plan.weight_decay,
@@ -188,17 +177,10 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
     return {**found, "precision": _precision(arguments)}
 
 
-def _scales(phase: Phase) -> dict[str, float]:
-    """The multiple of the plan's learning rate for each stage that a phase trains."""
-    return {stage: phase.lr_scale[stage] for stage in phase.trainable}
-
-
 def _precision(arguments: TrainingConfig) -> str:
     """What --bf16, --fp16 or the launcher's --mixed_precision name, else fp32."""
-    if arguments.bf16:
-        return "bf16"
-    if arguments.fp16:
-        return "fp16"
+    if arguments.bf16 or arguments.fp16:
+        return "bf16" if arguments.bf16 else "fp16"
     mixed = str(getattr(arguments, "mixed_precision", "no"))
     return "fp32" if mixed == "no" else mixed
 
@@ -206,10 +188,9 @@ def _precision(arguments: TrainingConfig) -> str:
 def _environment(trained: Trained) -> dict[str, Any]:
     device = trained.training.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    versions = {package: version(package) for package in PACKAGES}
     return {
         "hf_transfer": version("hf-transfer-learning"),
-        **versions,
+        **dict(zip(PACKAGES, map(version, PACKAGES), strict=True)),
         "python": platform.python_version(),
         "device": f"{device.type} ({name})",
         "processes": trained.training.world_size,

@@ -30,7 +30,8 @@ def f1_interval(true_positives: int, predicted: int, support: int, level: float)
     over; unlike that of resampling it does not shrink to a point where all predictions are right.
     """
     share = share_interval(true_positives, predicted + support - true_positives, level)
-    value, low, high = (2 * s / (1 + s) for s in (share.value, share.low, share.high))
+    shares = np.array([share.value, share.low, share.high])
+    value, low, high = (2 * shares / (1 + shares)).tolist()
     return Estimate(value, low, high, level, share.n)
 
 

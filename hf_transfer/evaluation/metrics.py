@@ -176,36 +176,27 @@ def _rows(*metrics: Metric) -> dict[str, Metric]:
     return {metric.name: metric for metric in metrics}
 
 
+_share = functools.partial(Metric, is_share=True)
+_error = functools.partial(Metric, higher_is_better=False)
+
+
 METRICS: dict[ProblemType, dict[str, Metric]] = {
     "single_label_classification": _rows(
-        Metric("accuracy", "accuracy", accuracy, "accuracy", is_share=True, is_proportion=True),
-        Metric(
-            "balanced_accuracy",
-            "balanced accuracy",
-            balanced_accuracy,
-            "balanced_accuracy",
-            is_share=True,
-        ),
-        Metric("f1_macro", "F1 (macro)", f1_macro, "f1", is_share=True),
-        Metric("f1_weighted", "F1 (weighted)", f1_weighted, "f1", is_share=True),
-        Metric("log_loss", "log loss", log_loss, "log_loss", higher_is_better=False),
+        _share("accuracy", "accuracy", accuracy, "accuracy", is_proportion=True),
+        _share("balanced_accuracy", "balanced accuracy", balanced_accuracy, "balanced_accuracy"),
+        _share("f1_macro", "F1 (macro)", f1_macro, "f1"),
+        _share("f1_weighted", "F1 (weighted)", f1_weighted, "f1"),
+        _error("log_loss", "log loss", log_loss, "log_loss"),
     ),
     "multi_label_classification": _rows(
-        Metric("f1_micro", "F1 (micro)", multi_label_f1_micro, "f1", is_share=True),
-        Metric("f1_macro", "F1 (macro)", multi_label_f1_macro, "f1", is_share=True),
-        Metric(
-            "exact_match",
-            "exact match",
-            exact_match,
-            "exact_match",
-            is_share=True,
-            is_proportion=True,
-        ),
-        Metric("log_loss", "log loss", multi_label_log_loss, "log_loss", higher_is_better=False),
+        _share("f1_micro", "F1 (micro)", multi_label_f1_micro, "f1"),
+        _share("f1_macro", "F1 (macro)", multi_label_f1_macro, "f1"),
+        _share("exact_match", "exact match", exact_match, "exact_match", is_proportion=True),
+        _error("log_loss", "log loss", multi_label_log_loss, "log_loss"),
     ),
     "regression": _rows(
-        Metric("rmse", "RMSE", rmse, "rmse", higher_is_better=False),
-        Metric("mae", "MAE", mae, "mae", higher_is_better=False),
+        _error("rmse", "RMSE", rmse, "rmse"),
+        _error("mae", "MAE", mae, "mae"),
         Metric("r2", "R²", r2, "r_squared"),
         Metric("pearson", "Pearson's r", pearson, "pearsonr"),
         Metric("spearman", "Spearman's rho", spearman, "spearmanr"),
@@ -269,20 +260,21 @@ def load_metric(name: str, problem_type: ProblemType = "single_label_classificat
     not fit the problem type or does not exist.
     """
     known = METRICS[problem_type]
+    if name in known:
+        return known[name]
     others = [other for other, metrics in METRICS.items() if name in metrics]
-    if name not in known and (others or problem_type != "single_label_classification"):
+    if others or problem_type != "single_label_classification":
         of_others = f"; {name} is for {' and '.join(others)}" if others else ""
         raise UserError(
             f"the metric {name!r} does not fit {problem_type}",
             f"those that do: {', '.join(known)}{of_others}",
         )
-    if name not in known:
-        try:
-            _load_from_evaluate(name)
-        except (FileNotFoundError, ConnectionError, ModuleNotFoundError) as error:
-            refusal = unknown("metric", name, known)
-            hint = f"{refusal.hint}; others are looked up on the Hub, which has none of this name"
-            raise UserError(refusal.message, hint) from error
+    try:
+        _load_from_evaluate(name)
+    except (FileNotFoundError, ConnectionError, ModuleNotFoundError) as error:
+        refusal = unknown("metric", name, known)
+        hint = f"{refusal.hint}; others are looked up on the Hub, which has none of this name"
+        raise UserError(refusal.message, hint) from error
     return find_metric(name, problem_type)
 
 
@@ -305,7 +297,6 @@ def _load_from_evaluate(name: str) -> Any:
 
 
 def _score_by_evaluate(name: str, labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The first value that the metric computes from labels and predicted classes."""
     metric = _load_from_evaluate(name)
     computed = metric.compute(references=labels, predictions=probabilities.argmax(-1))
     return float(next(iter(computed.values())))

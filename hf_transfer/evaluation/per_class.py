@@ -11,18 +11,15 @@ from hf_transfer.evaluation.predict import Predictions
 from hf_transfer.record import ClassMetrics, ProblemType
 
 MAX_POINTS = 500  # more could not be told apart in a plot
+Names = tuple[str, ...]
 
 
-def describe(
-    predictions: Predictions, label_names: tuple[str, ...], level: float
-) -> dict[str, Any]:
+def describe(predictions: Predictions, label_names: Names, level: float) -> dict[str, Any]:
     """The fields `per_class`, `confusion` and `points` of an Evaluation, where they apply."""
     return FIELDS[predictions.problem_type](predictions, label_names, level)
 
 
-def _single_label(
-    predictions: Predictions, label_names: tuple[str, ...], level: float
-) -> dict[str, Any]:
+def _single_label(predictions: Predictions, label_names: Names, level: float) -> dict[str, Any]:
     matrix = confusion_matrix(predictions.labels, predictions.predicted_labels, len(label_names))
     cells = np.argwhere(matrix)
     counts = count_classes(predictions.labels, predictions.outputs)
@@ -32,42 +29,31 @@ def _single_label(
     }
 
 
-def _multi_label(
-    predictions: Predictions, label_names: tuple[str, ...], level: float
-) -> dict[str, Any]:
+def _multi_label(predictions: Predictions, label_names: Names, level: float) -> dict[str, Any]:
     counts = count_labels(predictions.labels, predictions.outputs)
     return {"per_class": _per_class(counts, label_names, level)}
 
 
-def _regression(
-    predictions: Predictions, label_names: tuple[str, ...], level: float
-) -> dict[str, Any]:
+def _regression(predictions: Predictions, label_names: Names, level: float) -> dict[str, Any]:
     """Pairs of truth and prediction, of rows evenly spread over the split."""
     rows = np.unique(np.linspace(0, len(predictions.ids) - 1, MAX_POINTS).round().astype(int))
-    pairs = zip(predictions.labels[rows], predictions.predicted_labels[rows], strict=True)
-    points = [[float(f"{truth:.6g}"), float(f"{predicted:.6g}")] for truth, predicted in pairs]
-    return {"per_class": [], "points": points}
+    pairs = np.column_stack([predictions.labels[rows], predictions.predicted_labels[rows]])
+    rounded = np.vectorize("{:.6g}".format)(pairs).astype(float)
+    return {"per_class": [], "points": rounded.tolist()}
 
 
-def _per_class(counts: Counts, label_names: tuple[str, ...], level: float) -> list[ClassMetrics]:
+def _per_class(counts: Counts, label_names: Names, level: float) -> list[ClassMetrics]:
     rows = []
-    for label, name in enumerate(label_names):
-        true_positives = int(counts.true_positives[label])
-        predicted = int(counts.predicted[label])
-        support = int(counts.support[label])
-        rows.append(
-            ClassMetrics(
-                label=name,
-                n=support,
-                precision=share_interval(true_positives, predicted, level),
-                recall=share_interval(true_positives, support, level),
-                f1=f1_interval(true_positives, predicted, support, level),
-            )
-        )
+    table = np.stack([counts.true_positives, counts.predicted, counts.support], 1).astype(int)
+    for name, (true_positives, predicted, support) in zip(label_names, table.tolist(), strict=True):
+        precision = share_interval(true_positives, predicted, level)
+        recall = share_interval(true_positives, support, level)
+        f1 = f1_interval(true_positives, predicted, support, level)
+        rows.append(ClassMetrics(name, support, precision, recall, f1))
     return rows
 
 
-FIELDS: dict[ProblemType, Callable[[Predictions, tuple[str, ...], float], dict[str, Any]]] = {
+FIELDS: dict[ProblemType, Callable[[Predictions, Names, float], dict[str, Any]]] = {
     "single_label_classification": _single_label,
     "multi_label_classification": _multi_label,
     "regression": _regression,

@@ -69,7 +69,6 @@ def predict(
 
 
 def _run(predictor: Predictor, rows: Dataset, training: TrainingConfig) -> Any:
-    """What Trainer predicts for encoded rows, with the labels that it gathered."""
     with TemporaryDirectory() as folder:
         arguments = phase_arguments(
             training,

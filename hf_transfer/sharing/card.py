@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,20 +41,20 @@ def card_metadata(record: RunRecord) -> ModelCardData:
     base = record.base_model
     dataset = record.dataset
     card = record.card
-    metrics = {name: find_metric(name, record.problem_type) for name in record.metrics}
-    results = [
-        EvalResult(
+    results = []
+    for name, estimate in record.metrics.items():
+        metric = find_metric(name, record.problem_type)
+        result = EvalResult(
             task_type=record.task,
             dataset_type=dataset.id,
             dataset_name=dataset.id.split("/")[-1].split(":")[-1],
             dataset_split=record.evaluation.split,
             dataset_revision=dataset.revision,
-            metric_type=metrics[name].hub_id,
-            metric_name=metrics[name].title,
+            metric_type=metric.hub_id,
+            metric_name=metric.title,
             metric_value=round(estimate.value, 4),
         )
-        for name, estimate in record.metrics.items()
-    ]
+        results.append(result)
     is_transferred = record.strategy.used != "scratch"
     adapter = record.model.adapter
     linked: dict[str, Any] = {}
@@ -69,7 +68,7 @@ def card_metadata(record: RunRecord) -> ModelCardData:
         pipeline_tag=record.task,
         language=card.language,
         datasets=[dataset.id] if dataset.revision else None,
-        metrics=sorted({metric.hub_id for metric in metrics.values()}),
+        metrics=sorted({result.metric_type for result in results}),
         tags=["transfer-learning", "hf-transfer-learning", f"strategy:{record.strategy.used}"],
         eval_results=results,
         **linked,
@@ -82,9 +81,10 @@ def require_complete(text: str) -> None:
     missing = [key for key in REQUIRED if not metadata.get(key)]
     if missing:
         raise ValueError(f"the card lacks {', '.join(missing)}")
-    folders = map(str, (Path.cwd(), Path.home(), package_folder("model_cards")))
-    local = [re.escape(folder) for folder in folders if len(folder) > 5]
-    found = re.search("|".join(["more information needed", *local]), text, re.IGNORECASE)
+    refused = ["more information needed"]
+    for folder in map(str, (Path.cwd(), Path.home(), package_folder("model_cards"))):
+        refused += [re.escape(folder)] if len(folder) > 5 else []
+    found = re.search("|".join(refused), text, re.IGNORECASE)
     if found:
         raise ValueError(f"the card holds {found[0]!r}")
 
@@ -106,7 +106,9 @@ def template_facts(record: RunRecord) -> dict[str, Any]:
     dataset = record.dataset
     per_class = [replace(row, label=_in_table(row.label)) for row in record.evaluation.per_class]
     present = [row for row in per_class if row.n]
-    labels = [_in_table(label) for label in dataset.labels]
+    labels = [*map(_in_table, dataset.labels)]
+    left_out = len(labels) - MAX_LABELS_SHOWN
+    more = f" and {left_out} more" if left_out > 0 else ""
     return {
         "r": record,
         "name": record.card.name,
@@ -114,7 +116,7 @@ def template_facts(record: RunRecord) -> dict[str, Any]:
         "kind": task.modality,
         "curve": any(phase.history for phase in record.phases),
         "labels": labels,
-        "shown_labels": _list_labels(labels),
+        "shown_labels": ", ".join(map("*{}*".format, labels[:MAX_LABELS_SHOWN])) + more,
         "metrics": record.metrics,
         "baselines": record.baselines,
         "known": {name: find_metric(name, record.problem_type) for name in record.metrics},
@@ -138,9 +140,8 @@ def show_value(metric: Metric, value: float) -> str:
 
 def show_plain(value: float) -> str:
     """A value that is no share: three decimals, none from 1,000 on."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{round(value, 3) + 0.0:.3f}"  # + 0.0: no minus before 0.000
+    # + 0.0: no minus before 0.000
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 3) + 0.0:.3f}"
 
 
 def _link(origin: BaseModelFacts | DatasetFacts, prefix: str) -> str:
@@ -156,22 +157,10 @@ def _in_table(label: str) -> str:
     return label.replace("|", "\\|").replace("\n", " ")
 
 
-def _list_labels(labels: list[str]) -> str:
-    shown = ", ".join(f"*{label}*" for label in labels[:MAX_LABELS_SHOWN])
-    more = len(labels) - MAX_LABELS_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
 def _with_shown_rates(hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """The hyperparameters with the learning rates of all phases as one text."""
-    if "rates" not in hyperparameters:
-        return hyperparameters
-    flat = {key: value for key, value in hyperparameters.items() if key != "rates"}
-    rate = flat["learning_rate"]
-    rates = hyperparameters["rates"].items()
-    shown = "; ".join(f"{phase}: {_show_rates(scales, rate)}" for phase, scales in rates)
-    return {**flat, "learning_rate": shown}
-
-
-def _show_rates(scales: Mapping[str, float], rate: float) -> str:
-    return ", ".join(f"{stage} {rate * scale:.2g}" for stage, scale in scales.items() if scale)
+    flat = dict(hyperparameters)
+    shown = []
+    for phase, scales in flat.pop("rates", {}).items():
+        rates = {stage: flat["learning_rate"] * scale for stage, scale in scales.items() if scale}
+        shown.append(f"{phase}: " + ", ".join(map("{} {:.2g}".format, rates, rates.values())))
+    return {**flat, "learning_rate": "; ".join(shown)} if shown else flat

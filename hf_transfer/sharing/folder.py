@@ -57,21 +57,20 @@ def write_run(trained: Trained, record: RunRecord, config: RunConfig) -> RunReco
 
 def log_summary(record: RunRecord, config: RunConfig) -> None:
     """Log the metrics beside the baselines, and the commands to type next."""
-    rows = [_summary_row(name, record) for name in record.metrics]
     folder = config.output_dir
-    push_command = f"--output_dir {folder} --hub_model_id YOU/{folder.name}"
     log.info(
         "\n%s\n\n  %d training examples, strategy %s, %d test examples, %.0f s\n\n"
         "  look at it   %s\n  use it       hf-transfer predict %s FILE\n"
-        "  share it     hf-transfer run push_to_hub %s\n",
-        "\n".join(rows),
+        "  share it     hf-transfer run push_to_hub --output_dir %s --hub_model_id YOU/%s\n",
+        "\n".join(_summary_row(name, record) for name in record.metrics),
         record.dataset.splits.train,
         record.strategy.used,
         record.evaluation.n,
         record.timings.total_s,
         folder / "report.html",
         folder,
-        push_command,
+        folder,
+        folder.name,
     )
 
 
@@ -93,13 +92,12 @@ def _summary_row(name: str, record: RunRecord) -> str:
     def show(value: float) -> str:
         return f"{100 * value:.1f}" if metric.is_share else show_plain(value)
 
-    names = BASELINE_NAMES[record.problem_type]
-    baselines = ", ".join(
-        f"{names[baseline]} {show(values[name].value)}"
-        for baseline, values in record.baselines.items()
-    )
-    interval = f"{show(measured.low)} to {show(measured.high)}"
-    return f"  {metric.title:<18}{show(measured.value):>7}{unit}   {interval}   ({baselines})"
+    baselines = []
+    for baseline, values in record.baselines.items():
+        title = BASELINE_NAMES[record.problem_type][baseline]
+        baselines.append(f"{title} {show(values[name].value)}")
+    interval = f"{show(measured.low)} to {show(measured.high)}   ({', '.join(baselines)})"
+    return f"  {metric.title:<18}{show(measured.value):>7}{unit}   {interval}"
 
 
 def _write_files(
@@ -128,8 +126,8 @@ def _remove_local_paths(folder: Path) -> None:
     for path in (folder / "config.json", folder / "tokenizer_config.json"):
         if path.is_file():
             settings = json.loads(path.read_text(encoding="utf-8"))
-            for key in ("_name_or_path", "name_or_path"):
-                settings.pop(key, None)
+            settings.pop("_name_or_path", None)
+            settings.pop("name_or_path", None)
             text = json.dumps(settings, indent=2, ensure_ascii=False)
             path.write_text(text + "\n", encoding="utf-8")
 
@@ -140,7 +138,7 @@ def _move_files(stage: Path, folder: Path) -> None:
     if (folder / "record.json").is_file():
         for name in published_files(folder, complete=False):
             (folder / name).unlink(missing_ok=True)
-    files = [path for path in stage.rglob("*") if path.is_file()]
+    files = filter(Path.is_file, stage.rglob("*"))
     for path in sorted(files, key=lambda path: path.name == "record.json"):
         target = folder / path.relative_to(stage)
         target.parent.mkdir(exist_ok=True)

@@ -8,15 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
-from huggingface_hub.errors import (
-    BadRequestError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, errors
 from huggingface_hub.utils import validate_repo_id
 
 from hf_transfer.config.hub import HubTarget
@@ -50,22 +42,19 @@ def full_name(target: HubTarget) -> str:
     than after.
     """
     name = str(target.hub_model_id)
+    cannot = f"cannot push to {target.hub_model_id!r}"
     try:
         validate_repo_id(name)
         user = _retry(lambda: HfApi(token=target.hub_token).whoami())["name"]
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise UserError(
             f"{target.hub_model_id!r} is no Hub id", "letters, digits, . _ - only, as user/name"
         ) from error
-    except (LocalTokenNotFoundError, HfHubHTTPError) as error:
-        raise UserError(
-            f"cannot push to {target.hub_model_id!r}: no valid Hub token",
-            "`hf auth login`, or set HF_TOKEN",
-        ) from error
-    except (HTTPError, OfflineModeIsEnabled) as error:
-        raise UserError(
-            f"cannot push to {target.hub_model_id!r}: {one_line(error)}", "check the network"
-        ) from error
+    except (errors.LocalTokenNotFoundError, errors.HfHubHTTPError) as error:
+        hint = "`hf auth login`, or set HF_TOKEN"
+        raise UserError(f"{cannot}: no valid Hub token", hint) from error
+    except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
+        raise UserError(f"{cannot}: {one_line(error)}", "check the network") from error
     return name if "/" in name else f"{user}/{name}"
 
 
@@ -87,11 +76,14 @@ def push(folder: Path, target: HubTarget) -> Published:
         if branch:
             _retry(lambda: api.create_branch(url.repo_id, branch=branch, exist_ok=True))
         commit = _retry(lambda: _commit(api, url.repo_id, folder, files, branch))
-    except (BadRequestError, ValueError) as error:
+    except (errors.BadRequestError, ValueError) as error:
         raise UserError(
             f"the Hub refused {target.hub_model_id!r}: {one_line(error)}", "fix it and push again"
         ) from error
-    except (HTTPError, RuntimeError) as error:  # the client raises the latter at refused uploads
+    except (
+        errors.HTTPError,
+        RuntimeError,
+    ) as error:  # the client raises the latter at refused uploads
         raise UserError(
             f"cannot push to {target.hub_model_id!r}: {one_line(error)}",
             f"the run in {str(folder)!r} is complete; check your rights and use "
@@ -106,12 +98,9 @@ def _commit(
 ) -> CommitInfo:
     # New operations at each try: they hold the state of an upload, and after a commit whose
     # response was lost the client must look again which files are on the Hub.
-    operations = [
-        CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in files
-    ]
-    return api.create_commit(
-        repo_id, operations, commit_message="Publish model, record and card", revision=branch
-    )
+    operations = list(map(CommitOperationAdd, files, map(folder.joinpath, files)))
+    message = "Publish model, record and card"
+    return api.create_commit(repo_id, operations, commit_message=message, revision=branch)
 
 
 def published_files(folder: Path, complete: bool = True) -> list[str]:
@@ -127,27 +116,25 @@ def published_files(folder: Path, complete: bool = True) -> list[str]:
             f"{str(folder)!r} holds no run",
             "name a folder with a record.json, the output of a recipe",
         )
-    root = folder.resolve()
-    outside = [name for name in files if not (folder / name).resolve().is_relative_to(root)]
-    if outside:
-        raise UserError(
-            f"the record of {str(folder)!r} lists {outside[0]!r}, which is not in it",
-            "push your own runs",
-        )
+    for name in files:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"the record of {str(folder)!r} lists {name!r}, which is not in it",
+                "push your own runs",
+            )
     if complete:
         _require_complete(folder, files)
-    pickles = [name for name in files if name.endswith(NEVER_PUBLISHED)]
-    if pickles:
-        raise UserError(f"{pickles[0]!r} may run code when it is loaded", "publish safetensors")
+    for name in files:
+        if name.endswith(NEVER_PUBLISHED):
+            raise UserError(f"{name!r} may run code when it is loaded", "publish safetensors")
     return sorted(files, key=lambda name: (name == "README.md", name))
 
 
 def _require_complete(folder: Path, files: list[str]) -> None:
-    missing = [name for name in files if not (folder / name).is_file()]
-    if missing:
-        raise UserError(
-            f"{str(folder)!r} lacks {missing[0]!r}", "run the recipe again, or restore the file"
-        )
+    for name in files:
+        if not (folder / name).is_file():
+            hint = "run the recipe again, or restore the file"
+            raise UserError(f"{str(folder)!r} lacks {name!r}", hint)
     adapter = folder / "adapter_config.json"
     if adapter.is_file():
         base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
@@ -167,8 +154,8 @@ def _retry(call: Callable[[], T]) -> T:
     for attempt in range(TRIES):
         try:
             return call()
-        except HTTPError as error:
-            status = error.response.status_code if isinstance(error, HfHubHTTPError) else 503
+        except errors.HTTPError as error:
+            status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 503
             if attempt == TRIES - 1 or (status < 500 and status != 429):
                 raise
             wait = FIRST_WAIT_S * 2**attempt

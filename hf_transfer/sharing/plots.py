@@ -1,18 +1,16 @@
 """Plots of a run: pure functions of its record."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from operator import attrgetter, itemgetter
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hf_transfer.record import ProblemType, RunRecord
 
 MAX_COUNTED = 15  # classes up to which the cells of a confusion matrix hold readable counts
 MAX_NAMED = 40  # classes up to which their names fit on the axes
-
-Points = Sequence[tuple[float, float]]
 
 
 def confusion_matrix(record: RunRecord) -> Figure:
@@ -57,34 +55,28 @@ def learning_curve(record: RunRecord) -> Figure:
     """Training and validation loss by step, phase after phase, with the best step of each."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    training: list[tuple[float, float]] = []
-    validation: list[tuple[float, float]] = []
+    curves: dict[str, list[tuple[float, float]]]
+    curves = {"training": [], "validation (dotted: best step)": []}
     start = 0
-    for phase in [phase for phase in record.phases if phase.steps]:
+    for phase in filter(attrgetter("steps"), record.phases):
         axes.axvline(start, color="#bbb", linewidth=1)
         place = ("data", "axes fraction")
         axes.annotate(f" {phase.name}", (start, 1), xycoords=place, va="top", color="#666")
         for logged in phase.history:
-            if logged.loss is not None:
-                training.append((start + logged.step, logged.loss))
-            if logged.eval_loss is not None:
-                validation.append((start + logged.step, logged.eval_loss))
+            for points, loss in zip(curves.values(), (logged.loss, logged.eval_loss), strict=True):
+                if loss is not None:
+                    points.append((start + logged.step, loss))
         if phase.best_step is not None:
             best = start + phase.best_step
             axes.axvline(best, color="tab:orange", linestyle=":", linewidth=1.5)
         start += phase.steps
-    _draw_curve(axes, training, "training")
-    _draw_curve(axes, validation, "validation (dotted: best step)")
+    for label, points in filter(itemgetter(1), curves.items()):
+        marker = "o" if len(points) < 30 else None
+        axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=3)
     axes.set(xlabel="step", ylabel="loss", title="learning curve")
     axes.set_ylim(bottom=0)
     axes.legend()
     return figure
-
-
-def _draw_curve(axes: Axes, points: Points, label: str) -> None:
-    if points:
-        marker = "o" if len(points) < 30 else None
-        axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=3)
 
 
 # The plots of a run by problem type; the title of each names its file too.
@@ -100,9 +92,10 @@ PLOTS: dict[ProblemType, dict[str, Callable[[RunRecord], Figure]]] = {
 
 def plots_of(record: RunRecord) -> dict[str, Callable[[RunRecord], Figure]]:
     """The functions that draw the plots of a run, by title; without steps, no learning curve."""
-    stepped = any(phase.history for phase in record.phases)
-    plots = PLOTS[record.problem_type]
-    return {title: draw for title, draw in plots.items() if stepped or draw is not learning_curve}
+    plots = dict(PLOTS[record.problem_type])
+    if not any(map(attrgetter("history"), record.phases)):
+        del plots["learning curve"]
+    return plots
 
 
 def as_png(figure: Figure) -> bytes:

@@ -42,24 +42,17 @@ def choose_plan(
     pooling = choose_pooling(transfer, job, cache)
     job = replace(job, checkpoint=pooling.checkpoint)
     seconds = time.perf_counter() - began
+    selection = Selection(transfer.strategy, (explain_strategy(transfer),))
     if transfer.strategy == "auto":
         selection = _select_once(transfer, job, cache)
-    else:
-        selection = Selection(transfer.strategy, (explain_strategy(transfer),))
     named = replace(transfer, strategy=cast(Strategy, selection.strategy))
     plan = make_plan(named, job, pooling.pooling)
-    return Choice(
-        plan=plan,
-        requested=transfer.strategy,
-        reasons=(
-            *selection.reasons,
-            *explain_plan(plan, job),
-            *pooling.reasons,
-            *_name_unused_flags(transfer, training, plan),
-        ),
-        trials=selection.trials,
-        seconds=seconds + selection.seconds,
-    )
+    reasons = [*selection.reasons, *explain_plan(plan, job), *pooling.reasons]
+    for name, users in unused_flags([transfer, training], [plan.strategy]).items():
+        if users != ("auto",):  # a flag for another strategy than the one that auto chose
+            reasons.append(f"--{name} is not used by {plan.strategy}")
+    seconds += selection.seconds
+    return Choice(plan, transfer.strategy, tuple(reasons), selection.trials, seconds)
 
 
 def explain_strategy(transfer: TransferConfig) -> str:
@@ -71,22 +64,13 @@ def explain_strategy(transfer: TransferConfig) -> str:
 def explain_plan(plan: Plan, job: Job) -> tuple[str, ...]:
     """Why a plan is not what its strategy's name says."""
     reason = why_in_steps(job)
-    if reason and any(phase.trainable == ("head",) for phase in plan.phases):
-        return (f"the head is trained in steps, not solved: {reason}",)
-    return ()
-
-
-def _name_unused_flags(
-    transfer: TransferConfig, training: TrainingConfig, plan: Plan
-) -> tuple[str, ...]:
-    """Flags of `--strategy auto` for another strategy than the one that was chosen."""
-    unused = unused_flags([transfer, training], [plan.strategy])
-    names = [name for name, users in unused.items() if users != ("auto",)]
-    return tuple(f"--{name} is not used by {plan.strategy}" for name in names)
+    trains_head = any(phase.trainable == ("head",) for phase in plan.phases)
+    return (
+        (f"the head is trained in steps, not solved: {reason}",) if reason and trains_head else ()
+    )
 
 
 def _select_once(transfer: TransferConfig, job: Job, cache: CacheConfig) -> Selection:
-    """The strategy that trials name; of a run that is started again, the trials made before."""
     spec = {"transfer": asdict(transfer), **describe_inputs(job)}
     kept = load_choice(job.training, spec)
     if kept:

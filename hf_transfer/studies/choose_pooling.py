@@ -1,4 +1,4 @@
-"""What the head of a text encoder reads: its own pooling or the mean, as requested or by evidence."""
+"""What the head of a text encoder reads: its own pooling or the mean, requested or by evidence."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 ROWS = 500
 ROWS_PER_CLASS = 4
 
+READS_MEAN = "the head reads the mean over all tokens"
+READS_OWN = "the head reads what the class pools"
+
 
 @dataclass(frozen=True)
 class PoolingChoice:
@@ -43,24 +46,26 @@ class PoolingChoice:
 
 def pooling_without_evidence(transfer: TransferConfig, checkpoint: Checkpoint) -> PoolingChoice:
     """The pooling that flags, checkpoint and architecture decide; `is_open` where they do not."""
+    own = PoolingChoice("own", checkpoint)
     if checkpoint.reads_mean:
-        return PoolingChoice(
-            "mean",
-            checkpoint,
-            ("the head reads the mean over all tokens, as it did in the checkpoint",),
-        )
-    if transfer.pooling == "own":
-        return PoolingChoice("own", checkpoint)
-    if transfer.pooling == "auto" and _is_fixed(transfer, checkpoint):
-        return PoolingChoice("own", checkpoint)
+        return PoolingChoice("mean", checkpoint, (f"{READS_MEAN}, as it did in the checkpoint",))
+    # From scratch the class is taken as it is, the base model of an adapter has no layer for the
+    # mean, and a kept head reads what it was trained on.
+    is_scratch = transfer.strategy == "scratch"
+    is_fixed = is_scratch or transfer.keep_adapter or not checkpoint.new_parameters
+    if transfer.pooling == "own" or (transfer.pooling == "auto" and is_fixed):
+        return own
     try:
         pooled = mean_pooled(checkpoint)
     except UnpoolableError as reason:
-        return _own_pooling(transfer, checkpoint, reason)
+        if transfer.pooling == "mean":
+            log.warning("--pooling mean: %s; its own pooling stays", reason)
+        elif checkpoint.model.main_input_name != "input_ids":
+            return own  # images have no tokens: no reason is needed
+        return replace(own, reasons=(f"{READS_OWN}: {reason}",))
     if transfer.pooling == "mean":
-        reasons = ("the head reads the mean over all tokens, as requested",)
-        return PoolingChoice("mean", pooled, reasons)
-    return PoolingChoice("own", checkpoint, is_open=True)
+        return PoolingChoice("mean", pooled, (f"{READS_MEAN}, as requested",))
+    return replace(own, is_open=True)
 
 
 def choose_pooling(transfer: TransferConfig, job: Job, cache: CacheConfig) -> PoolingChoice:
@@ -73,8 +78,8 @@ def choose_pooling(transfer: TransferConfig, job: Job, cache: CacheConfig) -> Po
         own = _probe_loss(job, transfer, cache)
         mean = _probe_loss(pooled, transfer, cache)
     except UnsplittableError as reason:
-        why = f"the mean could not be tried, {reason}"
-        return PoolingChoice("own", job.checkpoint, (_reads_own(why),))
+        why = f"{READS_OWN}: the mean could not be tried, {reason}"
+        return PoolingChoice("own", job.checkpoint, (why,))
     figures = (
         f"the held-out loss of a linear probe is {mean:.3g} with the mean, {own:.3g} with the "
         "class's own pooling"
@@ -85,32 +90,8 @@ def choose_pooling(transfer: TransferConfig, job: Job, cache: CacheConfig) -> Po
             "(arXiv 1908.10084) found it better"
         )
     if own < mean:
-        return PoolingChoice("own", job.checkpoint, (_reads_own(figures),))
-    reasons = (f"the head reads the mean over all tokens: {figures}",)
-    return PoolingChoice("mean", pooled.checkpoint, reasons)
-
-
-def _is_fixed(transfer: TransferConfig, checkpoint: Checkpoint) -> bool:
-    """Whether `--pooling auto` does not try the mean.
-
-    From scratch the class is taken as it is, the base model of an adapter has no layer for the
-    mean, and a kept head reads what it was trained on.
-    """
-    return transfer.strategy == "scratch" or transfer.keep_adapter or not checkpoint.new_parameters
-
-
-def _own_pooling(
-    transfer: TransferConfig, checkpoint: Checkpoint, reason: UnpoolableError
-) -> PoolingChoice:
-    if transfer.pooling == "mean":
-        log.warning("--pooling mean: %s; its own pooling stays", reason)
-    elif checkpoint.model.main_input_name != "input_ids":
-        return PoolingChoice("own", checkpoint)  # images have no tokens: no reason is needed
-    return PoolingChoice("own", checkpoint, (_reads_own(str(reason)),))
-
-
-def _reads_own(reason: str) -> str:
-    return f"the head reads what the class pools: {reason}"
+        return PoolingChoice("own", job.checkpoint, (f"{READS_OWN}: {figures}",))
+    return PoolingChoice("mean", pooled.checkpoint, (f"{READS_MEAN}: {figures}",))
 
 
 def _probe_loss(job: Job, transfer: TransferConfig, cache: CacheConfig) -> float:

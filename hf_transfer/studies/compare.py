@@ -1,5 +1,6 @@
 """Compare strategies: strategies x labels per class x draws, a run each."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -69,17 +70,15 @@ def _require_same_study(config: RunConfig, path: Path) -> None:
 
 
 def _cells(config: RunConfig) -> Iterator[Cell]:
-    for budget in config.study.budgets:
-        for draw in range(config.study.draws):
-            for strategy in config.study.strategies:
-                yield Cell(strategy, budget, config.training.seed + draw)
+    study = config.study
+    draws = range(study.draws)
+    for budget, draw, strategy in itertools.product(study.budgets, draws, study.strategies):
+        yield Cell(strategy, budget, config.training.seed + draw)
 
 
 def _run(cell: Cell, config: RunConfig) -> RunRecord:
     data_config = replace(
-        config.data,
-        examples_per_class=cell.budget,
-        problem_type="single_label_classification",
+        config.data, examples_per_class=cell.budget, problem_type="single_label_classification"
     )
     data = load_data(data_config, config.task, cell.seed)
     checkpoint = load_checkpoint(config.model, data, cell.seed)

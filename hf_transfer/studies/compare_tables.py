@@ -1,13 +1,14 @@
 """The tables and the plot of a comparison: pure functions of its records."""
 
 import logging
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
+import numpy as np
 from accelerate import PartialState
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -50,108 +51,92 @@ class Cell:
 
 
 Records = Mapping[Cell, RunRecord]
-Values = dict[str, dict[int, dict[int, float]]]  # strategy or baseline -> budget -> seed -> value
+Row = dict[int, dict[int, float]]  # budget -> seed -> value
+Values = dict[str, Row]  # by strategy or baseline
 
 
 def accuracies(records: Records) -> Values:
     """The accuracy of each run, and of the baselines in its record."""
     values: Values = {}
     for cell, record in records.items():
-        rows = {cell.strategy: record.metrics["accuracy"].value}
-        rows |= {name: metrics["accuracy"].value for name, metrics in record.baselines.items()}
-        for row, value in rows.items():
-            values.setdefault(row, {}).setdefault(cell.budget, {})[cell.seed] = value
+        for name, metrics in {cell.strategy: record.metrics, **record.baselines}.items():
+            draws = values.setdefault(name, {}).setdefault(cell.budget, {})
+            draws[cell.seed] = metrics["accuracy"].value
     return values
 
 
 def durations(records: Records, with_choice: bool = True) -> Values:
     """The seconds that each run spent on learning, without loading and evaluation."""
-    parts = ("frozen_s", "train_s", "choose_s") if with_choice else ("frozen_s", "train_s")
     values: Values = {}
     for cell, record in records.items():
-        seconds = sum(getattr(record.timings, part) or 0.0 for part in parts)
+        timings = record.timings
+        seconds = timings.frozen_s + timings.train_s
+        seconds += (timings.choose_s or 0.0) if with_choice else 0.0
         values.setdefault(cell.strategy, {}).setdefault(cell.budget, {})[cell.seed] = seconds
     return values
 
 
-def mean_estimate(values: Sequence[float], level: float) -> Estimate:
+def mean_estimate(values: Collection[float], level: float) -> Estimate:
     """The mean with Student's t interval over the draws; with one draw the interval is 0 to 1."""
     n = len(values)
     mean = _mean(values)
     if n < 2:
         return Estimate(mean, 0.0, 1.0, level, n)
-    quantile = float(student.ppf(0.5 + level / 2, n - 1))
-    half = quantile * standard_deviation(values) / math.sqrt(n)
+    half = float(student.ppf(0.5 + level / 2, n - 1)) * standard_deviation(values) / n**0.5
     return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), level, n)
 
 
-def standard_deviation(values: Sequence[float]) -> float:
+def standard_deviation(values: Collection[float]) -> float:
     """The standard deviation over the draws; 0 with one draw."""
-    if len(values) < 2:
-        return 0.0
-    mean = _mean(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return stdev(values) if len(values) > 1 else 0.0
 
 
 def accuracy_table(values: Values) -> str:
     """Mean and standard deviation over the draws in per cent; the best of a column is bold."""
-    best = {budget: round(max(_means(values, budget).values()), 3) for budget in _budgets(values)}
 
-    def show(draws: Sequence[float], budget: int) -> str:
+    def show(name: str, budget: int) -> str:
+        draws = values[name][budget].values()
         shown = f"{100 * _mean(draws):.1f} ± {100 * standard_deviation(draws):.1f}"
-        return f"**{shown}**" if round(_mean(draws), 3) == best[budget] else shown
+        best = max(_means(values, budget).values())
+        return f"**{shown}**" if round(_mean(draws), 3) == round(best, 3) else shown
 
-    return _table(values, show)
+    return _table(values, _budgets(values), show)
 
 
 def duration_table(values: Values) -> str:
     """The mean seconds of learning, trials of `auto` included."""
-    return _table(values, lambda draws, _: _show_seconds(draws))
+    return _table(
+        values, _budgets(values), lambda name, budget: _show_seconds(values[name][budget])
+    )
 
 
 def auto_table(records: Records) -> str:
     """What `auto` chose, its distance from the best single strategy, and the cost of the choice."""
     values = accuracies(records)
+    total = durations(records)["auto"]
+    alone = durations(records, with_choice=False)["auto"]
     named = sorted({cell.strategy for cell in records} - {"auto"})
-    columns = []
+    columns: dict[int, dict[str, str]] = {}
     regrets = []
     for budget in _budgets(values):
-        means = {name: 100 * mean for name, mean in _means(values, budget).items()}
+        means = _means(values, budget)
         best = max(named, key=means.__getitem__)
-        regrets.append(means[best] - means["auto"])
-        column = {
-            "best single strategy": f"{best} {means[best]:.1f}",
-            "auto": f"{means['auto']:.1f}",
+        regrets.append(100 * means[best] - 100 * means["auto"])
+        columns[budget] = {
+            "best single strategy": f"{best} {100 * means[best]:.1f}",
+            "auto": f"{100 * means['auto']:.1f}",
             "regret, points": f"{regrets[-1]:.1f}",
-            **_choices(records, budget),
+            "chosen": _show_chosen(records, budget),
+            "seconds, trials included": _show_seconds(total[budget]),
+            "seconds of the chosen plan alone": _show_seconds(alone[budget]),
         }
         if "head" in named:
             auto = values["auto"][budget]
             head = values["head"][budget]
             collapsed = sum(auto[seed] < value - COLLAPSE for seed, value in head.items())
-            column["draws more than 5 points below head"] = str(collapsed)
-        columns.append(column)
-    lines = [_header(_budgets(values))]
-    for name in columns[0]:
-        lines.append(f"| {name} | " + " | ".join(column[name] for column in columns) + " |")
-    return "\n".join(lines) + f"\n\nMean regret: {_mean(regrets):.2f} points."
-
-
-def _choices(records: Records, budget: int) -> dict[str, str]:
-    """Name of a row -> what it shows of the runs of `auto` with one budget."""
-    runs = {
-        cell: record
-        for cell, record in records.items()
-        if (cell.strategy, cell.budget) == ("auto", budget)
-    }
-    chosen = Counter(record.strategy.used for record in runs.values())
-    total = durations(runs)["auto"][budget]
-    alone = durations(runs, with_choice=False)["auto"][budget]
-    return {
-        "chosen": ", ".join(f"{name} {count}" for name, count in chosen.most_common()),
-        "seconds, trials included": _show_seconds(list(total.values())),
-        "seconds of the chosen plan alone": _show_seconds(list(alone.values())),
-    }
+            columns[budget]["draws more than 5 points below head"] = str(collapsed)
+    table = _table(columns[budget], columns, lambda name, budget: columns[budget][name])
+    return f"{table}\n\nMean regret: {_mean(regrets):.2f} points."
 
 
 def plot(values: Values, level: float) -> Figure:
@@ -165,58 +150,44 @@ def plot(values: Values, level: float) -> Figure:
     accuracy, *others = figure.subplots(1, parts, squeeze=False)[0]
     shown = {name: row for name, row in values.items() if name != "majority"}
     for name, row in shown.items():
-        draws = {budget: list(by_seed.values()) for budget, by_seed in row.items()}
-        _draw_line(accuracy, name, draws, level)
-    lowest = min(min(_means(shown, budget).values()) for budget in _budgets(shown))
+        _draw_line(accuracy, name, row, level)
+    budgets = _budgets(values)
+    lowest = min(min(_means(shown, budget).values()) for budget in budgets)
     accuracy.set(ylabel="accuracy on the test split (%)", ylim=(max(0, 100 * lowest - 5), 101))
     accuracy.legend(ncols=2, loc="best")
     for axes in others:
         _draw_gains(axes, shown)
     for axes in (accuracy, *others):
         axes.set(xlabel="labels a class", xscale="log")
-        axes.set_xticks(_budgets(values), [str(budget) for budget in _budgets(values)])
+        axes.set_xticks(budgets, list(map(str, budgets)))
         axes.minorticks_off()
     return figure
 
 
 def _draw_gains(axes: Axes, values: Values) -> None:
-    """The gain of each strategy on head alone, in points, mean of the draws."""
     axes.axhline(0, color=COLOURS["head"], linewidth=1.5)
     for name in values:
         if name in ("head", "scratch", "raw_inputs"):
             continue
-        gains = {}
+        gains: Row = {}
         for budget, draws in values[name].items():
             head = values["head"][budget]
-            gains[budget] = [value - head[seed] for seed, value in draws.items()]
+            gains[budget] = {seed: value - head[seed] for seed, value in draws.items()}
         _draw_line(axes, name, gains)
     axes.set(ylabel="gain on head alone (points, mean of the draws)")
 
 
-def _draw_line(
-    axes: Axes, name: str, by_budget: Mapping[int, list[float]], level: float | None = None
-) -> None:
+def _draw_line(axes: Axes, name: str, row: Row, level: float | None = None) -> None:
     """The mean over the draws by budget; with a `level` also its interval as error bars."""
-    means = [100 * _mean(draws) for draws in by_budget.values()]
-    errors = None
-    if level is not None:
-        estimates = [mean_estimate(draws, level) for draws in by_budget.values()]
-        below = [100 * (estimate.value - estimate.low) for estimate in estimates]
-        above = [100 * (estimate.high - estimate.value) for estimate in estimates]
-        errors = [below, above]
+    # Without a level only the mean of the estimates is drawn.
+    estimates = [mean_estimate(draws.values(), level or 0.5) for draws in row.values()]
+    means, lows, highs = 100 * np.array([(each.value, each.low, each.high) for each in estimates]).T
     style: dict[str, Any] = {"label": name, "color": COLOURS.get(name), "linewidth": 1.3}
     if name == "auto":  # a broad band behind the line of what it chose
         style |= {"linewidth": 6, "alpha": 0.3, "zorder": 1}
-    axes.errorbar(
-        list(by_budget),
-        means,
-        yerr=errors,
-        marker="o",
-        capsize=2,
-        markersize=4,
-        elinewidth=0.5,
-        **style,
-    )
+    errors = None if level is None else [means - lows, highs - means]
+    style |= {"marker": "o", "markersize": 4, "capsize": 2, "elinewidth": 0.5}
+    axes.errorbar(list(row), means, yerr=errors, **style)
 
 
 def write_tables(records: Records, folder: Path, level: float) -> str:
@@ -233,23 +204,28 @@ def write_tables(records: Records, folder: Path, level: float) -> str:
     return text
 
 
-def _show_seconds(values: Sequence[float]) -> str:
-    mean = _mean(values)
+def _show_chosen(records: Records, budget: int) -> str:
+    chosen: Counter[str] = Counter()
+    for cell, record in records.items():
+        if (cell.strategy, cell.budget) == ("auto", budget):
+            chosen[record.strategy.used] += 1
+    return ", ".join(f"{name} {count}" for name, count in chosen.most_common())
+
+
+def _show_seconds(draws: Mapping[int, float]) -> str:
+    mean = _mean(draws.values())
     return f"{mean:.1f}" if mean < 9.95 else f"{mean:.0f}"
 
 
-def _table(values: Values, show: Callable[[Sequence[float], int], str]) -> str:
-    """A table with a row for each strategy or baseline, and a column for each budget."""
-    lines = [_header(_budgets(values))]
-    for name, row in values.items():
-        cells = (show(list(row[budget].values()), budget) for budget in _budgets(values))
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+def _table(names: Iterable[str], budgets: Collection[int], show: Callable[[str, int], str]) -> str:
+    lines = [_line("labels a class", map(str, budgets)), "|---|" + "---|" * len(budgets)]
+    for name in names:
+        lines.append(_line(name, (show(name, budget) for budget in budgets)))
     return "\n".join(lines)
 
 
-def _header(budgets: Sequence[int]) -> str:
-    titles = " | ".join(map(str, budgets))
-    return f"| labels a class | {titles} |\n|---|" + "---|" * len(budgets)
+def _line(name: str, cells: Iterable[str]) -> str:
+    return "| " + " | ".join([name, *cells]) + " |"
 
 
 def _budgets(values: Values) -> list[int]:
@@ -257,9 +233,8 @@ def _budgets(values: Values) -> list[int]:
 
 
 def _means(values: Values, budget: int) -> dict[str, float]:
-    """The mean over the draws of each strategy and baseline."""
-    return {name: _mean(list(row[budget].values())) for name, row in values.items()}
+    return {name: _mean(row[budget].values()) for name, row in values.items()}
 
 
-def _mean(values: Sequence[float]) -> float:
+def _mean(values: Collection[float]) -> float:
     return sum(values) / len(values)

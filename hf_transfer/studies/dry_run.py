@@ -1,7 +1,6 @@
 """What a run would do, as text, before anything is learned or written."""
 
 import copy
-import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -23,7 +22,6 @@ from hf_transfer.frozen.split import UnsplittableError, split_model
 from hf_transfer.job import Job, make_job
 from hf_transfer.models.adapters import adapter_rates, wrap_with_adapter
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
-from hf_transfer.models.flops import stage_flops
 from hf_transfer.models.head import parameter_count
 from hf_transfer.models.layers import LayerMap
 from hf_transfer.store.entries import resolve_cache_dir, room_for, show_bytes
@@ -34,22 +32,14 @@ from hf_transfer.strategies.phases import STRATEGIES
 from hf_transfer.strategies.plan import Phase, Plan, learning_rates, without_closed_form
 from hf_transfer.studies.choose import explain_plan, explain_strategy
 from hf_transfer.studies.choose_pooling import PoolingChoice, pooling_without_evidence
+from hf_transfer.studies.trials import measure_network
 from hf_transfer.training.engine import require_runnable
 from hf_transfer.training.epochs import PhaseLength, phase_length, with_passes_as_epochs
 
 MAX_TOKENIZED = 1000  # texts of a split whose lengths represent those of all
 
-COLUMNS = {
-    "phase": "<",
-    "how": "<",
-    "epochs": ">",
-    "steps": ">",
-    "batch": ">",
-    "learns": ">",
-    "computed once": "<",
-    "cache": ">",
-    "x full": ">",
-}
+COLUMNS = ("phase", "how", "epochs", "steps", "batch", "learns", "computed once", "cache", "x full")
+ALIGNMENT = "<<>>>><>>"
 LEGEND = (
     "computed once: frozen layers, all below the stage that is named; their activations are cached",
     "x full: operations of training relative to --strategy full; evaluations are not counted",
@@ -68,15 +58,9 @@ class Preview:
     samples: Mapping[str, Dataset]
     sizes: dict[tuple[Any, ...], dict[str, int] | str] = field(default_factory=dict)
 
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The names of the network's stages."""
-        return self.network.layers.stages
-
     def plan(self, strategy: str) -> Plan:
         """The plan of a strategy; raises UserError where its run would, before it learns."""
-        named = replace(self.transfer, strategy=cast(Strategy, strategy))
-        plan = make_plan(named, self.job)
+        plan = make_plan(replace(self.transfer, strategy=cast(Strategy, strategy)), self.job)
         require_runnable(self.job, plan)
         return plan
 
@@ -99,10 +83,11 @@ class Preview:
             quiet=True,
             dtype=plan.frozen_dtype,
         )
-        sizes = {}
-        for name, rows in self.samples.items():
-            sizes[name] = estimate_features(layers, rows, len(self.job.data.splits[name]))
-        return sizes
+        splits = self.job.data.splits
+        return {
+            name: estimate_features(layers, rows, len(splits[name]))
+            for name, rows in self.samples.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -118,7 +103,7 @@ class PhasePreview:
     rates: Mapping[int, float]
     boundary: int
     cached: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
 
 
 def dry_run(config: RunConfig) -> str:
@@ -128,12 +113,8 @@ def dry_run(config: RunConfig) -> str:
     UserError as a run does.
     """
     preview = _prepare(config)
-    lines = _describe(preview)
-    if config.transfer.strategy == "auto":
-        lines += _strategies(preview)
-    else:
-        lines += _phases(preview)
-    return "\n".join(lines)
+    show = _strategies if config.transfer.strategy == "auto" else _phases
+    return "\n".join([*_describe(preview), *show(preview)])
 
 
 def _prepare(config: RunConfig) -> Preview:
@@ -143,19 +124,12 @@ def _prepare(config: RunConfig) -> Preview:
     checkpoint = load_checkpoint(config.model, data, training.seed)
     pooling = pooling_without_evidence(config.transfer, checkpoint)
     job = make_job(pooling.checkpoint, data, training)
-    model = job.model.eval().to(training.device)
-    samples = {
-        name: _sample(rows, job.encoder)
-        for name, rows in data.splits.items()
-        if name in ("train", "validation")
-    }
+    samples = {"train": _sample(data.train, job.encoder)}
+    if data.validation is not None:
+        samples["validation"] = _sample(data.validation, job.encoder)
     fit_augmentation(training.augmentation, job.encoder, samples["train"])
     some = samples["train"].select(_evenly_spaced(SAMPLE_ROWS, len(samples["train"])))
-    batch = job.encoder.collate(list(some))
-    batch.pop("labels")
-    inputs = {name: tensor.to(training.device) for name, tensor in batch.items()}
-    layers = job.checkpoint.layers
-    network = Network(layers, stage_flops(model, inputs, layers), job.checkpoint.fixed)
+    network = measure_network(job, some)
     return Preview(config.transfer, config.cache, job, pooling, network, samples)
 
 
@@ -174,24 +148,20 @@ def _evenly_spaced(count: int, rows: int) -> np.ndarray:
 
 def _describe(preview: Preview) -> list[str]:
     data = preview.job.data
-    checkpoint = preview.job.checkpoint
     strategy = preview.transfer.strategy
     rows = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     start = "random weights, shaped as" if strategy == "scratch" else "pretrained"
-    size = (
-        f"{preview.network.layers.num_layers} layers, "
-        f"{parameter_count(checkpoint.model):,} parameters"
-    )
+    start += f" {preview.job.checkpoint.provenance.id}"
+    depth = preview.network.layers.num_layers
     return [
         f"strategy  {strategy}",
-        f"start     {start} {checkpoint.provenance.id} ({size})",
-        f"pooling   {_describe_pooling(preview)}",
+        f"start     {start} ({depth} layers, {parameter_count(preview.job.model):,} parameters)",
+        f"pooling   {_describe_pooling(preview.pooling)}",
         f"data      {data.origin.id} (rows: {rows})",
     ]
 
 
-def _describe_pooling(preview: Preview) -> str:
-    pooling = preview.pooling
+def _describe_pooling(pooling: PoolingChoice) -> str:
     if pooling.pooling == "mean":
         return "the mean over all tokens"
     if pooling.is_open:
@@ -201,50 +171,56 @@ def _describe_pooling(preview: Preview) -> str:
 
 def _phases(preview: Preview) -> list[str]:
     requested = preview.plan(preview.transfer.strategy)
-    plan, phases = _preview_phases(requested, preview)
-    costs = _costs(plan, preview, _uncached(phases))
+    phases, costs = _preview_phases(requested, preview)
     full = _full_cost(preview)
-    cells = [_cells(each, cost / full, preview) for each, cost in zip(phases, costs, strict=True)]
-    rates = [
-        (each.phase.name, _show_rates(each.rates, preview.stages) or "solved, without a rate")
-        for each in phases
-    ]
+    cells: list[tuple[str, ...]] = [COLUMNS]
+    rates = [("phase", "peak rates, from the head down")]
+    notes = []
+    for each, cost in zip(phases, costs, strict=True):
+        cells.append(_cells(each, cost / full, preview))
+        shown = _show_rates(each.rates, preview.network.layers.stages)
+        rates.append((each.phase.name, shown or "solved, without a rate"))
+        notes += [f"{each.phase.name}: {note}" for note in each.notes]
     reasons = (explain_strategy(preview.transfer), *explain_plan(requested, preview.job))
-    lines = [f"because   {reason}" for reason in reasons]
-    lines += ["", *_table([tuple(COLUMNS), *cells], "".join(COLUMNS.values())), ""]
-    lines += [*_table([("phase", "peak rates, from the head down"), *rates], "<<"), ""]
-    for each in phases:
-        lines += [f"{each.phase.name}: {note}" for note in each.notes]
-    return [*lines, *LEGEND, f"cost      {_show_cost(sum(costs) / full)} x full"]
+    return [
+        *map("because   {}".format, reasons),
+        "",
+        *_table(cells, ALIGNMENT),
+        "",
+        *_table(rates, "<<"),
+        "",
+        *notes,
+        *LEGEND,
+        f"cost      {_show_cost(sum(costs) / full)} x full",
+    ]
 
 
 def _strategies(preview: Preview) -> list[str]:
     full = _full_cost(preview)
     rows = [("strategy", "learns at most", "x full", "")]
-    parameters = parameter_count(preview.job.model)
     for name in STRATEGIES:
         try:
-            plan, phases = _preview_phases(preview.plan(name), preview)
+            phases, costs = _preview_phases(preview.plan(name), preview)
         except UserError as reason:
             rows.append((name, "-", "-", f"not possible: {reason.message}"))
             continue
-        cost = _show_cost(sum(_costs(plan, preview, _uncached(phases))) / full)
-        share = max(each.trainable for each in phases) / parameters
-        rows.append((name, f"{share:.2%}", cost, " -> ".join(p.name for p in plan.phases)))
-    budget = preview.transfer.auto_budget
+        share = max(each.trainable for each in phases) / parameter_count(preview.job.model)
+        names = " -> ".join(each.phase.name for each in phases)
+        rows.append((name, f"{share:.2%}", _show_cost(sum(costs) / full), names))
+    others = f"{', '.join(CANDIDATES[:-1])} or {CANDIDATES[-1]}"
     return [
         "",
         *_table(rows, "<>><"),
         "",
         *LEGEND,
-        f"auto uses {DEFAULT_STRATEGY} unless {', '.join(CANDIDATES[:-1])} or {CANDIDATES[-1]} is possible and "
-        "better beyond noise in trials, which are made when it is run and cost at most "
-        f"{budget:g} x full.",
+        f"auto uses {DEFAULT_STRATEGY} unless {others} is possible and better beyond noise in "
+        "trials, which are made when it is run and cost at most "
+        f"{preview.transfer.auto_budget:g} x full.",
     ]
 
 
-def _preview_phases(plan: Plan, preview: Preview) -> tuple[Plan, list[PhasePreview]]:
-    """The plan as the engine would run it on this network, and what each of its phases would do."""
+def _preview_phases(plan: Plan, preview: Preview) -> tuple[list[PhasePreview], tuple[float, ...]]:
+    """What each phase would do as the engine would run it on this network, and its cost."""
     notes: dict[str, str] = {}
     solved = [phase.name for phase in plan.phases if phase.solver == "convex"]
     if solved:
@@ -253,7 +229,8 @@ def _preview_phases(plan: Plan, preview: Preview) -> tuple[Plan, list[PhasePrevi
             notes = dict.fromkeys(solved, f"the head is trained in steps, not solved: {reason}")
             plan = without_closed_form(plan)
     phases = [_preview_phase(phase, plan, preview, notes.get(phase.name)) for phase in plan.phases]
-    return plan, phases
+    uncached = {each.phase.name for each in phases if not each.boundary}
+    return phases, _costs(plan, preview, uncached)
 
 
 def _preview_phase(phase: Phase, plan: Plan, preview: Preview, note: str | None) -> PhasePreview:
@@ -263,7 +240,7 @@ def _preview_phase(phase: Phase, plan: Plan, preview: Preview, note: str | None)
     learns = learning_rates(phase, plan, layers, network.fixed)
     rates = {layers.depth_of(name): rate for name, rate in learns.items()}
     sizes = {name: p.numel() for name, p in job.model.named_parameters()}
-    trainable = sum(sizes[name] for name in learns)
+    trainable = sum(map(sizes.__getitem__, learns))
     if phase.adapter:
         trainable, adapted = _count_adapter(phase, job.checkpoint, layers)
         rates = {depth: rate for depth, rate in rates.items() if depth in adapted}
@@ -271,7 +248,7 @@ def _preview_phase(phase: Phase, plan: Plan, preview: Preview, note: str | None)
     cached, reason = "-", None
     if boundary:
         cached, reason = _size_of_cache(phase, plan, preview, boundary)
-    notes = [] if note is None else [note]
+    notes = [note] if note else []
     if reason:
         notes.append(f"frozen layers run in every epoch: {reason}")
         boundary = 0
@@ -284,7 +261,6 @@ def _preview_phase(phase: Phase, plan: Plan, preview: Preview, note: str | None)
 def _count_adapter(
     phase: Phase, checkpoint: Checkpoint, layers: LayerMap
 ) -> tuple[int, set[float]]:
-    """The number of parameters that learn with an adapter, and the positions of their stages."""
     shared = {id(tensor): tensor for tensor in checkpoint.model.parameters()}
     # Its modules are wrapped, its weights only read.
     model = copy.deepcopy(checkpoint.model, shared)
@@ -305,17 +281,15 @@ def _size_of_cache(
     if isinstance(sizes, str):
         return "-", sizes
     needed = sizes["train"] * max(1, plan.cached_views)
-    if is_probe:
-        if not cache.cache_frozen or phase is not plan.phases[0]:
-            return "in memory", None
-    else:
+    in_memory = is_probe and (not cache.cache_frozen or phase is not plan.phases[0])
+    if not is_probe:
         needed += sizes.get("validation", 0)
         if preview.job.training.n_gpu > 1:
             return "-", "start one process per GPU with accelerate launch"
     no_room = room_for(resolve_cache_dir(cache.cache_dir), needed, cache.cache_limit_gb)
-    if no_room:
-        return ("in memory", None) if is_probe else ("-", no_room)
-    return show_bytes(needed), None
+    if in_memory or (is_probe and no_room):
+        return "in memory", None
+    return ("-", no_room) if no_room else (show_bytes(needed), None)
 
 
 def _costs(plan: Plan, preview: Preview, uncached: Collection[str] = ()) -> tuple[float, ...]:
@@ -323,53 +297,40 @@ def _costs(plan: Plan, preview: Preview, uncached: Collection[str] = ()) -> tupl
     return phase_costs(counted, preview.network, preview.cache.cache_frozen, uncached)
 
 
-def _uncached(phases: Sequence[PhasePreview]) -> set[str]:
-    """The names of the phases that compute nothing once."""
-    return {each.phase.name for each in phases if not each.boundary}
-
-
 def _full_cost(preview: Preview) -> float:
     return sum(_costs(preview.plan("full"), preview))
 
 
 def _cells(each: PhasePreview, cost: float, preview: Preview) -> tuple[str, ...]:
-    """A phase's row of the table."""
     phase = each.phase
     share = each.trainable / parameter_count(preview.job.model)
     how, length = "solved", ("-", "-", "-")
     if each.length:
+        steps = each.length
         how = f"steps, {phase.adapter} adapters" if phase.adapter else f"steps, {phase.loss} loss"
-        length = (
-            f"{each.length.epochs:.4g}",
-            f"{each.length.steps:,}",
-            str(each.length.batch_size),
-        )
+        length = (f"{steps.epochs:.4g}", f"{steps.steps:,}", str(steps.batch_size))
     learns = f"{each.trainable:,} ({share:.2%})"
-    boundary = _show_boundary(each.boundary, preview.network.layers)
+    boundary = "nothing"
+    if each.boundary:
+        layers = preview.network.layers
+        article = "the " if each.boundary == layers.head else ""
+        boundary = f"below {article}{layers.stages[each.boundary]}"
     return phase.name, how, *length, learns, boundary, each.cached, _show_cost(cost)
-
-
-def _show_boundary(boundary: int, layers: LayerMap) -> str:
-    if not boundary:
-        return "nothing"
-    article = "the " if boundary == layers.head else ""
-    return f"below {article}{layers.stages[boundary]}"
 
 
 def _show_rates(rates: Mapping[int, float], stages: Sequence[str]) -> str:
     """`head 1.1e-03, layers 6-5 1.1e-04`: from the head down, layers of one rate together."""
-    top = len(stages) - 1
-    depths = sorted(rates, reverse=True)
+    groups: list[list[int]] = []
+    for depth in sorted(rates, reverse=True):
+        is_layer = 0 < depth < len(stages) - 2  # embeddings and head are shown alone
+        if groups and is_layer and groups[-1][-1] == depth + 1 and rates[depth + 1] == rates[depth]:
+            groups[-1].append(depth)
+        else:
+            groups.append([depth])
     shown = []
-    # Layers that follow one another have the same sum of position and place in the list.
-    for _, run in itertools.groupby(
-        enumerate(depths), lambda item: (item[0] + item[1], 0 < item[1] < top)
-    ):
-        neighbours = [depth for _, depth in run]
-        for rate, same in itertools.groupby(neighbours, rates.__getitem__):
-            group = list(same)
-            name = stages[group[0]] if len(group) == 1 else f"layers {group[0]}-{group[-1]}"
-            shown.append(f"{name} {rate:.1e}")
+    for group in groups:
+        name = stages[group[0]] if len(group) == 1 else f"layers {group[0]}-{group[-1]}"
+        shown.append(f"{name} {rates[group[0]]:.1e}")
     return ", ".join(shown)
 
 
@@ -379,10 +340,6 @@ def _show_cost(cost: float) -> str:
 
 
 def _table(rows: Sequence[tuple[str, ...]], alignment: str) -> list[str]:
-    """Lines with columns of one width each."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = zip(row, alignment, widths, strict=True)
-        lines.append("  ".join(f"{cell:{side}{width}}" for cell, side, width in cells).rstrip())
-    return lines
+    widths = np.vectorize(len)(np.array(rows)).max(0)
+    shape = "  ".join(f"{{:{side}{width}}}" for side, width in zip(alignment, widths, strict=True))
+    return [shape.format(*row).rstrip() for row in rows]

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def only_warnings() -> Iterator[None]:
-    """Within the context the library logs warnings alone, and `datasets` shows no bars: for the runs of a study."""
+    """Within the context the library logs warnings alone, and `datasets` shows no bars."""
     from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    logger, were_shown = logging.getLogger("hf_transfer"), not are_progress_bars_disabled()
+    were_shown = not are_progress_bars_disabled()
+    logger = logging.getLogger("hf_transfer")
     before = logger.level
     logger.setLevel(max(before, logging.WARNING))
     disable_progress_bars()

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from datasets import Dataset
 from tqdm.auto import tqdm
 
 from hf_transfer.config.cache import CacheConfig
@@ -26,18 +27,7 @@ from hf_transfer.models.flops import stage_flops
 from hf_transfer.record import Trial, from_json
 from hf_transfer.sealed import temporary_path
 from hf_transfer.store.entries import resolve_cache_dir
-from hf_transfer.strategies.auto import (
-    CANDIDATES,
-    DEFAULT_STRATEGY,
-    FOLDS,
-    MIN_EXAMPLES_PER_CLASS,
-    MIN_PREDICTIVE_POWER,
-    TrialScores,
-    paired_gain,
-    select_best,
-    selection_reasons,
-    trial_facts,
-)
+from hf_transfer.strategies import auto
 from hf_transfer.strategies.cost import Network, plan_cost
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.strategies.plan import Plan
@@ -60,7 +50,7 @@ class Selection:
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> "Selection":
         """The selection that was saved as JSON."""
-        trials = tuple(from_json(Trial, trial) for trial in facts["trials"])
+        trials = tuple(map(partial(from_json, Trial), facts["trials"]))
         return cls(facts["strategy"], tuple(facts["reasons"]), trials, facts["seconds"])
 
 
@@ -79,40 +69,37 @@ class _Study:
 
 def select_strategy(transfer: TransferConfig, job: Job, cache: CacheConfig) -> Selection:
     """The strategy that the evidence of trials names; validation and test rows are never read."""
-    labels = job.labels
-    strata = np.asarray(LABEL_KINDS[job.data.problem_type].strata(labels))
-    if job.data.problem_type == "regression" and len(labels) < MIN_EXAMPLES_PER_CLASS * 10:
-        strata = np.zeros(len(labels))  # numbers, unlike classes, can be held out all the same
+    strata = np.asarray(LABEL_KINDS[job.data.problem_type].strata(job.labels))
+    if job.data.problem_type == "regression" and len(strata) < auto.MIN_EXAMPLES_PER_CLASS * 10:
+        strata = np.zeros(len(strata))  # numbers, unlike classes, can be held out all the same
     _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)
-    if 2 * (counts[which] >= MIN_EXAMPLES_PER_CLASS).sum() < len(strata):
+    if 2 * (counts[which] >= auto.MIN_EXAMPLES_PER_CLASS).sum() < len(strata):
         reason = (
-            f"{DEFAULT_STRATEGY}, since most examples are of labels with fewer than {MIN_EXAMPLES_PER_CLASS}, too few "
-            "for trials"
+            f"{auto.DEFAULT_STRATEGY}, since most examples are of labels with fewer than "
+            f"{auto.MIN_EXAMPLES_PER_CLASS}, too few for trials"
         )
-        return Selection(DEFAULT_STRATEGY, (reason,))
-    fold = assign_folds(strata, FOLDS, job.training.seed)
-    study = _Study(transfer, job, cache, fold)
+        return Selection(auto.DEFAULT_STRATEGY, (reason,))
+    study = _Study(transfer, job, cache, assign_folds(strata, auto.FOLDS, job.training.seed))
     costs = _costs(study)
     is_quiet = bool(job.training.disable_tqdm) or not PartialState().is_main_process
     with (
-        tqdm(total=FOLDS * len(costs), desc="trials", disable=is_quiet) as bar,
+        tqdm(total=auto.FOLDS * len(costs), desc="trials", disable=is_quiet) as bar,
         _cache_of_trials(cache) as cache_of_trials,
     ):
-        study = replace(study, cache=cache_of_trials)
-        attempt = partial(_try_plan, study)
+        attempt = partial(_try_plan, replace(study, cache=cache_of_trials))
         trials, left_out = run_trials(costs, transfer.auto_budget, attempt, bar.update)
     if not trials:
-        return Selection(DEFAULT_STRATEGY, left_out)
-    reasons = (*selection_reasons(trials), *left_out)
-    return Selection(select_best(trials).strategy, reasons, trial_facts(trials))
+        return Selection(auto.DEFAULT_STRATEGY, left_out)
+    reasons = (*auto.selection_reasons(trials), *left_out)
+    return Selection(auto.select_best(trials).strategy, reasons, auto.trial_facts(trials))
 
 
 def run_trials(
     costs: Mapping[str, float],
     budget: float,
-    attempt: Callable[[str, int], TrialScores],
+    attempt: Callable[[str, int], auto.TrialScores],
     advance: Callable[[int], Any] = lambda folds: None,
-) -> tuple[list[TrialScores], tuple[str, ...]]:
+) -> tuple[list[auto.TrialScores], tuple[str, ...]]:
     """The trials, and why some were left out; none without budget for one of the default.
 
     `costs` has the cost of a fold by strategy, in the order of trials; `attempt` takes a strategy
@@ -123,14 +110,14 @@ def run_trials(
     first = next(iter(costs))
     if costs[first] > budget:
         return [], (f"{first}, since --auto_budget {budget:g} leaves no time for trials",)
-    trials: list[TrialScores] = []
+    trials: list[auto.TrialScores] = []
     left_out: list[str] = []
     failures: list[UserError] = []
     left = budget
     for name, cost in costs.items():
-        trial: TrialScores | None = None
-        for number in range(FOLDS):
-            if trial and trials and _is_settled(trial, select_best(trials)):
+        trial: auto.TrialScores | None = None
+        for number in range(auto.FOLDS):
+            if trial and trials and _is_settled(trial, auto.select_best(trials)):
                 break
             if cost > left:
                 more = "more " if trial else ""
@@ -145,28 +132,27 @@ def run_trials(
                 left_out.append(f"the trial of {name} failed: {error.message}")
                 break
             trial = trial + scores if trial else scores
-        advance(FOLDS)  # folds that need not be tried are done, too
+        advance(auto.FOLDS)  # folds that need not be tried are done, too
         trials += [trial] if trial else []
     if not trials:
         raise failures[0]
     return trials, tuple(left_out)
 
 
-def _is_settled(trial: TrialScores, best: TrialScores) -> bool:
+def _is_settled(trial: auto.TrialScores, best: auto.TrialScores) -> bool:
     """Whether nothing is left to compare, or hardly a chance to be better than the best."""
-    gain = paired_gain(trial, best)
+    gain = auto.paired_gain(trial, best)
     share = gain.n / len(best.rows)
-    return share == 1 or gain.predictive_power(share) < MIN_PREDICTIVE_POWER
+    return share == 1 or gain.predictive_power(share) < auto.MIN_PREDICTIVE_POWER
 
 
-def _try_plan(study: _Study, strategy: str, number: int) -> TrialScores:
+def _try_plan(study: _Study, strategy: str, number: int) -> auto.TrialScores:
     """The scores of a strategy on the rows of a fold when it learns from all others.
 
     Raises UserError where it cannot be run.
     """
     began = time.perf_counter()
     job = study.job
-    held_out = np.flatnonzero(study.fold == number)
     checkpoint = replace(job.checkpoint, model=copy.deepcopy(job.checkpoint.model))
     with only_warnings():
         trial_job = replace(_without_fold(study, number), checkpoint=checkpoint)
@@ -181,11 +167,11 @@ def _try_plan(study: _Study, strategy: str, number: int) -> TrialScores:
     scores = SCORING[job.data.problem_type].row_scores(
         predictions.labels, predictions.outputs, np.asarray(job.labels)
     )
-    return TrialScores(strategy, held_out, scores, time.perf_counter() - began)
+    held_out = np.flatnonzero(study.fold == number)
+    return auto.TrialScores(strategy, held_out, scores, time.perf_counter() - began)
 
 
 def _without_fold(study: _Study, number: int) -> Job:
-    """The job with the rows of a fold as test split and all others to learn from."""
     rows = study.job.data.train
     splits = {
         "train": rows.select(np.flatnonzero(study.fold != number)),
@@ -197,30 +183,29 @@ def _without_fold(study: _Study, number: int) -> Job:
 def _costs(study: _Study) -> dict[str, float]:
     """Strategy, in the order of trials -> cost of a trial, in full fine-tunings on all rows."""
     job = study.job
-    network = measure_network(job, SAMPLE)
+    rows = job.data.train
+    network = measure_network(job, job.encoder.rows(rows.select(range(min(SAMPLE, len(rows))))))
 
     def cost(strategy: str, job: Job) -> float:
         labels = job.labels
         plan = with_passes_as_epochs(study.plan(strategy, job), labels, job.training)
         return len(labels) * plan_cost(plan, network, study.cache.cache_frozen)
 
-    single_label = job.data.problem_type == "single_label_classification"
-    can_contrast = single_label and job.checkpoint.linear_head
-    names = [
-        name for name in (DEFAULT_STRATEGY, *CANDIDATES) if name != "contrastive" or can_contrast
-    ]
+    names = [auto.DEFAULT_STRATEGY, *auto.CANDIDATES]
+    is_single_label = job.data.problem_type == "single_label_classification"
+    if "contrastive" in names and not (is_single_label and job.checkpoint.linear_head):
+        names.remove("contrastive")
     trial_job = _without_fold(study, 0)
     with only_warnings():
         full = cost("full", job)
         return {name: cost(name, trial_job) / full for name in names}
 
 
-def measure_network(job: Job, rows: int) -> Network:
-    """The stages of the job's network and the operations of each in a forward pass of some rows."""
+def measure_network(job: Job, rows: Dataset) -> Network:
+    """The stages of the job's network and the operations of each in a pass of encoded rows."""
     checkpoint = job.checkpoint
     model = checkpoint.model.eval().to(job.training.device)
-    some = job.data.train.select(range(min(rows, len(job.data.train))))
-    inputs = job.encoder.collate(list(job.encoder.rows(some)))
+    inputs = job.encoder.collate(list(rows))
     inputs.pop("labels")
     on_device = {name: tensor.to(job.training.device) for name, tensor in inputs.items()}
     flops = stage_flops(model, on_device, checkpoint.layers)
