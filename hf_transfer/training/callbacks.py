@@ -13,7 +13,6 @@ from transformers import (
     TrainerCallback,
     TrainerControl,
     TrainerState,
-    TrainingArguments,
 )
 
 from hf_transfer.config.training_arguments import TrainingConfig
@@ -45,15 +44,10 @@ class BestStep(TrainerCallback):
         self.weights: dict[str, torch.Tensor] = {}
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float],
-        **_: Any,
+        self, args: object, state: TrainerState, control: TrainerControl, **options: Any
     ) -> None:
         """Copy the weights if this step is the best so far."""
-        value = self.sign * metrics[self.metric]
+        value = self.sign * options["metrics"][self.metric]
         if value > self.best_value:
             self.best_value = value
             self.best_step = state.global_step
@@ -65,9 +59,7 @@ class BestStep(TrainerCallback):
         if self.patience is not None and self.worse >= self.patience:
             control.should_training_stop = True
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: object, state: TrainerState, *_: object, **__: object) -> None:
         """Restore all weights of the best step."""
         if self.weights and self.best_step != state.global_step:
             self.model.load_state_dict(self.weights, strict=True)
@@ -92,36 +84,26 @@ class BestStep(TrainerCallback):
 class LogLines(TrainerCallback):
     """Logs a line in place of the dictionary that Trainer prints without a progress bar."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: object, state: TrainerState, *_: object, **options: Any) -> None:
         """Log the newest metrics."""
-        shown = [f"{name} {logs[name]:.4g}" for name in SHOWN_METRICS if logs and name in logs]
+        shown = _format_metrics(options["logs"], ".4g")
         if shown and state.is_world_process_zero:
-            log.info("step %d of %d: %s", state.global_step, state.max_steps, ", ".join(shown))
+            text = ", ".join(map(" ".join, shown.items()))
+            log.info("step %d of %d: %s", state.global_step, state.max_steps, text)
 
 
 class ProgressBar(ProgressCallback):
     """Trainer's progress bar with the newest metrics at its end, not in a new line each time."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, *_: object, **options: Any) -> None:
         """Show the newest metrics beside the bar."""
-        if self.training_bar is not None and logs:
-            shown = {name: f"{logs[name]:.3f}" for name in SHOWN_METRICS if name in logs}
-            if shown:
-                self.training_bar.set_postfix(shown, refresh=False)
+        shown = _format_metrics(options["logs"], ".3f")
+        if self.training_bar is not None and shown:
+            self.training_bar.set_postfix(shown, refresh=False)
+
+
+def _format_metrics(logs: Mapping[str, float], form: str) -> dict[str, str]:
+    return {name: format(logs[name], form) for name in SHOWN_METRICS if name in logs}
 
 
 def add_callbacks(trainer: Trainer, training: TrainingConfig) -> BestStep | None:

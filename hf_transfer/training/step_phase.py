@@ -38,10 +38,6 @@ from hf_transfer.training.trainer import (
     validation_metrics,
 )
 
-CACHE_HINT = (
-    "give --cache_frozen, --cache_dir and --cache_limit_gb as they were, and room in the store"
-)
-
 
 @dataclass(frozen=True)
 class PhaseInputs:
@@ -66,8 +62,7 @@ def run_step_phase(
     """The checkpoint after a phase, and the phase's facts; `done` are those of the ones before."""
     phase = run.plan.phases[number]
     checkpoint = run.job.checkpoint
-    is_resumed = run.folder is not None and run.folder.phases_done == len(done)
-    resumed = run.folder.resumed if run.folder and is_resumed else None
+    resumed = run.folder.resumed if run.folder and run.folder.phases_done == len(done) else None
     inputs = _prepare(phase, run, resumed)
     frozen = inputs.frozen
     began = time.perf_counter()
@@ -117,17 +112,18 @@ def _prepare(phase: Phase, run: PlanRun, resumed: State | None) -> PhaseInputs:
         if resumed and phase.loss != "contrastive":
             restore_weights(model, resumed.load("weights"))  # also those below the boundary
         frozen = freeze_below(rates, run.plan, job, run.cache, run.train, run.validation)
-    train = frozen.train if frozen else run.train
-    validation = frozen.validation if frozen else run.validation
-    batches, step_examples = _batches(phase, run, train)
+    rows = frozen or run
+    batches, step_examples = _batches(phase, run, rows.train)
     if resumed:
         _require_same_steps(resumed, batches, frozen)
-    if phase.loss == "contrastive":
-        validation = None  # the loss of other batches would say nothing of the head
+    # The contrastive loss of other batches would say nothing of the head.
+    validation = None if phase.loss == "contrastive" else rows.validation
     augment = None
     if not frozen:
-        augment = fit_augmentation(job.training.augmentation, job.encoder, train)
-    return PhaseInputs(model, rates, frozen, train, validation, augment, batches, step_examples)
+        augment = fit_augmentation(job.training.augmentation, job.encoder, run.train)
+    return PhaseInputs(
+        model, rates, frozen, rows.train, validation, augment, batches, step_examples
+    )
 
 
 def _require_same_steps(resumed: State, batches: StepBatches, frozen: FrozenPhase | None) -> None:
@@ -141,7 +137,8 @@ def _require_same_steps(resumed: State, batches: StepBatches, frozen: FrozenPhas
         raise UserError(
             "the activations of frozen layers were cached before, and cannot be now, or the other "
             "way round",
-            CACHE_HINT,
+            "give --cache_frozen, --cache_dir and --cache_limit_gb as they were, and room in the "
+            "store",
         )
 
 
@@ -163,8 +160,7 @@ def _batches(phase: Phase, run: PlanRun, rows: Dataset) -> tuple[StepBatches, in
     step_examples = batch_size * run.shards
     own, left = divmod(step_examples, run.accumulation * processes)
     # All examples of a contrastive batch are compared with each other.
-    is_torn = phase.loss == "contrastive" and own < batch_size
-    if left or is_torn:
+    if left or (phase.loss == "contrastive" and own < batch_size):
         raise UserError(
             f"{step_examples} examples per step cannot be divided among {processes} processes",
             f"start as many as before, or one: a step had {run.shards} batches of {batch_size}",
@@ -182,7 +178,10 @@ def _make_trainer(
     is_resumed: bool,
 ) -> PhaseTrainer:
     problem_type = run.job.data.problem_type
-    loss = _loss(phase, run)
+    loss: LossFunction = contrastive_loss
+    if phase.loss == "task":
+        classes = len(run.job.checkpoint.labels)
+        loss = choose_loss(problem_type, run.job.training, run.train["label"][:], classes)
     return PhaseTrainer(
         model=inputs.model,
         args=_arguments(phase, run, inputs, folder, is_resumed),
@@ -206,15 +205,13 @@ def _arguments(
     evaluates = inputs.validation is not None and training.eval_strategy != "no"
     # A head in closed form may be the best step already.
     may_start_best = training.eval_on_start or plan.phases[0].solver == "convex"
-    max_steps = -1
-    if training.max_steps > 0:
-        max_steps = phase_max_steps(phase, plan, training.max_steps)
+    limited = training.max_steps > 0
     quiet = {"disable_tqdm": True, "report_to": []} if run.is_trial else {}
     return phase_arguments(
         training,
         folder,
         num_train_epochs=phase.epochs,
-        max_steps=max_steps,
+        max_steps=phase_max_steps(phase, plan, training.max_steps) if limited else -1,
         learning_rate=plan.learning_rate,
         per_device_train_batch_size=inputs.batches.batch_size // max(1, training.n_gpu),
         gradient_accumulation_steps=run.accumulation,
@@ -224,14 +221,6 @@ def _arguments(
         train_sampling_strategy="random",  # the order of rows is in batches.py
         **quiet,
     )
-
-
-def _loss(phase: Phase, run: PlanRun) -> LossFunction:
-    if phase.loss == "contrastive":
-        return contrastive_loss
-    labels = run.train["label"][:]
-    outputs = len(run.job.checkpoint.labels)
-    return choose_loss(run.job.data.problem_type, run.job.training, labels, outputs)
 
 
 def _train(
@@ -257,7 +246,7 @@ def _train(
             "steps_an_epoch": trainer.batches.steps,
             "replays": is_frozen,
         }
-        stateful = [each for each in (best, candidates, trainer.guard) if each]
+        stateful = list(filter(None, (best, candidates, trainer.guard)))
         minutes = run.job.training.save_minutes
         trainer.save_states_with(
             TrainingStateCallback(run.folder, about, trainer.stop, minutes, stateful, resumed)
