@@ -6,18 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import (
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-)
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 
 from hf_transfer.config.training_arguments import TrainingConfig
 
 log = logging.getLogger(__name__)
+
+Metrics = dict[str, float]
 
 SHOWN_METRICS = ("loss", "eval_loss", "eval_accuracy")  # of those that Trainer logs
 
@@ -44,10 +39,10 @@ class BestStep(TrainerCallback):
         self.weights: dict[str, torch.Tensor] = {}
 
     def on_evaluate(
-        self, args: object, state: TrainerState, control: TrainerControl, **options: Any
+        self, args: object, state: TrainerState, control: Any, metrics: Metrics, **_: object
     ) -> None:
         """Copy the weights if this step is the best so far."""
-        value = self.sign * options["metrics"][self.metric]
+        value = self.sign * metrics[self.metric]
         if value > self.best_value:
             self.best_value = value
             self.best_step = state.global_step
@@ -84,9 +79,11 @@ class BestStep(TrainerCallback):
 class LogLines(TrainerCallback):
     """Logs a line in place of the dictionary that Trainer prints without a progress bar."""
 
-    def on_log(self, args: object, state: TrainerState, *_: object, **options: Any) -> None:
+    def on_log(
+        self, args: object, state: TrainerState, control: object, logs: Metrics, **_: object
+    ) -> None:
         """Log the newest metrics."""
-        shown = _format_metrics(options["logs"], ".4g")
+        shown = _format_metrics(logs, ".4g")
         if shown and state.is_world_process_zero:
             text = ", ".join(map(" ".join, shown.items()))
             log.info("step %d of %d: %s", state.global_step, state.max_steps, text)
@@ -95,14 +92,16 @@ class LogLines(TrainerCallback):
 class ProgressBar(ProgressCallback):
     """Trainer's progress bar with the newest metrics at its end, not in a new line each time."""
 
-    def on_log(self, *_: object, **options: Any) -> None:
+    def on_log(
+        self, args: object, state: object, control: object, logs: Metrics, **_: object
+    ) -> None:
         """Show the newest metrics beside the bar."""
-        shown = _format_metrics(options["logs"], ".3f")
+        shown = _format_metrics(logs, ".3f")
         if self.training_bar is not None and shown:
             self.training_bar.set_postfix(shown, refresh=False)
 
 
-def _format_metrics(logs: Mapping[str, float], form: str) -> dict[str, str]:
+def _format_metrics(logs: Metrics, form: str) -> dict[str, str]:
     return {name: format(logs[name], form) for name in SHOWN_METRICS if name in logs}
 
 

@@ -217,8 +217,9 @@ class PhaseTrainer(SharedBuffersTrainer):
 
     @property
     def _resumed(self) -> State:
-        assert self.keeper and self.keeper.resumed
-        return self.keeper.resumed
+        resumed = self.keeper.resumed if self.keeper else None
+        assert resumed is not None
+        return resumed
 
 
 def read_history(trainer: Trainer) -> list[dict[str, float]]:
