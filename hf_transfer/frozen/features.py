@@ -165,7 +165,6 @@ def _write(
     about: Mapping[str, Any],
     bfloat16: list[str],
 ) -> str | None:
-    """None if the rows are written, else why not."""
     try:
         write_activations(entry.parent, entry.name, rows, batches, about, bfloat16)
     except NotWrittenError as error:

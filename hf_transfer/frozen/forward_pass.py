@@ -93,7 +93,6 @@ class ForwardPass:
             yield self._compute(inputs, batch)
 
     def _compute(self, inputs: dict[str, torch.Tensor], batch: np.ndarray) -> list[Row]:
-        """The activations of each row of a batch."""
         model = self.layers.split.model
         dtype = self.layers.dtype
         device = next(model.parameters()).device
@@ -169,7 +168,6 @@ def first_reason(reason: str | None) -> str | None:
 
 
 def _require_light_inputs(layers: FrozenLayers, rows: Dataset) -> None:
-    """Raise UnsplittableError if the layers above the boundary read inputs that replay lacks."""
     missing = layers.split.inputs_read - set(layers.encoder.light(list(rows)))
     if missing:
         names = ", ".join(sorted(missing))
@@ -178,7 +176,6 @@ def _require_light_inputs(layers: FrozenLayers, rows: Dataset) -> None:
 
 
 def _require_same_without_padding(alone: Row, padded: Row, by_length: bool) -> None:
-    """Raise UnsplittableError if the activations of a row depend on its padding."""
     for name, array in alone.items():
         if array.shape != padded[name].shape:
             raise UnsplittableError(

@@ -3,7 +3,6 @@
 import itertools
 import logging
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,10 +34,6 @@ class FrozenPhase:
     train: Dataset
     validation: Dataset | None
     collate: Collate
-
-    def replaying(self) -> AbstractContextManager[None]:
-        """The context in which the model takes batches of these rows."""
-        return self.split.replaying()
 
 
 def freeze_below(

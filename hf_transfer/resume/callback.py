@@ -34,9 +34,11 @@ MAX_SHARE_OF_TIME = 1 / 50  # that saving by --save_minutes may take
 class Stateful(Protocol):
     """A part of a phase that has a state, beside the model and the optimizer."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Its state so far, for the training state."""
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore its state from a training state."""
 
 
 @dataclass
@@ -142,7 +144,6 @@ class TrainingStateCallback(TrainerCallback):
                 each.load_state_dict(state)
 
     def on_step_begin(self, *_: object, **__: object) -> None:
-        """Note that an epoch is under way."""
         self.epoch_has_ended = False
 
     def on_step_end(self, args: object, state: Any, control: Any, **_: object) -> None:
@@ -154,7 +155,6 @@ class TrainingStateCallback(TrainerCallback):
         control.should_save = wanted and not ends
 
     def on_epoch_end(self, args: object, state: object, control: Any, **_: object) -> None:
-        """Request a save that was postponed."""
         self.epoch_has_ended = True
         control.should_save = control.should_save or self.is_postponed
         self.is_postponed = False

@@ -41,11 +41,6 @@ class SavedRun:
     def __post_init__(self) -> None:
         self.states = States(self.folder)
 
-    @property
-    def phases_done(self) -> int | None:
-        """Number of phases that had ended when the state was saved; None without a state."""
-        return len(self.resumed.facts["done"]) if self.resumed else None
-
     def wait(self) -> None:
         """Return when the last state is on the disk; a warning tells if it is not."""
         try:

@@ -154,7 +154,6 @@ def write_state(path: Path, parts: Mapping[str, Any], facts: Facts) -> Path:
 
 
 def _write_part(folder: Path, part: str, value: Any) -> dict[str, Any]:
-    """The entry of a part's file in the manifest, once it is on the disk."""
     is_file = isinstance(value, bytes)
     with SealedFile(folder / (part if is_file else f"{part}.pt")) as file:
         if is_file:

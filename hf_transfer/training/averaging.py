@@ -57,7 +57,6 @@ class WeightAveraging(TrainerCallback):
         self.averaged_steps = 0
 
     def on_train_begin(self, *_: object, **__: object) -> None:
-        """Copy the initial weights."""
         if self.interpolate:
             self.initial = copy_weights(self.model)
 
@@ -75,11 +74,9 @@ class WeightAveraging(TrainerCallback):
                 self.average[name] = new.clone()
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights so far, for the training state."""
         return {"mean": self.average, "before": self.initial, "steps": self.averaged_steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the weights from a training state."""
         self.initial = dict(state["before"])
         self.averaged_steps = state["steps"]
         parameters = dict(self.model.named_parameters())

@@ -60,7 +60,6 @@ class BestStep(TrainerCallback):
             self.model.load_state_dict(self.weights, strict=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best step so far, for the training state."""
         return {
             "best": self.best_value,
             "step": self.best_step,
@@ -69,7 +68,6 @@ class BestStep(TrainerCallback):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the best step from a training state."""
         self.best_value = state["best"]
         self.best_step = state["step"]
         self.worse = state["worse"]
@@ -82,7 +80,6 @@ class LogLines(TrainerCallback):
     def on_log(
         self, args: object, state: TrainerState, control: object, logs: Metrics, **_: object
     ) -> None:
-        """Log the newest metrics."""
         shown = _format_metrics(logs, ".4g")
         if shown and state.is_world_process_zero:
             text = ", ".join(map(" ".join, shown.items()))
@@ -95,7 +92,6 @@ class ProgressBar(ProgressCallback):
     def on_log(
         self, args: object, state: object, control: object, logs: Metrics, **_: object
     ) -> None:
-        """Show the newest metrics beside the bar."""
         shown = _format_metrics(logs, ".3f")
         if self.training_bar is not None and shown:
             self.training_bar.set_postfix(shown, refresh=False)

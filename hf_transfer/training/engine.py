@@ -105,7 +105,7 @@ def train(
                 run = replace(run, plan=without_closed_form(run.plan))
         if solved is None:
             checkpoint, facts = run_step_phase(number, run, done)
-            run = run.with_checkpoint(checkpoint)
+            run = replace(run, job=replace(run.job, checkpoint=checkpoint))
         done.append(solved or facts)
     checkpoint = run.job.checkpoint
     unscale_head(checkpoint, run.scale)
@@ -162,7 +162,6 @@ def require_steps(plan: Plan, training: TrainingConfig) -> None:
 
 
 def _require_validation(job: Job) -> None:
-    """Raise UserError if a flag needs a validation split and there is none."""
     if job.data.validation is not None:
         return
     unused = {"early_stopping_patience": None, "average_last": 0.0, "wise_ft": False}

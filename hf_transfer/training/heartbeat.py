@@ -82,7 +82,6 @@ class Heartbeat:
                 self._exit(waited)
 
     def _read_messages(self) -> None:
-        """Read the heartbeats of all processes, and when each last changed."""
         for rank in range(self.world_size):
             if self.store.check([f"{rank}"]):
                 message = self.store.get(f"{rank}").decode()

@@ -88,10 +88,8 @@ class NanGuard:
         return f"examples {', '.join(ids[:MAX_NAMED])}{more}"
 
     def state_dict(self) -> dict[str, Any]:
-        """The skipped steps so far, for the training state."""
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the skipped steps from a training state."""
         self.skipped = list(state["skipped"])
         self.in_a_row = state["in_a_row"]

@@ -62,7 +62,9 @@ def run_step_phase(
     """The checkpoint after a phase, and the phase's facts; `done` are those of the ones before."""
     phase = run.plan.phases[number]
     checkpoint = run.job.checkpoint
-    resumed = run.folder.resumed if run.folder and run.folder.phases_done == len(done) else None
+    resumed = run.folder.resumed if run.folder else None
+    if resumed and len(resumed.facts["done"]) != len(done):
+        resumed = None
     inputs = _prepare(phase, run, resumed)
     frozen = inputs.frozen
     began = time.perf_counter()
@@ -71,7 +73,7 @@ def run_step_phase(
         folder = contexts.enter_context(_training_folder(run, phase))
         stop = contexts.enter_context(catch_stop_signals()) if run.folder else StopSignal()
         if frozen:
-            contexts.enter_context(frozen.replaying())
+            contexts.enter_context(frozen.split.replaying())
         if phase.loss == "contrastive":
             contexts.enter_context(headless(inputs.model))
         trainer = _make_trainer(phase, run, inputs, folder, stop, resumed is not None)
