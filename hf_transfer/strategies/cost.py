@@ -59,8 +59,7 @@ def phase_costs(
         if phase.solver == "trainer" and boundary in cached:
             cost -= _caching_cost(boundary, plan, network)
         costs.append(cost)
-        lowest = network.lowest_trainable_stage(phase, plan)
-        cached = {each for each in cached if each <= lowest}
+        cached.intersection_update(range(network.lowest_trainable_stage(phase, plan) + 1))
         # The features of a solved head are another activation, which no phase in steps reads.
         if boundary and phase.solver == "trainer":
             cached.add(boundary)
