@@ -114,12 +114,11 @@ class ForwardPass:
     def _augment(self, inputs: dict[str, torch.Tensor], first_row: int) -> None:
         """Replace the images of a batch by those of the view, if there is one."""
         view = self.layers.view
-        if view is None or view.augment is None:
-            return
-        # Seeded by the batch, so that it does not matter which process computes it.
-        with torch.random.fork_rng():
-            torch.manual_seed(view.number * len(self.rows) + first_row)
-            inputs["pixel_values"] = view.augment(inputs["pixel_values"])
+        if view is not None and view.augment is not None:
+            # Seeded by the batch, so that it does not matter which process computes it.
+            with torch.random.fork_rng():
+                torch.manual_seed(view.number * len(self.rows) + first_row)
+                inputs["pixel_values"] = view.augment(inputs["pixel_values"])
 
     def _unpadded(self, array: np.ndarray, length: int) -> np.ndarray:
         return array[len(array) - length :] if self.layers.encoder.pads_left else array[:length]

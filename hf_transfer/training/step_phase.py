@@ -43,7 +43,7 @@ from hf_transfer.training.trainer import (
 class PhaseInputs:
     """What a phase trains with: model, learning rates by parameter, rows, and this process's part.
 
-    `frozen` is None where no activations are cached; `step_examples` are those of all processes.
+    `frozen` is None where no activations are cached.
     """
 
     model: Any
@@ -53,7 +53,7 @@ class PhaseInputs:
     validation: Dataset | None
     augment: Augment | None
     batches: StepBatches
-    step_examples: int
+    resumed: State | None  # of this phase
 
 
 def run_step_phase(
@@ -76,8 +76,8 @@ def run_step_phase(
             contexts.enter_context(frozen.split.replaying())
         if phase.loss == "contrastive":
             contexts.enter_context(headless(inputs.model))
-        trainer = _make_trainer(phase, run, inputs, folder, stop, resumed is not None)
-        learned = _train(trainer, phase, run, resumed, done, frozen is not None)
+        trainer = _make_trainer(phase, run, inputs, folder, stop)
+        learned = _train(trainer, phase, run, inputs, done)
     if phase.adapter:
         adapter = read_adapter(inputs.model)
         checkpoint = replace(checkpoint, model=merge(inputs.model), adapter=adapter)
@@ -86,7 +86,7 @@ def run_step_phase(
     facts = {
         "name": phase.name,
         "loss": phase.loss,
-        "batch_size": inputs.step_examples,
+        "batch_size": inputs.batches.step_size,
         "seconds": seconds_before + time.perf_counter() - began,
         "augmentation": run.job.training.augmentation if is_augmented else None,
         **learned,
@@ -115,7 +115,7 @@ def _prepare(phase: Phase, run: PlanRun, resumed: State | None) -> PhaseInputs:
             restore_weights(model, resumed.load("weights"))  # also those below the boundary
         frozen = freeze_below(rates, run.plan, job, run.cache, run.train, run.validation)
     rows = frozen or run
-    batches, step_examples = _batches(phase, run, rows.train)
+    batches = _batches(phase, run, rows.train)
     if resumed:
         _require_same_steps(resumed, batches, frozen)
     # The contrastive loss of other batches would say nothing of the head.
@@ -123,9 +123,7 @@ def _prepare(phase: Phase, run: PlanRun, resumed: State | None) -> PhaseInputs:
     augment = None
     if not frozen:
         augment = fit_augmentation(job.training.augmentation, job.encoder, run.train)
-    return PhaseInputs(
-        model, rates, frozen, rows.train, validation, augment, batches, step_examples
-    )
+    return PhaseInputs(model, rates, frozen, rows.train, validation, augment, batches, resumed)
 
 
 def _require_same_steps(resumed: State, batches: StepBatches, frozen: FrozenPhase | None) -> None:
@@ -144,8 +142,8 @@ def _require_same_steps(resumed: State, batches: StepBatches, frozen: FrozenPhas
         )
 
 
-def _batches(phase: Phase, run: PlanRun, rows: Dataset) -> tuple[StepBatches, int]:
-    """The batches of this process in a phase, and the examples per step of all processes."""
+def _batches(phase: Phase, run: PlanRun, rows: Dataset) -> StepBatches:
+    """The batches of this process in a phase."""
     training = run.job.training
     order: RowOrder
     if phase.loss == "contrastive":
@@ -167,17 +165,11 @@ def _batches(phase: Phase, run: PlanRun, rows: Dataset) -> tuple[StepBatches, in
             f"{step_examples} examples per step cannot be divided among {processes} processes",
             f"start as many as before, or one: a step had {run.shards} batches of {batch_size}",
         )
-    batches = StepBatches(order, own, run.accumulation, processes, training.process_index)
-    return batches, step_examples
+    return StepBatches(order, own, run.accumulation, processes, training.process_index)
 
 
 def _make_trainer(
-    phase: Phase,
-    run: PlanRun,
-    inputs: PhaseInputs,
-    folder: Path,
-    stop: StopSignal,
-    is_resumed: bool,
+    phase: Phase, run: PlanRun, inputs: PhaseInputs, folder: Path, stop: StopSignal
 ) -> PhaseTrainer:
     problem_type = run.job.data.problem_type
     loss: LossFunction = contrastive_loss
@@ -186,7 +178,7 @@ def _make_trainer(
         loss = choose_loss(problem_type, run.job.training, run.train["label"][:], classes)
     return PhaseTrainer(
         model=inputs.model,
-        args=_arguments(phase, run, inputs, folder, is_resumed),
+        args=_arguments(phase, run, inputs, folder),
         learning_rates=inputs.rates,
         batches=inputs.batches,
         augment=inputs.augment,
@@ -199,9 +191,7 @@ def _make_trainer(
     )
 
 
-def _arguments(
-    phase: Phase, run: PlanRun, inputs: PhaseInputs, folder: Path, is_resumed: bool
-) -> TrainingConfig:
+def _arguments(phase: Phase, run: PlanRun, inputs: PhaseInputs, folder: Path) -> TrainingConfig:
     plan = run.plan
     training = run.job.training
     evaluates = inputs.validation is not None and training.eval_strategy != "no"
@@ -219,7 +209,7 @@ def _arguments(
         gradient_accumulation_steps=run.accumulation,
         weight_decay=plan.weight_decay,
         eval_strategy=training.eval_strategy if evaluates else "no",
-        eval_on_start=evaluates and not is_resumed and may_start_best,
+        eval_on_start=evaluates and not inputs.resumed and may_start_best,
         train_sampling_strategy="random",  # the order of rows is in batches.py
         **quiet,
     )
@@ -229,12 +219,11 @@ def _train(
     trainer: PhaseTrainer,
     phase: Phase,
     run: PlanRun,
-    resumed: State | None,
+    inputs: PhaseInputs,
     done: Sequence[PhaseFacts],
-    is_frozen: bool,
 ) -> dict[str, Any]:
     """Train, and return what PhaseFacts says of it."""
-    model = trainer.model
+    resumed = inputs.resumed
     best = add_callbacks(trainer, run.job.training)
     candidates = add_weight_averaging(trainer, phase, run.plan, run.job.training)
     resumed_at = [*resumed.facts["resumed_at"], resumed.facts["step"]] if resumed else []
@@ -246,7 +235,7 @@ def _train(
             "epochs": [each.epochs for each in run.plan.phases],
             "shards": run.shards,
             "steps_an_epoch": trainer.batches.steps,
-            "replays": is_frozen,
+            "replays": inputs.frozen is not None,
         }
         stateful = list(filter(None, (best, candidates, trainer.guard)))
         minutes = run.job.training.save_minutes
@@ -260,7 +249,7 @@ def _train(
     history = read_history(trainer)  # before candidates are evaluated: these are no steps
     ended_with = "last step" if best_step in (None, steps) else "best step"
     return {
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "trainable_parameters": trainer.get_num_trainable_parameters(),
         "epochs": round(float(trainer.state.epoch), 4),
         "steps": steps,
         "best_step": best_step,
