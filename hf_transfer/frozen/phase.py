@@ -50,7 +50,7 @@ def freeze_below(
     cannot be split.
     """
     layer_map = job.checkpoint.layers
-    boundary = min(layer_map.depth_of(name) for name in trainable)
+    boundary = min(map(layer_map.depth_of, trainable))
     # The embeddings alone cost less to compute than their output to read.
     if boundary < 2 or not cache.cache_frozen:
         return None

@@ -43,9 +43,8 @@ def describe_run(plan: Plan, job: Job) -> Spec:
     """The specification of a run: all that decides the weights, as JSON."""
     # Epochs follow from the number of processes, too.
     facts = asdict(with_epochs(plan, [0.0] * len(plan.phases)))
-    phases = facts.pop("phases")
     strategy = facts.pop("strategy")
-    for number, phase in enumerate(phases, 1):
+    for number, phase in enumerate(facts.pop("phases"), 1):
         facts[f"phase {number} ({phase['name']})"] = phase
     if plan.cached_views:  # views are drawn batch by batch
         facts["examples per batch of views"] = job.training.per_device_eval_batch_size

@@ -74,9 +74,8 @@ def phase_cost(phase: Phase, plan: Plan, network: Network, caches: bool = True) 
         return caching
     if phase.adapter:
         return phase.epochs * (1 + ADAPTER_BACKWARD_COST)
-    forward = network.share_from(boundary)
-    trainable = network.share_from(network.lowest_trainable_stage(phase, plan))
-    return caching + phase.epochs * (forward + BACKWARD_COST * trainable)
+    backward = BACKWARD_COST * network.share_from(network.lowest_trainable_stage(phase, plan))
+    return caching + phase.epochs * (network.share_from(boundary) + backward)
 
 
 def cache_boundary(phase: Phase, plan: Plan, network: Network, caches: bool = True) -> int:

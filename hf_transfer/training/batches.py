@@ -117,8 +117,7 @@ class StepBatches(Sampler[list[int]]):
         return sum(map(self._batches, np.diff(self.boundaries).tolist()))
 
     def __iter__(self) -> Iterator[list[int]]:
-        rows = np.asarray(self.order.of_epoch(self.epoch))
-        for step in np.split(rows, self.boundaries[1:-1]):
+        for step in np.split(self.order.of_epoch(self.epoch), self.boundaries[1:-1]):
             own = np.array_split(step, self.processes)[self.process_index]
             for batch in np.array_split(own, self._batches(len(step))):
                 yield batch.tolist()

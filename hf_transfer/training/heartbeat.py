@@ -100,8 +100,7 @@ class Heartbeat:
         time.sleep(INTERVAL)  # for the last message of the others
         self._read_messages()
         progress = {rank: int(message.split()[0]) for rank, (message, _) in self.seen.items()}
-        least = min(progress.values())
-        behind = [rank for rank, count in progress.items() if count == least]
+        behind = [rank for rank in progress if progress[rank] == min(progress.values())]
         verb = "have" if len(behind) == self.world_size else "has"
         described = self._describe(behind, f"{verb} not moved for {waited:.0f} s")
         # One process reports: the first that is not behind.
