@@ -194,8 +194,8 @@ class TrainingStateCallback(TrainerCallback):
         if PartialState().is_main_process:
             self.saved.wait()
             step = trainer.state.global_step
-            facts = {"spec": self.saved.spec, "step": step, "ended": ended}
-            facts["seconds"] = time.perf_counter() - self.began
+            seconds = time.perf_counter() - self.began
+            facts = {"spec": self.saved.spec, "step": step, "ended": ended, "seconds": seconds}
             name = f"{self.phase_facts['name']}-step-{step}"
             self.saved.states.write(name, self._parts(loss), {**self.phase_facts, **facts})
         self.saved.saved_at = time.perf_counter()

@@ -83,8 +83,10 @@ def _fingerprint(value: Any) -> dict[str, Any]:
     array = np.asarray(value)
     is_array = isinstance(value, np.ndarray | np.generic) and not np.ma.isMA(value)
     if not is_array or array.dtype.kind not in "biufc":
-        hint = "give numbers, text, bytes, arrays of numbers"
-        raise TypeError(f"no canonical form of a {type(value).__name__}: {hint}")
+        raise TypeError(
+            f"no canonical form of a {type(value).__name__}: "
+            "give numbers, text, bytes, arrays of numbers"
+        )
     array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
     content = hashlib.sha256(array.reshape(-1).view(np.uint8).data).hexdigest()
     return {f"array {array.dtype.str} {array.shape}": content}
@@ -146,9 +148,9 @@ def write_activations(
                 entries.remove_entry(abandoned)
             stage = contexts.enter_context(sealed.staged_folder(path))
         columns = write_columns(stage, rows, batches, bfloat16)
-        contents = {"key": key, "rows": rows, "columns": columns, "about": about}
+        entry = {"key": key, "rows": rows, "columns": columns, "about": about}
         with report_disk_errors(cache_dir):
-            sealed.write_manifest(stage, contents)
+            sealed.write_manifest(stage, entry)
             return _publish(stage, cache_dir, key)
 
 
@@ -189,7 +191,6 @@ def _map_entry(cache_dir: Path, key: str, check: sealed.Check = "once") -> Activ
     """An entry, memory-mapped. Raises DamageError and OSError."""
     path = entry_path(cache_dir, key)
     entry = entries.read_entry(path, check)
-    rows = entry["rows"]
     dtypes = {}
     values = {}
     offsets = {}
@@ -200,9 +201,9 @@ def _map_entry(cache_dir: Path, key: str, check: sealed.Check = "once") -> Activ
         file, *more = column["files"]
         values[name] = map_file(path / file["name"], bits, column["shape"])
         for file in more:
-            offsets[name] = map_file(path / file["name"], "int64", [rows + 1])
+            offsets[name] = map_file(path / file["name"], "int64", [entry["rows"] + 1])
     # The time of the manifest is that of the last use; a store of others may be read-only.
     with suppress(OSError):
         os.utime(path / sealed.MANIFEST)
     nbytes = entries.folder_size(path)
-    return Activations(cache_dir, key, rows, nbytes, dtypes, values, offsets)
+    return Activations(cache_dir, key, entry["rows"], nbytes, dtypes, values, offsets)
