@@ -150,8 +150,7 @@ def report_disk_errors(name: object) -> Iterator[None]:
 
 def temporary_path(path: Path) -> Path:
     """A new name beside `path` that tells the process which uses it."""
-    token = secrets.token_hex(6)
-    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{token}.tmp")
+    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.{secrets.token_hex(6)}.tmp")
 
 
 def is_temporary(path: Path) -> bool:

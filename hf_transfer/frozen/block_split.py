@@ -11,7 +11,7 @@ run alone. Both parts run the model's own `forward` instead, with stand-ins for 
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -70,9 +70,7 @@ class BlockSplit:
     def __post_init__(self) -> None:
         for first_stage, tower in layer_blocks(self.model):
             frozen = tower[: max(0, self.frozen_stages - first_stage)]
-            parts = itertools.chain.from_iterable(frozen)
-            called = (_called_modules(self.model, part) for part in parts)
-            blocks = list(itertools.chain.from_iterable(called))
+            blocks = _called_modules(self.model, itertools.chain.from_iterable(frozen))
             self.earlier_blocks += blocks[:-1]
             self.last_blocks += blocks[-1:]
         if not self.last_blocks:
@@ -84,13 +82,10 @@ class BlockSplit:
         """Outputs of the last frozen blocks, and the inputs (ids, masks) but images and audio."""
         outputs = self._run_to_last_blocks(inputs)
         # Images and audio are large, and only the embeddings read them, whose output is not used.
-        absent = {
-            name: tensor.shape[1:]
-            for name, tensor in inputs.items()
-            if name == self.model.main_input_name and tensor.is_floating_point()
-        }
-        activations = {name: tensor for name, tensor in inputs.items() if name not in absent}
-        self._absent_inputs = absent
+        main_input = self.model.main_input_name
+        activations = dict(inputs)
+        if main_input in inputs and inputs[main_input].is_floating_point():
+            self._absent_inputs = {main_input: activations.pop(main_input).shape[1:]}
         self.inputs_read = set(activations)
         rows = len(next(iter(inputs.values())))
         for path in self.last_blocks:
@@ -190,14 +185,12 @@ class BlockSplit:
         The embeddings still run, since they are no block, and need images of the right shape. What
         they make of zeros goes no further than the first stand-in.
         """
-        self._activations = {
-            name: tensor for name, tensor in kwargs.items() if name.startswith(BLOCK_OUTPUT)
-        }
-        inputs = {name: value for name, value in kwargs.items() if name not in self._activations}
-        some = next(iter(self._activations.values()))
+        names = [name for name in kwargs if name.startswith(BLOCK_OUTPUT)]
+        self._activations = {name: kwargs.pop(name) for name in names}
+        some = self._activations[names[0]]
         for name, shape in self._absent_inputs.items():
-            inputs[name] = _zeros(some, (len(some), *shape))
-        return args, inputs
+            kwargs[name] = _zeros(some, (len(some), *shape))
+        return args, kwargs
 
     def _replay(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """Stand-in of the last frozen block in the suffix: it returns what was recorded.
@@ -240,13 +233,16 @@ class _AllRecordedError(Exception):
     """All activations are recorded: the rest of the model need not run."""
 
 
-def _called_modules(model: nn.Module, path: str) -> list[str]:
-    """The modules of a block that are called: the block, or the members of a plain list."""
-    module = model.get_submodule(path)
-    if not isinstance(module, nn.ModuleList):
-        return [path]
-    inner = (_called_modules(model, f"{path}.{n}") for n in range(len(module)))
-    return list(itertools.chain.from_iterable(inner))
+def _called_modules(model: nn.Module, paths: Iterable[str]) -> list[str]:
+    """The modules of blocks that are called: a block, or the members of a plain list."""
+    called = []
+    for path in paths:
+        module = model.get_submodule(path)
+        if isinstance(module, nn.ModuleList):
+            called += _called_modules(model, [f"{path}.{n}" for n in range(len(module))])
+        else:
+            called.append(path)
+    return called
 
 
 def _structure_of(path: str, output: Any, inputs: list[torch.Tensor]) -> _OutputStructure:

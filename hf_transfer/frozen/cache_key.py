@@ -47,11 +47,13 @@ def cache_key(layers: FrozenLayers, rows: Dataset) -> str:
     inputs = [name for name in rows.column_names if name not in NOT_INPUTS]
     # Augmented images depend on the batch size too: each batch has its own seed.
     augmented = view and (view.number, view.augmentation, layers.batch_size, version("kornia"))
+    for name in NOT_COMPUTED_WITH:
+        config.pop(name, None)
     facts = {
         "ours": VERSION,
         "class": type(model).__name__,
         "code": _code_digest(model),
-        "config": {name: value for name, value in config.items() if name not in NOT_COMPUTED_WITH},
+        "config": config,
         "boundary": str(layers.split.boundary),
         "positions": layers.split.positions_read,
         "weights": partial_weights_digest(model, layers.above),

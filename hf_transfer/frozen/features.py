@@ -116,9 +116,8 @@ def _load_or_compute(
     stored = open_activations(folder, key)
     if first_reason(None if stored else "not in the store") is None and stored is not None:
         return stored, 0
-    needed = estimate_bytes(sample, len(forward_pass.rows))
-    if PartialState().num_processes > 1:
-        needed *= 2  # the part of each process, and the joined entry
+    copies = min(2, PartialState().num_processes)  # the part of each process, the joined entry
+    needed = copies * estimate_bytes(sample, len(forward_pass.rows))
     reason = first_reason(room_for(folder, needed, cache.cache_limit_gb))
     reason = reason or _compute_and_store(forward_pass, sample, folder / key)
     stored = None if reason else open_activations(folder, key)
@@ -146,15 +145,15 @@ def _compute_and_store(forward_pass: ForwardPass, sample: list[Row], entry: Path
     )
     if len(ranks) == 1:
         return first_reason(write(entry, rows, forward_pass.run(batches)))
-    scratch = temporary_path(entry)
+    part = temporary_path(entry) / "part"
     own_batches = batches[own :: len(ranks)]
     own_rows = sum(map(len, own_batches))
-    reason = first_reason(write(scratch / "part", own_rows, forward_pass.run(own_batches)))
-    parts = gather_object([str(scratch / "part")])
+    reason = first_reason(write(part, own_rows, forward_pass.run(own_batches)))
+    parts = gather_object([part])
     if reason is None and own == 0:
-        reason = write(entry, rows, _join([Path(parts[rank]) for rank in ranks], batches))
+        reason = write(entry, rows, _join([parts[rank] for rank in ranks], batches))
     reason = first_reason(reason)
-    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(part.parent, ignore_errors=True)
     return reason
 
 
@@ -165,7 +164,6 @@ def _write(
     about: Mapping[str, Any],
     bfloat16: list[str],
 ) -> str | None:
-    """None if the rows are written, else why not."""
     try:
         write_activations(entry.parent, entry.name, rows, batches, about, bfloat16)
     except NotWrittenError as error:
@@ -175,13 +173,11 @@ def _write(
 
 def _join(parts: Sequence[Path], batches: Sequence[np.ndarray]) -> Iterator[list[Row]]:
     """The batches of several processes, in the order in which one process computes them."""
-    opened = [open_activations(part.parent, part.name) for part in parts]
-    read = [0] * len(parts)  # rows, of each part
-    for number, batch in enumerate(batches):
-        process = number % len(parts)
-        part = opened[process]
+    rows = []  # of each part
+    for process, path in enumerate(parts):
+        part = open_activations(path.parent, path.name)
         if part is None:
             raise NotWrittenError(f"the part of process {process} vanished from the store")
-        start = read[process]
-        read[process] += len(batch)
-        yield [part[row] for row in range(start, read[process])]
+        rows.append(map(part.__getitem__, range(len(part))))
+    for number, batch in enumerate(batches):
+        yield list(itertools.islice(rows[number % len(parts)], len(batch)))

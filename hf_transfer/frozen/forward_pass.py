@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 
 from hf_transfer.data.augmentation import Augment
 from hf_transfer.data.encode import Encoder
-from hf_transfer.frozen.precision import Dtype, in_bfloat16, in_dtype_of, to_float32, to_numpy
+from hf_transfer.frozen.precision import in_bfloat16, in_dtype_of, to_float32, to_numpy
 from hf_transfer.frozen.split import CheckedSplit, UnsplittableError, is_activation
+from hf_transfer.strategies.plan import FrozenDtype
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class FrozenLayers:
     batch_size: int
     workers: int = 0
     quiet: bool = False
-    dtype: Dtype = "float32"
+    dtype: FrozenDtype = "float32"
     view: View | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -92,7 +93,6 @@ class ForwardPass:
             yield self._compute(inputs, batch)
 
     def _compute(self, inputs: dict[str, torch.Tensor], batch: np.ndarray) -> list[Row]:
-        """The activations of each row of a batch."""
         model = self.layers.split.model
         dtype = self.layers.dtype
         device = next(model.parameters()).device
@@ -100,31 +100,25 @@ class ForwardPass:
         self._augment(inputs, int(batch[0]))
         with in_bfloat16(model) if dtype == "bfloat16" else nullcontext():
             outputs = self.layers.split.prefix(in_dtype_of(model, inputs))
-        arrays = {
-            name: to_numpy(tensor, dtype) for name, tensor in outputs.items() if is_activation(name)
-        }
         lengths = self.lengths[batch]
         padded = int(lengths.max())
-        ragged = {
-            name
-            for name, array in arrays.items()
-            if padded and array.ndim > 2 and array.shape[1] == padded
-        }
-        rows = []
-        for number, length in enumerate(lengths):
-            row = {name: array[number] for name, array in arrays.items()}
-            rows.append(row | {name: self._unpadded(row[name], length) for name in ragged})
+        rows: list[Row] = [{} for _ in batch]
+        for name in filter(is_activation, outputs):
+            array = to_numpy(outputs[name], dtype)
+            is_padded = padded and array.ndim > 2 and array.shape[1] == padded
+            for number, length in enumerate(lengths):
+                own = array[number]
+                rows[number][name] = self._unpadded(own, length) if is_padded else own
         return rows
 
     def _augment(self, inputs: dict[str, torch.Tensor], first_row: int) -> None:
         """Replace the images of a batch by those of the view, if there is one."""
         view = self.layers.view
-        if view is None or view.augment is None:
-            return
-        # Seeded by the batch, so that it does not matter which process computes it.
-        with torch.random.fork_rng():
-            torch.manual_seed(view.number * len(self.rows) + first_row)
-            inputs["pixel_values"] = view.augment(inputs["pixel_values"])
+        if view is not None and view.augment is not None:
+            # Seeded by the batch, so that it does not matter which process computes it.
+            with torch.random.fork_rng():
+                torch.manual_seed(view.number * len(self.rows) + first_row)
+                inputs["pixel_values"] = view.augment(inputs["pixel_values"])
 
     def _unpadded(self, array: np.ndarray, length: int) -> np.ndarray:
         return array[len(array) - length :] if self.layers.encoder.pads_left else array[:length]
@@ -156,34 +150,31 @@ def check_on_sample(forward_pass: ForwardPass) -> tuple[ForwardPass, list[Row]]:
     if layers.dtype == "float32":
         return forward_pass, sample
     (coarse,) = forward_pass.run([chosen], quiet=True)
-    worst = max(_difference(a, b) for a, b in zip(coarse, sample, strict=True))
+    worst = max(map(_difference, coarse, sample))
     reason = first_reason(None if worst <= MAX_BFLOAT16_DIFFERENCE else f"{worst:.1%}")
-    if reason:
-        log.warning(
-            "the frozen layers are computed in float32: bfloat16 changes their activations by %s",
-            reason,
-        )
-        return precise, sample
-    return forward_pass, coarse
+    if reason is None:
+        return forward_pass, coarse
+    log.warning(
+        "the frozen layers are computed in float32: bfloat16 changes their activations by %s",
+        reason,
+    )
+    return precise, sample
 
 
 def first_reason(reason: str | None) -> str | None:
     """The first reason that any process has, or None: so all processes do the same."""
-    return next((each for each in gather_object([reason]) if each), None)
+    return next(filter(None, gather_object([reason])), None)
 
 
 def _require_light_inputs(layers: FrozenLayers, rows: Dataset) -> None:
-    """Raise UnsplittableError if the layers above the boundary read inputs that replay lacks."""
     missing = layers.split.inputs_read - set(layers.encoder.light(list(rows)))
     if missing:
         names = ", ".join(sorted(missing))
-        raise UnsplittableError(
-            f"the layers above the boundary also read {names}, which are not cached"
-        )
+        reason = f"the layers above the boundary also read {names}, which are not cached"
+        raise UnsplittableError(reason)
 
 
 def _require_same_without_padding(alone: Row, padded: Row, by_length: bool) -> None:
-    """Raise UnsplittableError if the activations of a row depend on its padding."""
     for name, array in alone.items():
         if array.shape != padded[name].shape:
             raise UnsplittableError(
@@ -198,5 +189,8 @@ def _difference(row: Row, other: Row) -> float:
 
     In the norm; NaN where the first activation is not finite.
     """
-    pairs = [(to_float32(array), to_float32(other[name])) for name, array in row.items()]
-    return max(float((a - b).norm() / b.norm().clamp(min=1e-12)) for a, b in pairs)
+    differences = []
+    for name, array in row.items():
+        base = to_float32(other[name])
+        differences.append((to_float32(array) - base).norm() / base.norm().clamp(min=1e-12))
+    return float(max(differences))

@@ -3,7 +3,6 @@
 import itertools
 import logging
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,11 +14,10 @@ from hf_transfer.data.augmentation import fit_augmentation
 from hf_transfer.data.encode import Collate
 from hf_transfer.frozen.features import Features, compute_features
 from hf_transfer.frozen.forward_pass import FrozenLayers, View
-from hf_transfer.frozen.precision import Dtype
 from hf_transfer.frozen.replay import replay_collate, replay_rows
 from hf_transfer.frozen.split import Boundary, CheckedSplit, UnsplittableError, split_model
 from hf_transfer.job import Job
-from hf_transfer.strategies.plan import Plan
+from hf_transfer.strategies.plan import FrozenDtype, Plan
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +35,6 @@ class FrozenPhase:
     validation: Dataset | None
     collate: Collate
 
-    def replaying(self) -> AbstractContextManager[None]:
-        """The context in which the model takes batches of these rows."""
-        return self.split.replaying()
-
 
 def freeze_below(
     trainable: Collection[str],
@@ -56,7 +50,7 @@ def freeze_below(
     cannot be split.
     """
     layer_map = job.checkpoint.layers
-    boundary = min(layer_map.depth_of(name) for name in trainable)
+    boundary = min(map(layer_map.depth_of, trainable))
     # The embeddings alone cost less to compute than their output to read.
     if boundary < 2 or not cache.cache_frozen:
         return None
@@ -88,30 +82,26 @@ def freeze_below(
 
 
 def compute_head_features(
-    job: Job, rows: Dataset, cache: CacheConfig, dtype: Dtype, views: int = 0
+    job: Job, rows: Dataset, cache: CacheConfig, dtype: FrozenDtype, views: int = 0
 ) -> list[Features]:
     """What a linear head reads of rows, for each view: an activation "features" (width,) per row.
 
     Without room in the store they are in memory. Raises UnsplittableError.
     """
     _warn_of_unused_augmentation(job.training, views)
-    layers = _frozen_layers("head", job, dtype)
-    each_view = _views(layers, rows, job.training, views)
+    each_view = _views(_frozen_layers("head", job, dtype), rows, job.training, views)
     return _compute_each(each_view, rows, cache, in_memory=True)
 
 
 def cache_facts(features: Sequence[Features]) -> dict[str, Any]:
     """The record's facts about the frozen layers of a phase; `seconds` do not overlap its own."""
-    passes = sum(each.passes for each in features)
-    nbytes = sum(each.nbytes for each in features)
-    seconds = sum(each.seconds for each in features)
-    cache = "off" if not nbytes else "miss" if passes else "hit"
-    return {
-        "frozen_passes": passes,
-        "cache": cache,
-        "cached_bytes": nbytes,
-        "frozen_seconds": seconds,
-    }
+    facts: dict[str, Any] = {"frozen_passes": 0, "cached_bytes": 0, "frozen_seconds": 0}
+    for each in features:
+        facts["frozen_passes"] += each.passes
+        facts["cached_bytes"] += each.nbytes
+        facts["frozen_seconds"] += each.seconds
+    missed = "miss" if facts["frozen_passes"] else "hit"
+    return {**facts, "cache": missed if facts["cached_bytes"] else "off"}
 
 
 def _warn_of_unused_augmentation(training: TrainingConfig, views: int) -> None:
@@ -123,7 +113,7 @@ def _warn_of_unused_augmentation(training: TrainingConfig, views: int) -> None:
         )
 
 
-def _frozen_layers(boundary: Boundary, job: Job, dtype: Dtype) -> FrozenLayers:
+def _frozen_layers(boundary: Boundary, job: Job, dtype: FrozenDtype) -> FrozenLayers:
     """The layers below a boundary; the model is moved to the device, in eval mode."""
     model = job.model.eval()
     layer_map = job.checkpoint.layers
@@ -151,11 +141,9 @@ def _views(
     """The frozen layers for each view of training rows: plain images, or each augmented anew."""
     if not views:
         return [layers]
-    augment = fit_augmentation(training.augmentation, layers.encoder, rows)
-    numbers = range(1, views + 1)
-    return [
-        replace(layers, view=View(number, training.augmentation, augment)) for number in numbers
-    ]
+    name = training.augmentation
+    augment = fit_augmentation(name, layers.encoder, rows)
+    return [replace(layers, view=View(n, name, augment)) for n in range(1, views + 1)]
 
 
 def _compute_each(

@@ -1,16 +1,14 @@
 """bfloat16 for a forward pass, and for activations on disk."""
 
-import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Dtype = Literal["float32", "bfloat16"]
+from hf_transfer.strategies.plan import FrozenDtype
 
 
 @contextmanager
@@ -21,11 +19,11 @@ def in_bfloat16(model: nn.Module) -> Iterator[None]:
     than float32. Of the buffers only the statistics of BatchNorm are converted: frequencies of
     positions need float32.
     """
-    statistics = itertools.chain.from_iterable(
-        module.buffers() for module in model.modules() if isinstance(module, _BatchNorm)
-    )
-    halved = {id(t): t for t in (*model.parameters(), *statistics) if t.is_floating_point()}
-    originals = [(tensor, tensor.data) for tensor in halved.values()]
+    tensors: set[torch.Tensor] = {*model.parameters()}
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            tensors.update(module.buffers())
+    originals = [(tensor, tensor.data) for tensor in tensors if tensor.is_floating_point()]
     try:
         for tensor, data in originals:
             tensor.data = data.bfloat16()
@@ -38,13 +36,11 @@ def in_bfloat16(model: nn.Module) -> Iterator[None]:
 def in_dtype_of(model: nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The inputs, those of floating point in the dtype of the model's parameters."""
     dtype = next(model.parameters()).dtype
-    return {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in inputs.items()
-    }
+    floating = {name: each.to(dtype) for name, each in inputs.items() if each.is_floating_point()}
+    return {**inputs, **floating}
 
 
-def to_numpy(tensor: torch.Tensor, dtype: Dtype) -> np.ndarray:
+def to_numpy(tensor: torch.Tensor, dtype: FrozenDtype) -> np.ndarray:
     """The values as float32, or as the bits of bfloat16 in uint16, since numpy has no bfloat16."""
     if dtype == "bfloat16":
         return tensor.to(torch.bfloat16).cpu().contiguous().view(torch.uint16).numpy()

@@ -23,9 +23,8 @@ def replay_rows(rows: Dataset, split: int, views: int = 1) -> Dataset:
     images = [name for name, feature in rows.features.items() if isinstance(feature, Image)]
     light = rows.remove_columns(images).add_column("row", list(range(len(rows))))
     light = light.add_column("split", [split] * len(rows))
-    return concatenate_datasets(
-        [light.add_column("view", [view] * len(rows)) for view in range(views)]
-    )
+    each_view = [light.add_column("view", [view] * len(rows)) for view in range(views)]
+    return concatenate_datasets(each_view)
 
 
 def replay_collate(encoder: Encoder, features: Sequence[Sequence[Features]]) -> Collate:
@@ -35,21 +34,22 @@ def replay_collate(encoder: Encoder, features: Sequence[Sequence[Features]]) -> 
     """
 
     def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch of such rows."""
-        batch = encoder.light([_without_place(row) for row in rows])
-        activations = [features[row["split"]][row["view"]].read(row["row"]) for row in rows]
+        activations: dict[str, list[torch.Tensor]] = {}
+        light = []
+        for row in rows:
+            place = features[row["split"]][row["view"]]
+            for name, tensor in place.read(row["row"]).items():
+                activations.setdefault(name, []).append(tensor)
+            light.append({name: row[name] for name in row if name not in PLACE})
+        batch = encoder.light(light)
         length = batch["input_ids"].shape[1] if "input_ids" in batch else 0
-        for name in activations[0]:
-            batch[name] = _stack([row[name] for row in activations], length, encoder.pads_left)
+        for name, tensors in activations.items():
+            batch[name] = _stack(tensors, length, encoder.pads_left)
         for each in itertools.chain(*features):
             each.release_memory()
         return batch
 
     return collate
-
-
-def _without_place(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in row.items() if name not in PLACE}
 
 
 def _stack(tensors: list[torch.Tensor], length: int, pads_left: bool) -> torch.Tensor:

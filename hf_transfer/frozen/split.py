@@ -6,10 +6,10 @@ the first batch is computed in two parts and as one, and where the logits differ
 the model is refused with UnsplittableError.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -24,16 +24,6 @@ TOLERANCE = (1e-4, 1e-5)  # relative and absolute, of logits in float32
 FEATURES = "features"  # the activation at a linear head
 # What code of any architecture raises where it meets activations that it does not expect.
 SUFFIX_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
-
-
-class SplitModel(Protocol):
-    """A model in two parts: suffix(prefix(inputs)) are the logits of inputs."""
-
-    def prefix(self, inputs: Mapping[str, torch.Tensor]) -> Tensors:
-        """The activations of a batch, each (rows, ...), and the inputs that the suffix reads."""
-
-    def suffix(self, activations: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The logits (rows, labels) for what `prefix` returned."""
 
 
 def split_model(model: Any, boundary: Boundary) -> "CheckedSplit":
@@ -79,11 +69,11 @@ class FeatureSplit:
         seen: Tensors = {}
 
         def record(
-            module: nn.Module, arguments: tuple[torch.Tensor, ...], outputs: torch.Tensor
+            _: nn.Module, inputs: Sequence[torch.Tensor], outputs: torch.Tensor
         ) -> torch.Tensor:
             # From here on only: for the body no graph is kept.
             torch.set_grad_enabled(True)
-            seen["inputs"] = arguments[0].detach()
+            seen["inputs"] = inputs[0].detach()
             seen["outputs"] = outputs.detach().requires_grad_()
             return seen["outputs"]
 
@@ -110,11 +100,14 @@ class FeatureSplit:
 
 @dataclass
 class CheckedSplit:
-    """A split whose first batch is computed in two parts and as one."""
+    """A split whose first batch is computed in two parts and as one.
+
+    suffix(prefix(inputs)) are the logits of inputs.
+    """
 
     model: Any
     boundary: Boundary
-    split: SplitModel
+    split: FeatureSplit | BlockSplit
     is_checked: bool = False
 
     def prefix(self, inputs: Mapping[str, torch.Tensor]) -> Tensors:

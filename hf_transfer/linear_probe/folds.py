@@ -35,8 +35,7 @@ def stratified_folds(labels: np.ndarray, problem_type: ProblemType, seed: int) -
     scored = counts[stratum_of_row] > 1
     if 2 * scored.sum() < len(strata):
         return None
-    folds = min(MAX_FOLDS, int(counts.max()))
-    return Folds(assign_folds(stratum_of_row, folds, seed), scored)
+    return Folds(assign_folds(stratum_of_row, min(MAX_FOLDS, int(counts.max())), seed), scored)
 
 
 def train_masks(n: int, folds: Folds | None) -> np.ndarray:

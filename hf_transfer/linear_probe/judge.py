@@ -22,8 +22,5 @@ def held_out_loss(
     nothing can be held out, these are the frequencies of the labels (their mean), whatever the
     features are. Raises ValueError for arrays that do not fit together.
     """
-    solved = solve_head(ProbeData(features, labels, problem_type, outputs))
-    predictions = solved.out_of_fold
-    if problem_type == "regression":
-        predictions = predictions[:, 0]
-    return loss(labels, predictions)
+    predictions = solve_head(ProbeData(features, labels, problem_type, outputs)).out_of_fold
+    return loss(labels, predictions[:, 0] if problem_type == "regression" else predictions)

@@ -61,8 +61,7 @@ def _line_search(
         if not overshot.any():
             break
         # To the minimum of the parabola with these slopes at its ends.
-        shorter = step_size * (descent / (descent + ascent))
-        step_size = torch.where(overshot, shorter, step_size)
+        step_size = torch.where(overshot, step_size * (descent / (descent + ascent)), step_size)
     return step, slope
 
 

@@ -1,7 +1,7 @@
 """Logistic regressions, one a fold and one on all rows, solved together by L-BFGS."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -56,16 +56,8 @@ class LogisticProblems:
 
     def on_all_rows(self) -> "LogisticProblems":
         """The last problem alone."""
-        per_problem = (
-            self.row_weights,
-            self.factors,
-            self.priors,
-            self.trainable,
-            self.eigenvectors,
-            self.eigenvalues,
-        )
-        last = (part[-1:] for part in per_problem)
-        return LogisticProblems(self.labels, self.x, self.penalised, *last)
+        of_each = ("row_weights", "factors", "priors", "trainable", "eigenvectors", "eigenvalues")
+        return replace(self, **{name: getattr(self, name)[-1:] for name in of_each})
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Softmax over the outputs, or the sigmoid of each."""
@@ -88,12 +80,10 @@ class LogisticProblems:
 
     def held_out_logits(self, weight: torch.Tensor, fold_of_row: torch.Tensor) -> torch.Tensor:
         """(n, outputs) logits of each row by the problem without its fold."""
-        return torch.cat(
-            [
-                logits[torch.arange(len(logits)), fold_of_row[rows]]
-                for rows, logits in self.logits(weight)
-            ]
-        )
+        held_out = []
+        for rows, logits in self.logits(weight):
+            held_out.append(logits[torch.arange(len(logits)), fold_of_row[rows]])
+        return torch.cat(held_out)
 
     def gradient(self, weight: torch.Tensor, l2: float) -> torch.Tensor:
         """The exact gradient of every problem, shaped as `weight`."""
@@ -164,11 +154,8 @@ def build_problems(
     inverses = 1 / np.maximum(scales, CONSTANT_TOLERANCE)
     factors = np.where(scales > CONSTANT_TOLERANCE, inverses, 0.0).astype(np.float32)
     row_weights = row_weights / row_weights.sum(1, keepdims=True)
-    spectra = [
-        _spectrum(x * factor, weights, with_bias)
-        for factor, weights in zip(factors, row_weights, strict=True)
-    ]
-    vectors, values = (np.stack(part) for part in zip(*spectra, strict=True))
+    spectra = [_spectrum(x * factors[n], row_weights[n], with_bias) for n in range(len(masks))]
+    vectors, values = map(np.stack, zip(*spectra, strict=True))
     penalised = np.append(np.ones(x.shape[1]), np.zeros(int(with_bias)))
     if with_bias:
         column_of_ones = ((0, 0), (0, 1))
@@ -178,11 +165,12 @@ def build_problems(
     arrays = (x, penalised, row_weights, factors[:, None], priors, trainable[..., None])
     return LogisticProblems(
         torch.from_numpy(labels.astype(np.int64 if labels.ndim == 1 else np.float32)),
-        *(
-            torch.from_numpy(array.astype(np.float32, copy=False))
-            for array in (*arrays, vectors, values)
-        ),
+        *map(_as_float32, (*arrays, vectors, values)),
     )
+
+
+def _as_float32(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array.astype(np.float32, copy=False))
 
 
 def solve_logistic(

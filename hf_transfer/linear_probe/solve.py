@@ -89,7 +89,11 @@ def solve_head(data: ProbeData, options: ProbeOptions = DEFAULT_OPTIONS) -> Solv
     _check_features(data)
     _check_labels(data)
     _check_options(data, options)
-    folds = _choose_folds(data, options)
+    if options.fold_of_row is None:
+        folds = stratified_folds(data.labels, data.problem_type, options.seed)
+    else:
+        folds = Folds(options.fold_of_row, np.ones(len(data.labels), dtype=bool))
+    folds = folds.of_views(data.views) if folds else None
     x, centre, factor = standardise(features, options.with_bias)
     weight, bias, l2, held_out = _solve_standardised(x, data, options, folds)
     # The head reads features as they are: the standardisation goes into its weights.
@@ -116,15 +120,6 @@ def _solve_standardised(
     return solve_logistic(problems, row_weights, folds, l2_path, options.penalty)
 
 
-def _choose_folds(data: ProbeData, options: ProbeOptions) -> Folds | None:
-    """The given folds, else stratified ones, of all views; None if nothing can be held out."""
-    if options.fold_of_row is not None:
-        folds: Folds | None = Folds(options.fold_of_row, np.ones(len(data.labels), dtype=bool))
-    else:
-        folds = stratified_folds(data.labels, data.problem_type, options.seed)
-    return folds.of_views(data.views) if folds else None
-
-
 def _check_features(data: ProbeData) -> None:
     features = data.features
     if features.ndim != 2 or features.size == 0 or len(features) != data.views * len(data.labels):
@@ -146,26 +141,22 @@ def _check_labels(data: ProbeData) -> None:
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise ValueError(f"labels {labels.shape} of {labels.dtype}: want (n,) integers")
         if not 0 <= labels.min() <= labels.max() < outputs:
-            raise ValueError(
-                f"labels from {labels.min()} to {labels.max()}: "
-                f"{outputs} outputs want 0 to {outputs - 1}"
-            )
-        return
-    if labels.size != len(labels) * outputs or not np.isfinite(labels).all():
+            given = f"labels from {labels.min()} to {labels.max()}"
+            raise ValueError(f"{given}: {outputs} outputs want 0 to {outputs - 1}")
+    elif labels.size != len(labels) * outputs or not np.isfinite(labels).all():
         raise ValueError(
             f"labels {labels.shape}: {outputs} outputs want as many finite numbers a row"
         )
-    is_binary = labels.ndim == 2 and np.isin(labels, (0, 1)).all()
-    if data.problem_type == "multi_label_classification" and not is_binary:
+    elif data.problem_type == "multi_label_classification" and not (
+        labels.ndim == 2 and np.isin(labels, (0, 1)).all()
+    ):
         raise ValueError(f"labels {labels.shape}: want (n, {outputs}) zeros and ones")
 
 
 def _check_options(data: ProbeData, options: ProbeOptions) -> None:
     weights = options.class_weights
-    single = data.problem_type == "single_label_classification"
-    if weights is not None and not (
-        single and len(weights) == data.outputs and np.min(weights) > 0
-    ):
+    fits = data.problem_type == "single_label_classification"
+    if weights is not None and not (fits and len(weights) == data.outputs and np.min(weights) > 0):
         raise ValueError(
             f"{len(weights)} class weights: want {data.outputs} above 0, and a single label a row"
         )

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import nested_gather
 
@@ -35,10 +35,10 @@ class Stateful(Protocol):
     """A part of a phase that has a state, beside the model and the optimizer."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Its state."""
+        """Its state so far, for the training state."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore its state."""
+        """Restore its state from a training state."""
 
 
 @dataclass
@@ -93,7 +93,7 @@ def reduce_flags(stop: bool, save: bool, broken: bool, device: torch.device) -> 
         return StepFlags(stop, save, broken)
     flags = torch.tensor([stop, save, broken], dtype=torch.int32, device=device)
     torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-    return StepFlags(*(bool(flag) for flag in flags.tolist()))
+    return StepFlags(*map(bool, flags.tolist()))
 
 
 @dataclass
@@ -134,21 +134,19 @@ class TrainingStateCallback(TrainerCallback):
         waited = time.perf_counter() - self.saved.saved_at
         return waited > max(60 * self.save_minutes, self.saved.save_seconds / MAX_SHARE_OF_TIME)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, *_: object, **__: object) -> None:
         """Restore what Trainer does not."""
-        if self.resumed is None:
-            return
-        training = self.resumed.load("training")
-        self.trainer._tr_loss = training["loss"].to(args.device)
-        self.trainer._globalstep_last_logged = training["logged_at"]
-        for each, state_dict in zip(self.stateful, training["stateful"], strict=True):
-            each.load_state_dict(state_dict)
+        if self.resumed:
+            training = self.resumed.load("training")
+            self.trainer._tr_loss = training["loss"].to(args.device)
+            self.trainer._globalstep_last_logged = training["logged_at"]
+            for each, state in zip(self.stateful, training["stateful"], strict=True):
+                each.load_state_dict(state)
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Note that an epoch is under way."""
+    def on_step_begin(self, *_: object, **__: object) -> None:
         self.epoch_has_ended = False
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: object, state: Any, control: Any, **_: object) -> None:
         """Request a save; at the end of an epoch only once all that belongs to it is logged."""
         flags = self.trainer.agreed
         wanted = control.should_save or flags.save or flags.stop
@@ -156,8 +154,7 @@ class TrainingStateCallback(TrainerCallback):
         self.is_postponed = wanted and ends
         control.should_save = wanted and not ends
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Request a save that was postponed."""
+    def on_epoch_end(self, args: object, state: object, control: Any, **_: object) -> None:
         self.epoch_has_ended = True
         control.should_save = control.should_save or self.is_postponed
         self.is_postponed = False
@@ -167,27 +164,26 @@ class TrainingStateCallback(TrainerCallback):
 
         Raises Stopped, in all processes, if any of them has received a signal.
         """
-        stop = self.trainer.agreed.stop
         if control.should_training_stop and not self.epoch_has_ended:
             # A validation step has just ended the phase: what follows from it comes first.
             self.is_postponed = True
             return
+        stop = self.trainer.agreed.stop
         self.write(ended=control.should_training_stop)
         if stop:
-            self.wait()
-            self.raise_stopped()
-
-    def raise_stopped(self) -> None:
-        """Raise Stopped, in all processes."""
-        state = self.trainer.state
-        place = f"step {state.global_step} of {state.max_steps} (phase {self.phase_facts['name']})"
-        raise Stopped(f"stopped after {place}")
+            self._stop()
 
     def stop_if_signaled(self) -> None:
         """Raise Stopped, in all processes, if a signal came after the last step of the phase."""
         if reduce_flags(self.stop.received, False, False, self.trainer.args.device).stop:
-            self.wait()
-            self.raise_stopped()
+            self._stop()
+
+    def _stop(self) -> None:
+        """Raise Stopped, in all processes, once the state is on the disk."""
+        self.wait()
+        state = self.trainer.state
+        place = f"step {state.global_step} of {state.max_steps} (phase {self.phase_facts['name']})"
+        raise Stopped(f"stopped after {place}")
 
     def write(self, ended: bool = False) -> None:
         """Begin to write the training state as it is; only the main process writes."""
@@ -198,15 +194,10 @@ class TrainingStateCallback(TrainerCallback):
         if PartialState().is_main_process:
             self.saved.wait()
             step = trainer.state.global_step
-            facts = {
-                **self.phase_facts,
-                "spec": self.saved.spec,
-                "step": step,
-                "ended": ended,
-                "seconds": time.perf_counter() - self.began,
-            }
+            seconds = time.perf_counter() - self.began
+            facts = {"spec": self.saved.spec, "step": step, "ended": ended, "seconds": seconds}
             name = f"{self.phase_facts['name']}-step-{step}"
-            self.saved.states.write(name, self._parts(loss), facts)
+            self.saved.states.write(name, self._parts(loss), {**self.phase_facts, **facts})
         self.saved.saved_at = time.perf_counter()
         self.saved.save_seconds = self.saved.saved_at - began
 
@@ -214,21 +205,21 @@ class TrainingStateCallback(TrainerCallback):
         """The weights, all else that training needs, and Trainer's own state as a file."""
         trainer = self.trainer
         scaler = trainer.accelerator.scaler
-        training = {
-            "optimizer": trainer.optimizer.state_dict(),
-            "scheduler": trainer.lr_scheduler.state_dict(),
-            "scaler": scaler.state_dict() if scaler else None,
-            "loss": loss,
-            "logged_at": trainer._globalstep_last_logged,
-            "stateful": [each.state_dict() for each in self.stateful],
-        }
+        state = asdict(trainer.state)
         # The intervals as given in the arguments: Trainer compares them, and computes them anew.
-        names = ("logging_steps", "eval_steps", "save_steps")
-        intervals = {name: getattr(trainer.args, name) for name in names}
+        for name in ("logging_steps", "eval_steps", "save_steps"):
+            state[name] = getattr(trainer.args, name)
         return {
             "weights": trainer.model.state_dict(),
-            "training": training,
-            TRAINER_STATE_NAME: json.dumps({**asdict(trainer.state), **intervals}).encode(),
+            "training": {
+                "optimizer": trainer.optimizer.state_dict(),
+                "scheduler": trainer.lr_scheduler.state_dict(),
+                "scaler": scaler.state_dict() if scaler else None,
+                "loss": loss,
+                "logged_at": trainer._globalstep_last_logged,
+                "stateful": [each.state_dict() for each in self.stateful],
+            },
+            TRAINER_STATE_NAME: json.dumps(state).encode(),
         }
 
     def wait(self) -> None:

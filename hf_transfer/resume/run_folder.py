@@ -41,11 +41,6 @@ class SavedRun:
     def __post_init__(self) -> None:
         self.states = States(self.folder)
 
-    @property
-    def phases_done(self) -> int | None:
-        """Number of phases that had ended when the state was saved; None without a state."""
-        return len(self.resumed.facts["done"]) if self.resumed else None
-
     def wait(self) -> None:
         """Return when the last state is on the disk; a warning tells if it is not."""
         try:
@@ -87,8 +82,8 @@ def open_run(training: TrainingConfig, spec: Spec) -> SavedRun | None:
         release(training)
         raise Finished(found[1])
     if folder in _held:
-        # No longer cleared: the next run there begins anew.
-        _held[folder] = _HeldFolder(_held[folder].unlock, spec=spec)
+        _held[folder].is_cleared = False  # the next run there begins anew
+        _held[folder].spec = spec
     return SavedRun(folder, spec, found[0])
 
 
@@ -120,17 +115,12 @@ def _lock(folder: Path) -> Callable[[], None]:
     try:
         return _lock_file(folder / LOCK_FILE)
     except (BlockingIOError, TimeoutError) as error:
-        raise UserError(
-            f"another run is at work in {str(folder.parent)!r}",
-            "wait for its end, or name another --output_dir",
-        ) from error
+        message = f"another run is at work in {str(folder.parent)!r}"
+        raise UserError(message, "wait for its end, or name another --output_dir") from error
 
 
 def _lock_file(path: Path) -> Callable[[], None]:
-    """Lock a file; what is returned unlocks it.
-
-    Raises BlockingIOError or TimeoutError if another process holds the lock.
-    """
+    """Lock a file; what is returned unlocks it. Raises BlockingIOError or TimeoutError."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -157,7 +147,7 @@ def release(training: TrainingConfig) -> None:
     folder = _folder_of(training)
     if folder not in _held:
         return
-    if not any(path.name != LOCK_FILE for path in folder.iterdir()):
+    if set(folder.iterdir()) <= {folder / LOCK_FILE}:
         shutil.rmtree(folder, ignore_errors=True)
         if folder.parent.is_dir() and not any(folder.parent.iterdir()):
             folder.parent.rmdir()
@@ -212,10 +202,8 @@ def _find_state(folder: Path, training: TrainingConfig, spec: Spec) -> State | N
         states.clear()  # a process that was killed at its very end has left them
         _raise_finished(run, training)
     if state and training.resume == "never":
-        raise UserError(
-            f"{str(folder.parent)!r} holds a run that was stopped",
-            "--resume auto, or --overwrite_output_dir",
-        )
+        message = f"{str(folder.parent)!r} holds a run that was stopped"
+        raise UserError(message, "--resume auto, or --overwrite_output_dir")
     if state:
         states.remove_newer(state)
         log.info("resuming from %s", state.path)
@@ -225,10 +213,10 @@ def _find_state(folder: Path, training: TrainingConfig, spec: Spec) -> State | N
 def _raise_finished(run: Mapping[str, Any], training: TrainingConfig) -> None:
     folder = str(training.output_dir)
     if training.push_to_hub and not run.get("published"):
+        command = f"hf-transfer run push_to_hub --output_dir {folder}"
         raise UserError(
             f"the run in {folder!r} is finished, but was not pushed",
-            f"hf-transfer run push_to_hub --output_dir {folder} "
-            f"--hub_model_id YOU/{Path(folder).name}",
+            f"{command} --hub_model_id YOU/{Path(folder).name}",
         )
     raise Finished(f"the run in {folder!r} is finished; --overwrite_output_dir starts it over")
 
@@ -236,11 +224,11 @@ def _raise_finished(run: Mapping[str, Any], training: TrainingConfig) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return {}
     except (ValueError, TypeError):
         log.warning("%s cannot be read, and is ignored", path)
-        return {}
+    except FileNotFoundError:
+        pass
+    return {}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

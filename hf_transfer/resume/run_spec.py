@@ -43,9 +43,8 @@ def describe_run(plan: Plan, job: Job) -> Spec:
     """The specification of a run: all that decides the weights, as JSON."""
     # Epochs follow from the number of processes, too.
     facts = asdict(with_epochs(plan, [0.0] * len(plan.phases)))
-    phases = facts.pop("phases")
     strategy = facts.pop("strategy")
-    for number, phase in enumerate(phases, 1):
+    for number, phase in enumerate(facts.pop("phases"), 1):
         facts[f"phase {number} ({phase['name']})"] = phase
     if plan.cached_views:  # views are drawn batch by batch
         facts["examples per batch of views"] = job.training.per_device_eval_batch_size
@@ -75,10 +74,9 @@ def describe_inputs(job: Job) -> Spec:
 
 def require_same(before: Spec, now: Spec, folder: Path, kind: str, hint: str) -> None:
     """Raise UserError with the first differences if a folder holds a run of another spec."""
+    differences = ["it was begun with another version of hf_transfer or transformers"]
     if before.keys() == now.keys():
         differences = _list_differences(before, now)
-    else:
-        differences = ["it was begun with another version of hf_transfer or transformers"]
     if differences:
         message = f"{str(folder)!r} holds another {kind}: {'; '.join(differences[:3])}"
         raise UserError(message, hint)
@@ -88,13 +86,12 @@ def _list_differences(
     before: Mapping[str, Any], now: Mapping[str, Any], path: str = ""
 ) -> list[str]:
     """The values that differ, old and new; of nested mappings, those within."""
-    differences: list[str] = []
-    for name in [name for name in now if name in before and before[name] != now[name]]:
-        old = before[name]
-        new = now[name]
+    differences = []
+    for name, new in now.items():
+        old = before.get(name, new)
         if isinstance(old, dict) and isinstance(new, dict):
             differences += _list_differences(old, new, f"{path}{name}: ")
-        else:
+        elif old != new:
             differences.append(f"{path}{name} was {_shorten(old)}, now {_shorten(new)}")
     return differences
 

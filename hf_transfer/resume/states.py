@@ -5,24 +5,17 @@ Whenever the process dies, the state before the one that it was writing is as it
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import torch
 
-from hf_transfer.sealed import (
-    DamageError,
-    NotWrittenError,
-    SealedFile,
-    publish,
-    read_manifest,
-    report_disk_errors,
-    staged_folder,
-    write_manifest,
-)
+from hf_transfer import sealed
+from hf_transfer.sealed import DamageError, NotWrittenError
 
 log = logging.getLogger(__name__)
 
@@ -87,20 +80,17 @@ class States:
 
     def remove_newer(self, state: State) -> None:
         """Remove the states that were passed over, lest a damaged one count as the one before."""
-        for path in self._paths():
-            if path.name > state.path.name:
-                shutil.rmtree(path, ignore_errors=True)
+        paths = self._paths()
+        _remove(paths[paths.index(state.path) + 1 :])
 
     def clear(self) -> None:
         """Remove all states, and what a killed process has left."""
-        for path in self._paths():
-            shutil.rmtree(path, ignore_errors=True)
+        _remove(self._paths())
         self.remove_temporary()
 
     def remove_temporary(self) -> None:
         """Remove what a killed process has left; only for who holds the lock of the folder."""
-        for path in self.folder.glob(".*.tmp"):
-            shutil.rmtree(path, ignore_errors=True)
+        _remove(self.folder.glob(".*.tmp"))
 
     def _copy(self, value: Any, *place: str) -> Any:
         """The same dicts and lists with copies of their tensors in main memory.
@@ -131,11 +121,10 @@ class States:
         except NotWrittenError as error:
             self._outcome = error
         except DamageError as damage:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove([path])
             self._outcome = NotWrittenError(f"{path} was not read as it was written: {damage}")
         else:
-            for old in older[: len(older) + 1 - MAX_STATES]:
-                shutil.rmtree(old, ignore_errors=True)
+            _remove(older[: len(older) + 1 - MAX_STATES])
             self._outcome = None
 
     def _paths(self) -> list[Path]:
@@ -146,28 +135,31 @@ class States:
 
 def write_state(path: Path, parts: Mapping[str, Any], facts: Facts) -> Path:
     """The path of a state, once it is on the disk. Raises NotWrittenError and leaves nothing."""
-    with report_disk_errors(f"{path} ({_size(parts):,} bytes)"), staged_folder(path) as stage:
-        files = [_write_part(stage, part, value) for part, value in parts.items()]
-        write_manifest(stage, {"files": files, "facts": dict(facts)})
-        publish(stage, path)
+    name = f"{path} ({_size(parts):,} bytes)"
+    files = []
+    with sealed.report_disk_errors(name), sealed.staged_folder(path) as stage:
+        for part, value in parts.items():
+            is_file = isinstance(value, bytes)
+            with sealed.SealedFile(stage / (part if is_file else f"{part}.pt")) as file:
+                if is_file:
+                    file.write(value)
+                else:
+                    torch.save(value, file)
+                files.append(file.seal())
+        sealed.write_manifest(stage, {"files": files, "facts": dict(facts)})
+        sealed.publish(stage, path)
     return path
 
 
-def _write_part(folder: Path, part: str, value: Any) -> dict[str, Any]:
-    """The entry of a part's file in the manifest, once it is on the disk."""
-    is_file = isinstance(value, bytes)
-    with SealedFile(folder / (part if is_file else f"{part}.pt")) as file:
-        if is_file:
-            file.write(value)
-        else:
-            torch.save(value, file)
-        return file.seal()
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def verify(path: Path) -> Facts:
     """The facts of a state whose every file is what was written. Raises DamageError."""
     try:
-        return dict(read_manifest(path, lambda contents: contents["files"])["facts"])
+        return dict(sealed.read_manifest(path, itemgetter("files"))["facts"])
     except OSError as error:
         name = Path(error.filename or path).name
         raise DamageError(f"{name} cannot be read: {error.strerror}") from None

@@ -13,25 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from hf_transfer.sealed import (
-    MANIFEST,
-    Check,
-    DamageError,
-    NotWrittenError,
-    is_abandoned,
-    publish,
-    report_disk_errors,
-    staged_folder,
-    write_manifest,
-)
+from hf_transfer import sealed
+from hf_transfer.sealed import DamageError, NotWrittenError, report_disk_errors
+from hf_transfer.store import entries
 from hf_transfer.store.columns import map_file, write_columns
-from hf_transfer.store.entries import (
-    entry_path,
-    folder_size,
-    list_folders,
-    read_entry,
-    remove_entry,
-)
+from hf_transfer.store.entries import entry_path
 
 log = logging.getLogger(__name__)
 
@@ -84,9 +70,8 @@ def digest(facts: Mapping[str, Any]) -> str:
     Facts are JSON values, bytes, and numpy arrays of numbers, whose dtype and shape count. As in
     JSON 1 is not 1.0, but a tuple is a list and a key 1 is "1". Raises TypeError for other values.
     """
-    return hashlib.sha256(
-        json.dumps(facts, sort_keys=True, default=_fingerprint).encode()
-    ).hexdigest()
+    text = json.dumps(facts, sort_keys=True, default=_fingerprint)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _fingerprint(value: Any) -> dict[str, Any]:
@@ -126,7 +111,7 @@ def open_activations(cache_dir: Path, key: str) -> Activations | None:
         # Only this one: another process may have replaced it since.
         with suppress(OSError):
             if path.stat().st_ino == identity:
-                remove_entry(path)
+                entries.remove_entry(path)
     except OSError as error:
         log.warning("stored activations cannot be read: %s: %s", path, error)
     return None
@@ -159,12 +144,13 @@ def write_activations(
     path = entry_path(cache_dir, key)
     with ExitStack() as contexts:
         with report_disk_errors(cache_dir):
-            for abandoned in filter(is_abandoned, list_folders(cache_dir)):
-                remove_entry(abandoned)
-            stage = contexts.enter_context(staged_folder(path))
+            for abandoned in filter(sealed.is_abandoned, entries.list_folders(cache_dir)):
+                entries.remove_entry(abandoned)
+            stage = contexts.enter_context(sealed.staged_folder(path))
         columns = write_columns(stage, rows, batches, bfloat16)
+        entry = {"key": key, "rows": rows, "columns": columns, "about": about}
         with report_disk_errors(cache_dir):
-            write_manifest(stage, {"key": key, "rows": rows, "columns": columns, "about": about})
+            sealed.write_manifest(stage, entry)
             return _publish(stage, cache_dir, key)
 
 
@@ -189,32 +175,35 @@ def _publish(stage: Path, cache_dir: Path, key: str) -> Activations:
     path = entry_path(cache_dir, key)
     for _ in range(3):
         try:
-            publish(stage, path)
+            sealed.publish(stage, path)
         except OSError:
             if not path.exists():
                 raise
-            if (faster := open_activations(cache_dir, key)) is not None:
+            faster = open_activations(cache_dir, key)
+            if faster is not None:
                 return faster
         else:
             return _map_entry(cache_dir, key)
     raise NotWrittenError(f"{path} is in the way and cannot be removed")
 
 
-def _map_entry(cache_dir: Path, key: str, check: Check = "once") -> Activations:
+def _map_entry(cache_dir: Path, key: str, check: sealed.Check = "once") -> Activations:
     """An entry, memory-mapped. Raises DamageError and OSError."""
     path = entry_path(cache_dir, key)
-    entry = read_entry(path, check)
-    dtypes = {column["name"]: column["dtype"] for column in entry["columns"]}
+    entry = entries.read_entry(path, check)
+    dtypes = {}
     values = {}
     offsets = {}
     for column in entry["columns"]:
         name = column["name"]
-        files = [path / file["name"] for file in column["files"]]
+        dtypes[name] = column["dtype"]
         bits = column["dtype"].replace("bfloat16", "uint16")
-        values[name] = map_file(files[0], bits, column["shape"])
-        if len(files) > 1:
-            offsets[name] = map_file(files[1], "int64", [entry["rows"] + 1])
+        file, *more = column["files"]
+        values[name] = map_file(path / file["name"], bits, column["shape"])
+        for file in more:
+            offsets[name] = map_file(path / file["name"], "int64", [entry["rows"] + 1])
     # The time of the manifest is that of the last use; a store of others may be read-only.
     with suppress(OSError):
-        os.utime(path / MANIFEST)
-    return Activations(cache_dir, key, entry["rows"], folder_size(path), dtypes, values, offsets)
+        os.utime(path / sealed.MANIFEST)
+    nbytes = entries.folder_size(path)
+    return Activations(cache_dir, key, entry["rows"], nbytes, dtypes, values, offsets)

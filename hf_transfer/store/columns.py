@@ -41,7 +41,7 @@ class _ColumnWriter:
                     f"now {array.dtype} {array.shape}: only the first axis may vary"
                 )
         has_axis = self.first.ndim > 0
-        lengths = [len(array) if has_axis else 1 for array in arrays]
+        lengths = list(map(len, arrays)) if has_axis else [1] * len(arrays)
         self.lengths = {*sorted({*self.lengths, *lengths})[:2]}  # two tell that they differ
         ends = self.total + np.cumsum(lengths, dtype=np.int64)
         self.rows += len(arrays)
@@ -86,10 +86,10 @@ def write_columns(
             with report_disk_errors(folder.parent):
                 for number, name in enumerate(names):
                     arrays = [np.asarray(row[name]) for row in batch]
-                    if name in bfloat16 and arrays[0].dtype != np.uint16:
+                    dtype = arrays[0].dtype
+                    if name in bfloat16 and dtype != np.uint16:
                         raise TypeError(
-                            f"the bfloat16 of {name!r} must come as uint16 bits, "
-                            f"not {arrays[0].dtype}"
+                            f"the bfloat16 of {name!r} must come as uint16 bits, not {dtype}"
                         )
                     if name not in columns:
                         columns[name] = _ColumnWriter(folder / str(number), name, arrays[0], files)

@@ -51,9 +51,8 @@ def resolve_cache_dir(cache_dir: str | None) -> Path:
 def entry_path(cache_dir: Path, key: str) -> Path:
     """The folder of an entry. Raises ValueError if the key cannot be part of its name."""
     if not _ENTRY.fullmatch(key + _SUFFIX):
-        raise ValueError(
-            f"the key {key!r} cannot name a folder: letters, digits, _ and - only, at most 128"
-        )
+        rule = "letters, digits, _ and - only, at most 128"
+        raise ValueError(f"the key {key!r} cannot name a folder: {rule}")
     return cache_dir / (key + _SUFFIX)
 
 
@@ -104,7 +103,7 @@ def prune(
         until_below: Remove the longest unused ones until the others take fewer bytes.
         everything: Remove all entries.
     """
-    removed = [path for path in list_folders(cache_dir) if is_abandoned(path)]
+    removed = list(filter(is_abandoned, list_folders(cache_dir)))
     left = 0
     for entry in list_entries(cache_dir):
         old = older_than is not None and time.time() - entry.last_used > older_than
@@ -113,7 +112,7 @@ def prune(
             removed.append(entry_path(cache_dir, entry.key))
         else:
             left += entry.nbytes
-    freed = sum(folder_size(path) for path in removed)
+    freed = sum(map(folder_size, removed))
     for path in removed if not dry_run else []:
         remove_entry(path)
     return freed
@@ -129,18 +128,16 @@ def remove_entry(path: Path) -> None:
 
 def room_for(cache_dir: Path, needed: int, limit_gb: float) -> str | None:
     """None if `needed` more bytes fit into the store, else the reason; a GB is 10^9 bytes."""
-    used = sum(folder_size(path) for path in list_folders(cache_dir))
+    used = sum(map(folder_size, list_folders(cache_dir)))
     if used + needed > limit_gb * 1e9:
         there = f" beside the {show_bytes(used)} already there" if used else ""
         return f"{show_bytes(needed)}{there} are more than --cache_limit_gb {limit_gb:g}"
-    existing = next(path for path in (cache_dir, *cache_dir.absolute().parents) if path.exists())
+    existing = next(filter(Path.exists, (cache_dir, *cache_dir.absolute().parents)))
     free = shutil.disk_usage(existing).free
-    if needed + _FREE_FOR_OTHERS > free:
-        return (
-            f"{show_bytes(needed)} are too much for a disk with {show_bytes(free)} free "
-            f"at {existing}"
-        )
-    return None
+    if needed + _FREE_FOR_OTHERS <= free:
+        return None
+    disk = f"a disk with {show_bytes(free)} free at {existing}"
+    return f"{show_bytes(needed)} are too much for {disk}"
 
 
 def folder_size(path: Path) -> int:

@@ -59,8 +59,7 @@ def phase_costs(
         if phase.solver == "trainer" and boundary in cached:
             cost -= _caching_cost(boundary, plan, network)
         costs.append(cost)
-        lowest = network.lowest_trainable_stage(phase, plan)
-        cached = {each for each in cached if each <= lowest}
+        cached.intersection_update(range(network.lowest_trainable_stage(phase, plan) + 1))
         # The features of a solved head are another activation, which no phase in steps reads.
         if boundary and phase.solver == "trainer":
             cached.add(boundary)
@@ -75,9 +74,8 @@ def phase_cost(phase: Phase, plan: Plan, network: Network, caches: bool = True) 
         return caching
     if phase.adapter:
         return phase.epochs * (1 + ADAPTER_BACKWARD_COST)
-    forward = network.share_from(boundary)
-    trainable = network.share_from(network.lowest_trainable_stage(phase, plan))
-    return caching + phase.epochs * (forward + BACKWARD_COST * trainable)
+    backward = BACKWARD_COST * network.share_from(network.lowest_trainable_stage(phase, plan))
+    return caching + phase.epochs * (network.share_from(boundary) + backward)
 
 
 def cache_boundary(phase: Phase, plan: Plan, network: Network, caches: bool = True) -> int:

@@ -42,10 +42,9 @@ def make_plan(transfer: TransferConfig, job: Job, pooling: Pooling = "own") -> P
     examples = len(job.data.train)
     batch_size = _given(training.per_device_train_batch_size, defaults.default_batch_size(examples))
     step_examples = batch_size * training.world_size * training.gradient_accumulation_steps
+    epochs = defaults.default_epochs(name, examples, step_examples)
     schedule = Schedule(
-        epochs=_given(
-            training.num_train_epochs, defaults.default_epochs(name, examples, step_examples)
-        ),
+        epochs=_given(training.num_train_epochs, epochs),
         head_solver="trainer" if why_in_steps(job) else "convex",
         layers=job.checkpoint.layers.num_layers,
         trainable_layers=_trainable_layers(transfer, job),
@@ -93,18 +92,13 @@ def why_in_steps(job: Job) -> str | None:
 
 def _require_contrastive(job: Job) -> None:
     """Raise UserError without classes to pull together, or one place to compare features at."""
+    reason = None
     if job.data.problem_type != "single_label_classification":
-        raise UserError(
-            "--strategy contrastive needs one class per row, the labels are for "
-            f"{job.data.problem_type}",
-            "give another --strategy",
-        )
-    if job.checkpoint.linear_head is None:
-        raise UserError(
-            "--strategy contrastive needs one linear output layer, "
-            f"{type(job.model).__name__} has none",
-            "give another --strategy",
-        )
+        reason = f"one class per row, the labels are for {job.data.problem_type}"
+    elif job.checkpoint.linear_head is None:
+        reason = f"one linear output layer, {type(job.model).__name__} has none"
+    if reason:
+        raise UserError(f"--strategy contrastive needs {reason}", "give another --strategy")
 
 
 def _trainable_layers(transfer: TransferConfig, job: Job) -> int:
@@ -119,9 +113,7 @@ def _trainable_layers(transfer: TransferConfig, job: Job) -> int:
 
 
 def _log_unused_flags(training: TrainingConfig) -> None:
-    given = [
-        f"--{name}" for name, default in STEP_FLAGS.items() if getattr(training, name) != default
-    ]
+    given = [f"--{name}" for name in STEP_FLAGS if getattr(training, name) != STEP_FLAGS[name]]
     if given:
         log.info("the head is solved, not trained in steps: %s not used", ", ".join(given))
 

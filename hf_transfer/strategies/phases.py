@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from hf_transfer.strategies.plan import Phase, Schedule, Stage
 
@@ -38,15 +39,9 @@ def top_layers(schedule: Schedule) -> tuple[Phase, ...]:
 
     Yosinski et al. 2014 (arXiv 1411.1792): the lower a layer, the more of it serves other tasks.
     """
-    return (
-        Phase(
-            "top_layers",
-            ("head", "body"),
-            schedule.epochs,
-            schedule.new_head_lr_scale,
-            layers=schedule.trainable_layers,
-        ),
-    )
+    scale = schedule.new_head_lr_scale
+    layers = schedule.trainable_layers
+    return (Phase("top_layers", ("head", "body"), schedule.epochs, scale, layers),)
 
 
 def head_then_full(schedule: Schedule) -> tuple[Phase, ...]:
@@ -70,11 +65,12 @@ def gradual(schedule: Schedule) -> tuple[Phase, ...]:
     counts = sorted(quarters - {schedule.layers})
     full_epochs = left * GRADUAL_FULL_EPOCHS if counts else left
     epochs = (left - full_epochs) / max(1, len(counts))
-    parts = [
-        Phase(_top_layers_name(count), ("head", "body"), epochs, LR_SCALE_AFTER_HEAD, layers=count)
-        for count in counts
-    ]
-    return first, *parts, Phase("full", ("head", "body"), full_epochs, LR_SCALE_AFTER_HEAD)
+    last = Phase("full", ("head", "body"), full_epochs, LR_SCALE_AFTER_HEAD)
+    parts = []
+    for count in counts:
+        name = "top layer" if count == 1 else f"top {count} layers"
+        parts.append(replace(last, name=name, epochs=epochs, layers=count))
+    return first, *parts, last
 
 
 def contrastive(schedule: Schedule) -> tuple[Phase, ...]:
@@ -93,15 +89,9 @@ def lora(schedule: Schedule) -> tuple[Phase, ...]:
 
     Hu et al. 2021 (arXiv 2106.09685), or another method of PEFT.
     """
-    return (
-        Phase(
-            schedule.peft_method,
-            ("head", "body"),
-            schedule.epochs,
-            adapter=schedule.peft_method,
-            adapter_rank=schedule.lora_rank,
-        ),
-    )
+    method = schedule.peft_method
+    rank = schedule.lora_rank
+    return (Phase(method, ("head", "body"), schedule.epochs, adapter=method, adapter_rank=rank),)
 
 
 def scratch(schedule: Schedule) -> tuple[Phase, ...]:
@@ -128,16 +118,5 @@ def head_phase(schedule: Schedule, share: float, penalty: float = 1.0) -> tuple[
     """
     epochs = schedule.epochs * share
     left = schedule.epochs - (epochs if schedule.head_solver == "trainer" else 0.0)
-    phase = Phase(
-        "head",
-        ("head",),
-        epochs,
-        schedule.new_head_lr_scale,
-        solver=schedule.head_solver,
-        penalty=penalty,
-    )
-    return phase, left
-
-
-def _top_layers_name(layers: int) -> str:
-    return "top layer" if layers == 1 else f"top {layers} layers"
+    phase = Phase("head", ("head",), epochs, schedule.new_head_lr_scale)
+    return replace(phase, solver=schedule.head_solver, penalty=penalty), left

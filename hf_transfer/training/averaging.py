@@ -13,13 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import (
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import TrainerCallback, TrainerState, set_seed
 
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.models.weights import copy_weights, restore_weights
@@ -31,8 +25,9 @@ log = logging.getLogger(__name__)
 
 Tensors = dict[str, torch.Tensor]
 
-# Alphas of WiSE-FT: weights = (1 - alpha) * initial + alpha * final.
-ALPHAS = tuple(tenths / 10 for tenths in range(10))
+# Alphas of WiSE-FT above 0: weights = (1 - alpha) * initial + alpha * final.
+ALPHAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+WISE_FT = "{:.1f} of the way (WiSE-FT)"
 PREFIX = "candidate"  # of metrics, so that no callback takes them for those of a step
 
 
@@ -61,59 +56,52 @@ class WeightAveraging(TrainerCallback):
         self.initial: Tensors = {}
         self.averaged_steps = 0
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Copy the initial weights."""
+    def on_train_begin(self, *_: object, **__: object) -> None:
         if self.interpolate:
             self.initial = copy_weights(self.model)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: object, state: TrainerState, *_: object, **__: object) -> None:
         """Add the weights of a step to the average, in float32, on their device."""
         last_steps = max(2, round(self.fraction * state.max_steps))
         if not self.fraction or state.global_step <= state.max_steps - last_steps:
             return
         self.averaged_steps += 1
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                new = parameter.detach().float()
-                if name in self.average:
-                    self.average[name].lerp_(new, 1 / self.averaged_steps)
-                else:
-                    self.average[name] = new.clone()
+        for name in self._trained():
+            new = self.model.get_parameter(name).detach().float()
+            if name in self.average:
+                self.average[name].lerp_(new, 1 / self.averaged_steps)
+            else:
+                self.average[name] = new.clone()
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights so far, for the training state."""
         return {"mean": self.average, "before": self.initial, "steps": self.averaged_steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the weights from a training state."""
         self.initial = dict(state["before"])
         self.averaged_steps = state["steps"]
-        devices = {name: parameter.device for name, parameter in self.model.named_parameters()}
-        self.average = {name: tensor.to(devices[name]) for name, tensor in state["mean"].items()}
+        parameters = dict(self.model.named_parameters())
+        for name, mean in state["mean"].items():
+            self.average[name] = mean.to(parameters[name].device)
 
     def candidates(self, final: Tensors) -> Iterator[Candidate]:
         """The candidates beside the `final` weights of the phase, one at a time."""
         if self.averaged_steps > 1:
             yield Candidate(f"average of the last {self.averaged_steps} steps", self.average)
-        parameters = self.model.named_parameters()
-        trained = [name for name, parameter in parameters if parameter.requires_grad]
+        trained = self._trained()
         # Where the best step is the first one, both ends are the same weights, and candidates would
         # differ in their BatchNorm statistics only.
         if not self.initial or all(torch.equal(self.initial[key], final[key]) for key in trained):
             return
+        yield Candidate(WISE_FT.format(0), self.initial, has_statistics=True)
         for alpha in ALPHAS:
-            name = f"{alpha:.1f} of the way (WiSE-FT)"
-            if alpha == 0:
-                yield Candidate(name, self.initial, has_statistics=True)
-                continue
-            mixed = {
-                key: self.initial[key].float().lerp(final[key].float(), alpha) for key in trained
-            }
-            yield Candidate(name, mixed)
+            mixed = {}
+            for key in trained:
+                mixed[key] = self.initial[key].float().lerp(final[key].float(), alpha)
+            yield Candidate(WISE_FT.format(alpha), mixed)
+
+    def _trained(self) -> list[str]:
+        parameters = self.model.named_parameters()
+        return [name for name, parameter in parameters if parameter.requires_grad]
 
 
 def add_weight_averaging(
@@ -165,14 +153,8 @@ def select_by_validation(
             best_name = candidate.name
             best = copy_weights(trainer.model)
     restore_weights(trainer.model, best)
-    log.info(
-        "selected: %s, %s %.4g on validation (%s: %.4g)",
-        best_name,
-        metric,
-        values[best_name],
-        final_name,
-        values[final_name],
-    )
+    selected = f"{best_name}, {metric} {values[best_name]:.4g} on validation"
+    log.info("selected: %s (%s: %.4g)", selected, final_name, values[final_name])
     candidates = [{"name": name, "value": value} for name, value in values.items()]
     return {"kept": best_name, "candidates": candidates}
 
@@ -187,19 +169,16 @@ def update_batch_norm(trainer: PhaseTrainer) -> None:
     set_seed(trainer.args.seed)
     trainer.batches.set_epoch(0)
     trainer.model.train()  # frozen modules stay in eval mode: models/freeze.py
-    norms = [
-        module
-        for module in trainer.model.modules()
-        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats
-    ]
-    if not norms:
+    momenta = {}
+    for module in trainer.model.modules():
+        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats:
+            module.reset_running_stats()
+            momenta[module] = module.momentum
+            module.momentum = None  # in torch, the plain mean over batches
+    if not momenta:
         return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # in torch, the plain mean over batches
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for batch in trainer.get_train_dataloader():
             trainer.compute_loss(trainer.model, trainer._prepare_inputs(trainer.augmented(batch)))
-    for norm, momentum in zip(norms, momenta, strict=True):
+    for norm, momentum in momenta.items():
         norm.momentum = momentum

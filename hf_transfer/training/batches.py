@@ -4,7 +4,6 @@ No generator carries a state from one epoch to the next. So a run that resumes i
 epoch, or with another number of processes, sees the rows that it would have seen otherwise.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -25,7 +24,6 @@ class RowOrder(Protocol):
 
     def of_epoch(self, epoch: int) -> Sequence[int]:
         """The row numbers of an epoch, as many in each."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,9 @@ class SampledOrder:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         order: Sequence[int] = range(self.rows)
         if self.strategy == "group_by_length" and self.lengths:
-            lengths = list(self.lengths)
-            order = get_length_grouped_indices(lengths, self.group_size, generator=generator)
+            order = get_length_grouped_indices(
+                list(self.lengths), self.group_size, generator=generator
+            )
         elif self.strategy != "sequential":
             order = torch.randperm(self.rows, generator=generator).tolist()
         if self.views == 1:
@@ -81,10 +80,8 @@ class StepBatches(Sampler[list[int]]):
 
     def __post_init__(self) -> None:
         if len(self.order) < self.processes:
-            raise UserError(
-                f"{len(self.order)} examples for {self.processes} processes",
-                "start fewer processes",
-            )
+            message = f"{len(self.order)} examples for {self.processes} processes"
+            raise UserError(message, "start fewer processes")
 
     @property
     def step_size(self) -> int:
@@ -117,14 +114,12 @@ class StepBatches(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        steps = itertools.pairwise(self.boundaries)
-        return sum(self._batches(end - begin) for begin, end in steps)
+        return sum(map(self._batches, np.diff(self.boundaries).tolist()))
 
     def __iter__(self) -> Iterator[list[int]]:
-        rows = np.asarray(self.order.of_epoch(self.epoch))
-        for begin, end in itertools.pairwise(self.boundaries):
-            own = np.array_split(rows[begin:end], self.processes)[self.process_index]
-            for batch in np.array_split(own, self._batches(end - begin)):
+        for step in np.split(self.order.of_epoch(self.epoch), self.boundaries[1:-1]):
+            own = np.array_split(step, self.processes)[self.process_index]
+            for batch in np.array_split(own, self._batches(len(step))):
                 yield batch.tolist()
 
     def _batches(self, rows: int) -> int:

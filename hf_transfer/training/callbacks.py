@@ -6,19 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import (
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerState
 
 from hf_transfer.config.training_arguments import TrainingConfig
 
 log = logging.getLogger(__name__)
+
+Metrics = dict[str, float]
 
 SHOWN_METRICS = ("loss", "eval_loss", "eval_accuracy")  # of those that Trainer logs
 
@@ -45,12 +39,7 @@ class BestStep(TrainerCallback):
         self.weights: dict[str, torch.Tensor] = {}
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float],
-        **_: Any,
+        self, args: object, state: TrainerState, control: Any, metrics: Metrics, **_: object
     ) -> None:
         """Copy the weights if this step is the best so far."""
         value = self.sign * metrics[self.metric]
@@ -65,15 +54,12 @@ class BestStep(TrainerCallback):
         if self.patience is not None and self.worse >= self.patience:
             control.should_training_stop = True
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_end(self, args: object, state: TrainerState, *_: object, **__: object) -> None:
         """Restore all weights of the best step."""
         if self.weights and self.best_step != state.global_step:
             self.model.load_state_dict(self.weights, strict=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best step so far, for the training state."""
         return {
             "best": self.best_value,
             "step": self.best_step,
@@ -82,7 +68,6 @@ class BestStep(TrainerCallback):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the best step from a training state."""
         self.best_value = state["best"]
         self.best_step = state["step"]
         self.worse = state["worse"]
@@ -93,35 +78,27 @@ class LogLines(TrainerCallback):
     """Logs a line in place of the dictionary that Trainer prints without a progress bar."""
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: object, state: TrainerState, control: object, logs: Metrics, **_: object
     ) -> None:
-        """Log the newest metrics."""
-        shown = [f"{name} {logs[name]:.4g}" for name in SHOWN_METRICS if logs and name in logs]
+        shown = _format_metrics(logs, ".4g")
         if shown and state.is_world_process_zero:
-            log.info("step %d of %d: %s", state.global_step, state.max_steps, ", ".join(shown))
+            text = ", ".join(map(" ".join, shown.items()))
+            log.info("step %d of %d: %s", state.global_step, state.max_steps, text)
 
 
 class ProgressBar(ProgressCallback):
     """Trainer's progress bar with the newest metrics at its end, not in a new line each time."""
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
+        self, args: object, state: object, control: object, logs: Metrics, **_: object
     ) -> None:
-        """Show the newest metrics beside the bar."""
-        if self.training_bar is not None and logs:
-            shown = {name: f"{logs[name]:.3f}" for name in SHOWN_METRICS if name in logs}
-            if shown:
-                self.training_bar.set_postfix(shown, refresh=False)
+        shown = _format_metrics(logs, ".3f")
+        if self.training_bar is not None and shown:
+            self.training_bar.set_postfix(shown, refresh=False)
+
+
+def _format_metrics(logs: Metrics, form: str) -> dict[str, str]:
+    return {name: format(logs[name], form) for name in SHOWN_METRICS if name in logs}
 
 
 def add_callbacks(trainer: Trainer, training: TrainingConfig) -> BestStep | None:

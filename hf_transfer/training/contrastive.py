@@ -3,6 +3,7 @@
 Khosla et al. 2020, "Supervised Contrastive Learning" (arXiv 2004.11362).
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,8 +47,8 @@ def balanced_order(labels: Sequence[int], training: TrainingConfig) -> "Balanced
 
     --per_device_train_batch_size is the maximum of its batch size.
     """
-    max_batch_size = training.per_device_train_batch_size or MAX_BATCH_SIZE
-    return BalancedOrder(labels, training.seed, max_batch_size)
+    maximum = training.per_device_train_batch_size or MAX_BATCH_SIZE
+    return BalancedOrder(labels, training.seed, maximum)
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,9 @@ class BalancedOrder:
         """The row numbers of an epoch."""
         generator = np.random.default_rng((self.seed, epoch))
         labels = np.asarray(self.labels)
-        rows_of_class = {
-            label: _cycle_shuffled(np.flatnonzero(labels == label), generator)
-            for label in np.unique(labels).tolist()
-        }
+        rows_of_class = {}
+        for label in np.unique(labels).tolist():
+            rows_of_class[label] = _cycle_shuffled(np.flatnonzero(labels == label), generator)
         classes_per_batch = self.batch_size // self.examples_per_class
         order: list[int] = []
         waiting: list[int] = []  # classes, in the order in which they come
@@ -96,7 +96,7 @@ class BalancedOrder:
                 classes = generator.permutation(list(rows_of_class)).tolist()
                 waiting += sorted(classes, key=lambda label: label in waiting)
             for label in waiting[:classes_per_batch]:
-                order += [next(rows_of_class[label]) for _ in range(self.examples_per_class)]
+                order += itertools.islice(rows_of_class[label], self.examples_per_class)
             waiting = waiting[classes_per_batch:]
         return order
 

@@ -1,9 +1,8 @@
 """Run a plan: phase after phase, resumed where it was stopped."""
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
-from datasets import Dataset
 from transformers import set_seed
 
 from hf_transfer.config.cache import CacheConfig
@@ -16,7 +15,7 @@ from hf_transfer.job import Job, make_job
 from hf_transfer.models.checkpoint import Checkpoint, randomized
 from hf_transfer.models.pooling import mean_pooled
 from hf_transfer.models.predictor import Predictor
-from hf_transfer.record import PhaseFacts, ProblemType, from_json
+from hf_transfer.record import PhaseFacts, from_json
 from hf_transfer.resume.run_folder import SavedRun, open_run, release
 from hf_transfer.resume.run_spec import describe_run
 from hf_transfer.strategies.plan import Plan, with_epochs, without_closed_form
@@ -93,31 +92,27 @@ def train(
         plan = with_epochs(plan, resumed["epochs"])
         shards = resumed["shards"]
         done = [from_json(PhaseFacts, facts) for facts in resumed["done"]]
-    encoder = job.encoder
     run = _start(plan, job, cache)
     run = replace(run, shards=shards, folder=folder, is_trial=is_trial)
-    was_stepped = any(
-        phase.solver == "convex" and facts.steps
-        for phase, facts in zip(plan.phases, done, strict=False)
-    )
-    if was_stepped:
-        run = replace(run, plan=without_closed_form(plan))
+    for phase, facts in zip(plan.phases, done, strict=False):
+        if phase.solver == "convex" and facts.steps:
+            run = replace(run, plan=without_closed_form(plan))
     for number in range(len(done), len(plan.phases)):
-        facts = None
+        solved = None
         if run.plan.phases[number].solver == "convex":
-            facts = run_probe_phase(number, run)
-            if facts is None:  # its features cannot be computed apart
+            solved = run_probe_phase(number, run)
+            if solved is None:  # its features cannot be computed apart
                 run = replace(run, plan=without_closed_form(run.plan))
-        if facts is None:
+        if solved is None:
             checkpoint, facts = run_step_phase(number, run, done)
-            run = run.with_checkpoint(checkpoint)
-        done.append(facts)
+            run = replace(run, job=replace(run.job, checkpoint=checkpoint))
+        done.append(solved or facts)
     checkpoint = run.job.checkpoint
     unscale_head(checkpoint, run.scale)
     checkpoint.model.eval()
     if folder:
         folder.wait()
-    return Trained(checkpoint, run.plan, encoder, job.training, tuple(done))
+    return Trained(checkpoint, run.plan, job.encoder, job.training, tuple(done))
 
 
 def _start(plan: Plan, job: Job, cache: CacheConfig) -> PlanRun:
@@ -129,11 +124,11 @@ def _start(plan: Plan, job: Job, cache: CacheConfig) -> PlanRun:
         checkpoint = randomized(checkpoint, training.seed)
     if plan.pooling == "mean" and not checkpoint.reads_mean:
         checkpoint = mean_pooled(checkpoint)
-    validation: Dataset | None = None
+    validation = job.data.validation
     with training.main_process_first(desc="encoding"):
         train_rows = job.encoder.rows(job.data.train)
-        if job.data.validation is not None:
-            validation = job.encoder.rows(job.data.validation)
+        if validation is not None:
+            validation = job.encoder.rows(validation)
     # What does not fit is said before anything is learned.
     fit_augmentation(training.augmentation, job.encoder, train_rows)
     scale = fit_label_scale(job.data, checkpoint)
@@ -147,7 +142,12 @@ def require_runnable(job: Job, plan: Plan | None = None) -> None:
     if plan:
         require_steps(plan, job.training)
     _require_validation(job)
-    _require_same_problem(job)
+    of_model = job.model.config.problem_type
+    if of_model != job.data.problem_type:
+        raise UserError(
+            f"the model is set up for {of_model}, the labels are for {job.data.problem_type}",
+            "load the checkpoint for these data; pre-training takes one class per row",
+        )
     require_fitting_flags(job.data.problem_type, job.training)
 
 
@@ -155,33 +155,18 @@ def require_steps(plan: Plan, training: TrainingConfig) -> None:
     """Raise UserError if there are too few steps for each phase to have one."""
     stepped = sum(phase.solver == "trainer" for phase in plan.phases)
     if 0 < training.max_steps < stepped:
+        too_small = f"--max_steps {training.max_steps} is too small"
         raise UserError(
-            f"--max_steps {training.max_steps} is too small for the {stepped} phases of "
-            f"{plan.strategy}",
-            f"give {stepped} or more",
-        )
-
-
-def _require_same_problem(job: Job) -> None:
-    """Raise UserError if the model was set up for another problem type than the labels'."""
-    of_model = cast(ProblemType, job.model.config.problem_type)
-    if of_model != job.data.problem_type:
-        raise UserError(
-            f"the model is set up for {of_model}, the labels are for {job.data.problem_type}",
-            "load the checkpoint for these data; pre-training takes one class per row",
+            f"{too_small} for the {stepped} phases of {plan.strategy}", f"give {stepped} or more"
         )
 
 
 def _require_validation(job: Job) -> None:
-    """Raise UserError if a flag needs a validation split and there is none."""
-    training = job.training
-    given = {
-        "early_stopping_patience": training.early_stopping_patience is not None,
-        "average_last": training.average_last > 0,
-        "wise_ft": training.wise_ft,
-    }
-    for name, is_given in given.items():
-        if is_given and job.data.validation is None:
+    if job.data.validation is not None:
+        return
+    unused = {"early_stopping_patience": None, "average_last": 0.0, "wise_ft": False}
+    for name, value in unused.items():
+        if getattr(job.training, name) != value:
             raise UserError(
                 f"--{name} needs a validation split", "name a --validation_split, or leave it out"
             )

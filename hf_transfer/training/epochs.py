@@ -35,10 +35,8 @@ def phase_length(
         balanced = balanced_order(labels, training)
         batch_size = balanced.batch_size
         rows_per_epoch = len(balanced)
-    order = SampledOrder(rows_per_epoch, seed=0)
-    steps_per_epoch = StepBatches(
-        order, batch_size, training.gradient_accumulation_steps, training.world_size
-    ).steps
+    shards = (training.gradient_accumulation_steps, training.world_size)
+    steps_per_epoch = StepBatches(SampledOrder(rows_per_epoch, 0), batch_size, *shards).steps
     steps = math.ceil(phase.epochs * steps_per_epoch)
     epochs = phase.epochs
     if training.max_steps > 0:
@@ -65,11 +63,8 @@ def with_passes_as_epochs(plan: Plan, labels: Sequence[int], training: TrainingC
 
     A phase that is solved in closed form keeps its epochs.
     """
-    lengths = [phase_length(phase, plan, labels, training) for phase in plan.phases]
-    return with_epochs(
-        plan,
-        [
-            length.passes if length else phase.epochs
-            for phase, length in zip(plan.phases, lengths, strict=True)
-        ],
-    )
+    epochs = []
+    for phase in plan.phases:
+        length = phase_length(phase, plan, labels, training)
+        epochs.append(length.passes if length else phase.epochs)
+    return with_epochs(plan, epochs)

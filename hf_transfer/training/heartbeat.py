@@ -82,7 +82,6 @@ class Heartbeat:
                 self._exit(waited)
 
     def _read_messages(self) -> None:
-        """Read the heartbeats of all processes, and when each last changed."""
         for rank in range(self.world_size):
             if self.store.check([f"{rank}"]):
                 message = self.store.get(f"{rank}").decode()
@@ -93,25 +92,23 @@ class Heartbeat:
         """Ranks without a heartbeat, after waiting for one."""
         time.sleep(DEAD_AFTER + INTERVAL)
         now = time.monotonic()
-        silent = [rank for rank, (_, at) in sorted(self.seen.items()) if now - at > DEAD_AFTER]
-        return [rank for rank in silent if rank != self.rank]
+        silent = [rank for rank, (_, at) in self.seen.items() if now - at > DEAD_AFTER]
+        return sorted({*silent} - {self.rank})
 
     def _exit(self, waited: float) -> None:
         """End this process at once: its main thread waits for a process that will not come."""
         time.sleep(INTERVAL)  # for the last message of the others
         self._read_messages()
         progress = {rank: int(message.split()[0]) for rank, (message, _) in self.seen.items()}
-        least = min(progress.values())
-        behind = [rank for rank, count in sorted(progress.items()) if count == least]
+        behind = [rank for rank in progress if progress[rank] == min(progress.values())]
         verb = "have" if len(behind) == self.world_size else "has"
-        message, hint = self._describe(behind, f"{verb} not moved for {waited:.0f} s")
+        described = self._describe(behind, f"{verb} not moved for {waited:.0f} s")
         # One process reports: the first that is not behind.
         if self.rank == min(set(progress) - set(behind), default=0):
-            log.error("error: %s\nhint: %s", message, hint)
+            log.error("error: %s\nhint: %s", *described)
         os._exit(EXIT_CODE)
 
     def _describe(self, ranks: list[int], what: str) -> tuple[str, str]:
-        """Message and hint."""
         named = f"process {', '.join(map(str, ranks))} of {self.world_size} (by rank)"
         hint = "see its output above; the same command resumes from the last state"
         return f"{named} {what}", hint
@@ -119,8 +116,6 @@ class Heartbeat:
 
 def _is_collective(error: RuntimeError) -> bool:
     """Whether a collective operation raised the error: by its class, or with gloo by its text."""
-    return (
-        isinstance(error, DistBackendError)
-        or "gloo" in str(error)
-        or "Connection closed by peer" in str(error)
-    )
+    text = str(error)
+    by_text = "gloo" in text or "Connection closed by peer" in text
+    return by_text or isinstance(error, DistBackendError)

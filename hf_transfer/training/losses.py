@@ -25,9 +25,8 @@ def choose_loss(
     if problem_type != "single_label_classification":
         return mean_loss(SUMMED_LOSSES[problem_type])
     weights = balanced_weights(labels, classes) if training.class_weights == "balanced" else None
-    return mean_loss(
-        partial(cross_entropy, weights=weights, smoothing=training.label_smoothing_factor)
-    )
+    smoothing = training.label_smoothing_factor
+    return mean_loss(partial(cross_entropy, weights=weights, smoothing=smoothing))
 
 
 def mean_loss(summed_loss: SummedLoss) -> LossFunction:
@@ -56,9 +55,7 @@ def cross_entropy(
 ) -> torch.Tensor:
     """Summed cross entropy of class ids (n,), with `weights` (classes,) and label smoothing."""
     weight = None if weights is None else weights.to(logits.device)
-    return F.cross_entropy(
-        logits, labels, weight=weight, reduction="sum", label_smoothing=smoothing
-    )
+    return F.cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=smoothing)
 
 
 def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -89,15 +86,13 @@ def balanced_weights(labels: list[int], classes: int) -> torch.Tensor:
 
 def require_fitting_flags(problem_type: ProblemType, training: TrainingConfig) -> None:
     """Raise UserError for training flags that apply only to one class a row, if it has another."""
-    if problem_type == "single_label_classification":
-        return
     used = {
         "class_weights": training.class_weights != "none",
         "label_smoothing_factor": training.label_smoothing_factor != 0,
         "metric_for_best_model": training.metric_for_best_model.endswith("accuracy"),
     }
     for name, is_used in used.items():
-        if is_used:
+        if is_used and problem_type != "single_label_classification":
             raise UserError(
                 f"--{name} {getattr(training, name)} does not fit {problem_type}",
                 "it is for one class a row; leave it out",

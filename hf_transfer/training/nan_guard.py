@@ -34,9 +34,10 @@ class NanGuard:
         self.finite = torch.ones((), dtype=torch.bool, device=loss_sum.device)
         self.loss_sum = loss_sum.clone()
         # All of them: after an evaluation, the forward pass itself sets them to training mode.
-        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-        buffers = [buffer for norm in norms for buffer in norm.buffers()]
-        self.buffers = [(buffer, buffer.clone()) for buffer in buffers]
+        self.buffers = []
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                self.buffers += [(each, each.clone()) for each in module.buffers()]
 
     def record_loss(self, loss: torch.Tensor) -> None:
         """Check the loss of a batch, without waiting for the device."""
@@ -47,10 +48,9 @@ class NanGuard:
 
         Gradients of scaled losses (fp16) overflow now and then, and their scaler skips such steps.
         """
-        finite = self.finite
-        if not scaled:
-            finite = finite & torch.as_tensor(grad_norm, device=finite.device).isfinite()
-        return not bool(finite)
+        if scaled:
+            return not self.finite
+        return not self.finite & torch.as_tensor(grad_norm, device=self.finite.device).isfinite()
 
     def roll_back(self) -> torch.Tensor:
         """Restore the BatchNorm statistics, and return the loss so far, from before the step."""
@@ -69,10 +69,8 @@ class NanGuard:
         self.skipped.append({"step": step, "ids": self.example_ids(step)})
         log.warning("step %d is skipped, not finite: %s", step + 1, self.describe_examples(step))
         if self.in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise UserError(
-                f"{MAX_SKIPPED_IN_A_ROW} steps in a row are not finite",
-                "give a smaller --learning_rate",
-            )
+            message = f"{MAX_SKIPPED_IN_A_ROW} steps in a row are not finite"
+            raise UserError(message, "give a smaller --learning_rate")
 
     def error(self, step: int, max_steps: int, saved: str) -> UserError:
         """The error that ends a run at a step; `saved` names the training state that is saved."""
@@ -90,10 +88,8 @@ class NanGuard:
         return f"examples {', '.join(ids[:MAX_NAMED])}{more}"
 
     def state_dict(self) -> dict[str, Any]:
-        """The skipped steps so far, for the training state."""
         return {"skipped": self.skipped, "in_a_row": self.in_a_row}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the skipped steps from a training state."""
         self.skipped = list(state["skipped"])
         self.in_a_row = state["in_a_row"]

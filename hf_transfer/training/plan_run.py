@@ -1,12 +1,11 @@
 """PlanRun: what the phases of a run share."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from datasets import Dataset
 
 from hf_transfer.config.cache import CacheConfig
 from hf_transfer.job import Job
-from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.resume.run_folder import SavedRun
 from hf_transfer.strategies.plan import Plan
 from hf_transfer.training.label_scaling import LabelScale
@@ -35,7 +34,3 @@ class PlanRun:
     def accumulation(self) -> int:
         """Batches per process and step: as many as make `shards` with the processes at hand."""
         return -(-self.shards // self.job.training.world_size)
-
-    def with_checkpoint(self, checkpoint: Checkpoint) -> "PlanRun":
-        """The same with another checkpoint."""
-        return replace(self, job=replace(self.job, checkpoint=checkpoint))

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,12 +39,10 @@ def run_probe_phase(number: int, run: PlanRun) -> PhaseFacts | None:
         return None
     began = time.perf_counter()
     layer = run.job.model.get_submodule(run.job.checkpoint.linear_head)
-    on_main: list[SolvedHead | None] = [None]
+    on_main: list[Any] = [None]
     if PartialState().is_main_process:
-        on_main[0] = _solve(features, phase, run, layer.bias is not None)
-    broadcast_object_list(on_main)
-    solved = on_main[0]
-    assert solved is not None
+        on_main = [_solve(features, phase, run, layer.bias is not None)]
+    (solved,) = broadcast_object_list(on_main)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(solved.weight))
         if solved.bias is not None:

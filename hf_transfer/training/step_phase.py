@@ -38,16 +38,12 @@ from hf_transfer.training.trainer import (
     validation_metrics,
 )
 
-CACHE_HINT = (
-    "give --cache_frozen, --cache_dir and --cache_limit_gb as they were, and room in the store"
-)
-
 
 @dataclass(frozen=True)
 class PhaseInputs:
     """What a phase trains with: model, learning rates by parameter, rows, and this process's part.
 
-    `frozen` is None where no activations are cached; `step_examples` are those of all processes.
+    `frozen` is None where no activations are cached.
     """
 
     model: Any
@@ -57,7 +53,7 @@ class PhaseInputs:
     validation: Dataset | None
     augment: Augment | None
     batches: StepBatches
-    step_examples: int
+    resumed: State | None  # of this phase
 
 
 def run_step_phase(
@@ -66,8 +62,9 @@ def run_step_phase(
     """The checkpoint after a phase, and the phase's facts; `done` are those of the ones before."""
     phase = run.plan.phases[number]
     checkpoint = run.job.checkpoint
-    is_resumed = run.folder is not None and run.folder.phases_done == len(done)
-    resumed = run.folder.resumed if run.folder and is_resumed else None
+    resumed = run.folder.resumed if run.folder else None
+    if resumed and len(resumed.facts["done"]) != len(done):
+        resumed = None
     inputs = _prepare(phase, run, resumed)
     frozen = inputs.frozen
     began = time.perf_counter()
@@ -76,11 +73,11 @@ def run_step_phase(
         folder = contexts.enter_context(_training_folder(run, phase))
         stop = contexts.enter_context(catch_stop_signals()) if run.folder else StopSignal()
         if frozen:
-            contexts.enter_context(frozen.replaying())
+            contexts.enter_context(frozen.split.replaying())
         if phase.loss == "contrastive":
             contexts.enter_context(headless(inputs.model))
-        trainer = _make_trainer(phase, run, inputs, folder, stop, resumed is not None)
-        learned = _train(trainer, phase, run, resumed, done, frozen is not None)
+        trainer = _make_trainer(phase, run, inputs, folder, stop)
+        learned = _train(trainer, phase, run, inputs, done)
     if phase.adapter:
         adapter = read_adapter(inputs.model)
         checkpoint = replace(checkpoint, model=merge(inputs.model), adapter=adapter)
@@ -89,7 +86,7 @@ def run_step_phase(
     facts = {
         "name": phase.name,
         "loss": phase.loss,
-        "batch_size": inputs.step_examples,
+        "batch_size": inputs.batches.step_size,
         "seconds": seconds_before + time.perf_counter() - began,
         "augmentation": run.job.training.augmentation if is_augmented else None,
         **learned,
@@ -117,17 +114,16 @@ def _prepare(phase: Phase, run: PlanRun, resumed: State | None) -> PhaseInputs:
         if resumed and phase.loss != "contrastive":
             restore_weights(model, resumed.load("weights"))  # also those below the boundary
         frozen = freeze_below(rates, run.plan, job, run.cache, run.train, run.validation)
-    train = frozen.train if frozen else run.train
-    validation = frozen.validation if frozen else run.validation
-    batches, step_examples = phase_batches(phase, run, train)
+    rows = frozen or run
+    batches = phase_batches(phase, run, rows.train)
     if resumed:
         _require_same_steps(resumed, batches, frozen)
-    if phase.loss == "contrastive":
-        validation = None  # the loss of other batches would say nothing of the head
+    # The contrastive loss of other batches would say nothing of the head.
+    validation = None if phase.loss == "contrastive" else rows.validation
     augment = None
     if not frozen:
-        augment = fit_augmentation(job.training.augmentation, job.encoder, train)
-    return PhaseInputs(model, rates, frozen, train, validation, augment, batches, step_examples)
+        augment = fit_augmentation(job.training.augmentation, job.encoder, run.train)
+    return PhaseInputs(model, rates, frozen, rows.train, validation, augment, batches, resumed)
 
 
 def _require_same_steps(resumed: State, batches: StepBatches, frozen: FrozenPhase | None) -> None:
@@ -141,12 +137,13 @@ def _require_same_steps(resumed: State, batches: StepBatches, frozen: FrozenPhas
         raise UserError(
             "the activations of frozen layers were cached before, and cannot be now, or the other "
             "way round",
-            CACHE_HINT,
+            "give --cache_frozen, --cache_dir and --cache_limit_gb as they were, and room in the "
+            "store",
         )
 
 
-def phase_batches(phase: Phase, run: PlanRun, rows: Dataset) -> tuple[StepBatches, int]:
-    """The batches of this process in a phase, and the examples per step of all processes."""
+def phase_batches(phase: Phase, run: PlanRun, rows: Dataset) -> StepBatches:
+    """The batches of this process in a phase."""
     training = run.job.training
     order: RowOrder
     if phase.loss == "contrastive":
@@ -163,29 +160,25 @@ def phase_batches(phase: Phase, run: PlanRun, rows: Dataset) -> tuple[StepBatche
     step_examples = batch_size * run.shards
     own, left = divmod(step_examples, run.accumulation * processes)
     # All examples of a contrastive batch are compared with each other.
-    is_torn = phase.loss == "contrastive" and own < batch_size
-    if left or is_torn:
+    if left or (phase.loss == "contrastive" and own < batch_size):
         raise UserError(
             f"{step_examples} examples per step cannot be divided among {processes} processes",
             f"start as many as before, or one: a step had {run.shards} batches of {batch_size}",
         )
-    batches = StepBatches(order, own, run.accumulation, processes, training.process_index)
-    return batches, step_examples
+    return StepBatches(order, own, run.accumulation, processes, training.process_index)
 
 
 def _make_trainer(
-    phase: Phase,
-    run: PlanRun,
-    inputs: PhaseInputs,
-    folder: Path,
-    stop: StopSignal,
-    is_resumed: bool,
+    phase: Phase, run: PlanRun, inputs: PhaseInputs, folder: Path, stop: StopSignal
 ) -> PhaseTrainer:
     problem_type = run.job.data.problem_type
-    loss = _loss(phase, run)
+    loss: LossFunction = contrastive_loss
+    if phase.loss == "task":
+        classes = len(run.job.checkpoint.labels)
+        loss = choose_loss(problem_type, run.job.training, run.train["label"][:], classes)
     return PhaseTrainer(
         model=inputs.model,
-        args=_arguments(phase, run, inputs, folder, is_resumed),
+        args=_arguments(phase, run, inputs, folder),
         learning_rates=inputs.rates,
         batches=inputs.batches,
         augment=inputs.augment,
@@ -198,52 +191,39 @@ def _make_trainer(
     )
 
 
-def _arguments(
-    phase: Phase, run: PlanRun, inputs: PhaseInputs, folder: Path, is_resumed: bool
-) -> TrainingConfig:
+def _arguments(phase: Phase, run: PlanRun, inputs: PhaseInputs, folder: Path) -> TrainingConfig:
     plan = run.plan
     training = run.job.training
     evaluates = inputs.validation is not None and training.eval_strategy != "no"
     # A head in closed form may be the best step already.
     may_start_best = training.eval_on_start or plan.phases[0].solver == "convex"
-    max_steps = -1
-    if training.max_steps > 0:
-        max_steps = phase_max_steps(phase, plan, training.max_steps)
+    limited = training.max_steps > 0
     quiet = {"disable_tqdm": True, "report_to": []} if run.is_trial else {}
     return phase_arguments(
         training,
         folder,
         num_train_epochs=phase.epochs,
-        max_steps=max_steps,
+        max_steps=phase_max_steps(phase, plan, training.max_steps) if limited else -1,
         learning_rate=plan.learning_rate,
         per_device_train_batch_size=inputs.batches.batch_size // max(1, training.n_gpu),
         gradient_accumulation_steps=run.accumulation,
         weight_decay=plan.weight_decay,
         eval_strategy=training.eval_strategy if evaluates else "no",
-        eval_on_start=evaluates and not is_resumed and may_start_best,
+        eval_on_start=evaluates and not inputs.resumed and may_start_best,
         train_sampling_strategy="random",  # the order of rows is in batches.py
         **quiet,
     )
-
-
-def _loss(phase: Phase, run: PlanRun) -> LossFunction:
-    if phase.loss == "contrastive":
-        return contrastive_loss
-    labels = run.train["label"][:]
-    outputs = len(run.job.checkpoint.labels)
-    return choose_loss(run.job.data.problem_type, run.job.training, labels, outputs)
 
 
 def _train(
     trainer: PhaseTrainer,
     phase: Phase,
     run: PlanRun,
-    resumed: State | None,
+    inputs: PhaseInputs,
     done: Sequence[PhaseFacts],
-    is_frozen: bool,
 ) -> dict[str, Any]:
     """Train, and return what PhaseFacts says of it."""
-    model = trainer.model
+    resumed = inputs.resumed
     best = add_callbacks(trainer, run.job.training)
     candidates = add_weight_averaging(trainer, phase, run.plan, run.job.training)
     resumed_at = [*resumed.facts["resumed_at"], resumed.facts["step"]] if resumed else []
@@ -255,9 +235,9 @@ def _train(
             "epochs": [each.epochs for each in run.plan.phases],
             "shards": run.shards,
             "steps_an_epoch": trainer.batches.steps,
-            "replays": is_frozen,
+            "replays": inputs.frozen is not None,
         }
-        stateful = [each for each in (best, candidates, trainer.guard) if each]
+        stateful = list(filter(None, (best, candidates, trainer.guard)))
         minutes = run.job.training.save_minutes
         trainer.save_states_with(
             TrainingStateCallback(run.folder, about, trainer.stop, minutes, stateful, resumed)
@@ -269,7 +249,7 @@ def _train(
     history = read_history(trainer)  # before candidates are evaluated: these are no steps
     ended_with = "last step" if best_step in (None, steps) else "best step"
     return {
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "trainable_parameters": trainer.get_num_trainable_parameters(),
         "epochs": round(float(trainer.state.epoch), 4),
         "steps": steps,
         "best_step": best_step,

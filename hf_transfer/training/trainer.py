@@ -15,12 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.augmentation import Augment
 from hf_transfer.errors import UserError
-from hf_transfer.resume.callback import (
-    StepFlags,
-    StopSignal,
-    TrainingStateCallback,
-    reduce_flags,
-)
+from hf_transfer.resume.callback import StepFlags, StopSignal, TrainingStateCallback, reduce_flags
 from hf_transfer.resume.states import State
 from hf_transfer.training.batches import StepBatches, StepLoader, derive_seed
 from hf_transfer.training.heartbeat import Heartbeat
@@ -112,19 +107,16 @@ class PhaseTrainer(SharedBuffersTrainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Trainer's optimizer, with its groups split by learning rate."""
         optimizer = super().create_optimizer(model)
-        rate_of = {
-            id(parameter): self.learning_rates.get(name)
-            for name, parameter in (model or self.model).named_parameters()
-        }
+        names = {tensor: name for name, tensor in (model or self.model).named_parameters()}
         groups = list(optimizer.param_groups)
         optimizer.param_groups.clear()
         for group in groups:
-            by_rate: dict[float | None, list[torch.nn.Parameter]] = {}
+            by_rate: dict[float, list[torch.nn.Parameter]] = {}
             for parameter in group["params"]:
-                by_rate.setdefault(rate_of.get(id(parameter)), []).append(parameter)
+                rate = self.learning_rates.get(names.get(parameter, ""), group["lr"])
+                by_rate.setdefault(rate, []).append(parameter)
             for rate, parameters in by_rate.items():
-                lr = {} if rate is None else {"lr": rate}
-                optimizer.add_param_group({**group, "params": parameters, **lr})
+                optimizer.add_param_group({**group, "params": parameters, "lr": rate})
         return optimizer
 
     def training_step(
@@ -173,13 +165,12 @@ class PhaseTrainer(SharedBuffersTrainer):
             # The logged loss is the mean over the steps that count.
             self._globalstep_last_logged += 1
             return
-        step = self.state.global_step
         saved = ""
         if self.keeper:
             self.keeper.write()
             self.keeper.wait()
-            saved = f"; the state after step {step} is saved"
-        raise self.guard.error(step, self.state.max_steps, saved)
+            saved = f"; the state after step {self.state.global_step} is saved"
+        raise self.guard.error(self.state.global_step, self.state.max_steps, saved)
 
     def augmented(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """A batch with its images augmented at random, if there is an augmentation."""
@@ -233,23 +224,23 @@ class PhaseTrainer(SharedBuffersTrainer):
 
 def read_history(trainer: Trainer) -> list[dict[str, float]]:
     """The logged losses and metrics, by step. Raises UserError if a loss is not finite."""
-    log_history = trainer.state.log_history
-    entries = [entry for entry in log_history if "loss" in entry or "eval_loss" in entry]
-    for entry in entries:
+    history = []
+    losses = []
+    for entry in trainer.state.log_history:
         for key in ("loss", "eval_loss"):
             if not math.isfinite(entry.get(key, 0.0)):
                 raise UserError(
                     f"the {key} is {entry[key]} at step {entry['step']}",
                     "give a smaller --learning_rate, or check the data",
                 )
-    losses = [entry["loss"] for entry in entries if "loss" in entry]
+        if "loss" in entry or "eval_loss" in entry:
+            history.append({key: entry[key] for key in HISTORY_KEYS if key in entry})
+            if "loss" in entry:
+                losses.append(entry["loss"])
     if losses and losses[-1] > 2 * losses[0]:
         log.warning(
             "the loss rose from %.3g to %.3g: give a smaller --learning_rate", losses[0], losses[-1]
         )
-    history = []
-    for entry in entries:
-        history.append({key: entry[key] for key in HISTORY_KEYS if key in entry})
     return history
 
 
@@ -268,10 +259,9 @@ def validation_metrics(
             logits = logits[0]
         labels = prediction.label_ids
         value = loss({"logits": torch.from_numpy(logits)}, torch.from_numpy(labels))
-        metrics = {"loss": float(value)}
-        if has_classes:
-            metrics["accuracy"] = float(np.mean(logits.argmax(-1) == labels))
-        return metrics
+        if not has_classes:
+            return {"loss": float(value)}
+        return {"loss": float(value), "accuracy": float(np.mean(logits.argmax(-1) == labels))}
 
     return compute_metrics
 
@@ -281,11 +271,11 @@ def phase_arguments(training: TrainingConfig, folder: Path, **changes: Any) -> T
 
     What Trainer would do with the output folder and the Hub is switched off.
     """
-    fixed = {
-        "output_dir": str(folder),
-        "push_to_hub": False,
-        "hub_token": None,  # Trainer pickles its arguments into every checkpoint
-        "load_best_model_at_end": False,
-        "remove_unused_columns": False,
-    }
-    return training.changed(**{**fixed, **changes})
+    return training.changed(
+        output_dir=str(folder),
+        push_to_hub=False,
+        hub_token=None,  # Trainer pickles its arguments into every checkpoint
+        load_best_model_at_end=False,
+        remove_unused_columns=False,
+        **changes,
+    )
