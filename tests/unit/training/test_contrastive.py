@@ -401,8 +401,8 @@ def _train(checkpoint: Checkpoint, data: Data, tmp_path: Path, *flags: str) -> T
 
 @pytest.mark.parametrize(("shards", "processes"), [(1, 1), (2, 2), (2, 1)])
 def test_a_process_has_complete_batches(shards: int, processes: int) -> None:
-    batches, together = phase_batches(*_shared(shards, processes))
-    assert (batches.batch_size, together) == (12, 12 * shards)
+    batches = phase_batches(*_shared(shards, processes))
+    assert (batches.batch_size, batches.step_size) == (12, 12 * shards)
 
 
 def test_a_run_resumed_in_more_processes_is_refused_since_a_batch_would_be_torn() -> None:
