@@ -18,7 +18,7 @@ from transformers import (
 from hf_transfer.cli.flags import read_config
 from hf_transfer.config.run import COMPARING, FINE_TUNING, PRETRAINING
 from hf_transfer.data.builtin import load_builtin
-from hf_transfer.record import DroppedExample, read_record
+from hf_transfer.record import BaseModelFacts, DroppedExample, read_record
 from hf_transfer.resume.states import States
 from hf_transfer.sharing.hub import published_files
 from tests.conftest import ROOT, Outcome
@@ -342,7 +342,7 @@ def test_a_source_model_is_pretrained_and_another_task_starts_from_it(
     )
     assert ended.code == 0, ended.err
     record = read_record(target / "record.json")
-    assert record.base_model == {"id": "local:source", "revision": None, "license": "mit"}
+    assert record.base_model == BaseModelFacts("local:source", None, "mit")
     # As many labels as the source task has, and of the same names: the head is new all the same.
     assert record.model.new_parameters == ["classifier.1.weight", "classifier.1.bias"]
 
