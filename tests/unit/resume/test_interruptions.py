@@ -15,7 +15,7 @@ from hf_transfer.errors import Stopped
 from hf_transfer.job import make_job
 from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.tasks import find_task
-from hf_transfer.training import engine
+from hf_transfer.training import engine, step_phase
 from hf_transfer.training.engine import Trained, run_plan
 from hf_transfer.training.trainer import PhaseTrainer
 from tests import checkpoints
@@ -82,7 +82,7 @@ def test_weights_between_steps_are_judged_alike_after_an_interruption(
     )
     unbroken = run(tmp_path / "unbroken", *flags)
     with monkeypatch.context() as patched:
-        patched.setattr(PhaseTrainer, "evaluate", _interrupt)
+        patched.setattr(step_phase, "select_by_validation", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "broken", *flags)
     again = run(tmp_path / "broken", *flags)
