@@ -186,7 +186,7 @@ class Evaluation:
     """Metrics of the model and of each baseline on a split of `n` examples, by name.
 
     `confusion` has the cells [truth, prediction, count] of a confusion matrix that are not zero,
-    of one class a row alone; `points` has pairs [truth, prediction], of a regression alone, which
+    of one class per row alone; `points` has pairs [truth, prediction], of a regression alone, which
     has no `per_class`.
     """
 

@@ -16,10 +16,19 @@ def main() -> None:
     config = parse_config("image-classification")
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    from hf_transfer import choose_plan, evaluate, load_checkpoint, load_data, run_plan, save
+    from hf_transfer import (
+        choose_plan,
+        evaluate,
+        load_checkpoint,
+        load_data,
+        require_metrics,
+        run_plan,
+        save,
+    )
 
     # Every image is decoded here: those that cannot be read are left out and listed in the record.
     data = load_data(config.data, config.task, config.training.seed)
+    require_metrics(config.evaluation.metrics, data.problem_type)
 
     # The processor brings images to the size and the normalisation of pretraining. The head is new,
     # whatever the checkpoint knew: 21,000 classes of ImageNet do not fit 37 breeds.

@@ -16,11 +16,20 @@ def main() -> None:
     config = parse_config("text-classification")
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from hf_transfer import choose_plan, evaluate, load_checkpoint, load_data, run_plan, save
+    from hf_transfer import (
+        choose_plan,
+        evaluate,
+        load_checkpoint,
+        load_data,
+        require_metrics,
+        run_plan,
+        save,
+    )
 
     # Texts without a character and rows without a label are left out; longer texts than
     # --max_length tokens are truncated when they are tokenized.
     data = load_data(config.data, config.task, config.training.seed)
+    require_metrics(config.evaluation.metrics, data.problem_type)
 
     # AutoModelForSequenceClassification puts its head on the first token, the last, or the mean, by
     # architecture; only the head is new. Encoders and decoders serve.

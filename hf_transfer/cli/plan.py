@@ -13,7 +13,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "plan", help="print what a recipe would do, and its cost, without training"
     )
-    parser.add_argument("recipe", help=", ".join(_plannable_recipes()))
+    parser.add_argument("recipe", help=", ".join(plannable_recipes()))
     parser.add_argument(
         "flags", nargs=argparse.REMAINDER, help="the recipe's flags; --output_dir is not needed"
     )
@@ -23,10 +23,10 @@ def add_parser(subparsers: Any) -> None:
 def print_plan(arguments: argparse.Namespace) -> None:
     """Print the plan of a recipe with these flags; nothing is learned, nothing is written."""
     require_recipe(arguments.recipe)
-    if arguments.recipe not in _plannable_recipes():
+    if arguments.recipe not in plannable_recipes():
         raise UserError(
             f"the recipe {arguments.recipe!r} has no plan to show",
-            f"those that have one: {', '.join(_plannable_recipes())}",
+            f"those that have one: {', '.join(plannable_recipes())}",
         )
     from hf_transfer.cli.flags import read_config
     from hf_transfer.preflight import require_known_names
@@ -40,5 +40,5 @@ def print_plan(arguments: argparse.Namespace) -> None:
     print(dry_run(config))
 
 
-def _plannable_recipes() -> list[str]:
+def plannable_recipes() -> list[str]:
     return [name for name in recipe_names() if name.replace("_", "-") in TASKS]

@@ -17,7 +17,7 @@ from scipy.stats import rankdata
 from hf_transfer.errors import UserError, unknown
 from hf_transfer.record import ProblemType
 
-# (labels, outputs) -> value. One class a row: class ids (n,) and probabilities (n, classes);
+# (labels, outputs) -> value. One class per row: class ids (n,) and probabilities (n, classes);
 # several labels: both (n, labels); regression: numbers, both (n,).
 Score = Callable[[np.ndarray, np.ndarray], float]
 CLIP = 1e-7  # probabilities closer to 0 would let the log loss of one example decide all
@@ -256,8 +256,8 @@ def find_metric(name: str, problem_type: ProblemType) -> Metric:
 def load_metric(name: str, problem_type: ProblemType = "single_label_classification") -> Metric:
     """The metric called `name`, ready to score.
 
-    Those of the `evaluate` library are for one class a row. Raises UserError for a metric that does
-    not fit the problem type or does not exist.
+    Those of the `evaluate` library are for one class per row. Raises UserError for a metric that
+    does not fit the problem type or does not exist.
     """
     known = METRICS[problem_type]
     if name in known:
@@ -281,8 +281,8 @@ def load_metric(name: str, problem_type: ProblemType = "single_label_classificat
 def require_metrics(names: Iterable[str] | None, problem_type: ProblemType | None) -> None:
     """Raise UserError for a metric that does not fit the problem type.
 
-    A problem type of None is not known before the labels are read: then a metric of one class a row
-    or of several labels will do.
+    A problem type of None is not known before the labels are read: then a metric of one class per
+    row or of several labels will do.
     """
     for name in names or ():
         if problem_type is not None or name not in METRICS["multi_label_classification"]:

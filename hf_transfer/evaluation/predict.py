@@ -34,7 +34,7 @@ class Predictions:
     def outputs(self) -> np.ndarray:
         """Probabilities (n, classes), or numbers (n,) of a regression.
 
-        Those of a row sum to 1 for one class a row; of several labels, each is independent.
+        Those of a row sum to 1 for one class per row; of several labels, each is independent.
         """
         return SCORING[self.problem_type].activation(self.logits)
 

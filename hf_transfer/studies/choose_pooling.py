@@ -49,23 +49,28 @@ def pooling_without_evidence(transfer: TransferConfig, checkpoint: Checkpoint) -
     own = PoolingChoice("own", checkpoint)
     if checkpoint.reads_mean:
         return PoolingChoice("mean", checkpoint, (f"{READS_MEAN}, as it did in the checkpoint",))
-    # From scratch the class is taken as it is, the base model of an adapter has no layer for the
-    # mean, and a kept head reads what it was trained on.
-    is_scratch = transfer.strategy == "scratch"
-    is_fixed = is_scratch or transfer.keep_adapter or not checkpoint.new_parameters
-    if transfer.pooling == "own" or (transfer.pooling == "auto" and is_fixed):
-        return own
+    is_auto = transfer.pooling == "auto"
+    if transfer.pooling == "own" or (is_auto and checkpoint.model.main_input_name != "input_ids"):
+        return own  # images have no tokens: no reason is needed
     try:
+        if is_auto:
+            _require_open(transfer)
         pooled = mean_pooled(checkpoint)
     except UnpoolableError as reason:
-        if transfer.pooling == "mean":
+        if not is_auto:
             log.warning("--pooling mean: %s; its own pooling stays", reason)
-        elif checkpoint.model.main_input_name != "input_ids":
-            return own  # images have no tokens: no reason is needed
         return replace(own, reasons=(f"{READS_OWN}: {reason}",))
     if transfer.pooling == "mean":
         return PoolingChoice("mean", pooled, (f"{READS_MEAN}, as requested",))
     return replace(own, is_open=True)
+
+
+def _require_open(transfer: TransferConfig) -> None:
+    """Raise UnpoolableError where --pooling auto does not try the mean."""
+    if transfer.strategy == "scratch":
+        raise UnpoolableError("from scratch the class is taken as it is")
+    if transfer.keep_adapter:
+        raise UnpoolableError("the base model of an adapter has no layer for the mean")
 
 
 def choose_pooling(transfer: TransferConfig, job: Job, cache: CacheConfig) -> PoolingChoice:

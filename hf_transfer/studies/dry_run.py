@@ -31,7 +31,7 @@ from hf_transfer.strategies.make_plan import make_plan
 from hf_transfer.strategies.phases import STRATEGIES
 from hf_transfer.strategies.plan import Phase, Plan, learning_rates, without_closed_form
 from hf_transfer.studies.choose import explain_plan, explain_strategy
-from hf_transfer.studies.choose_pooling import PoolingChoice, pooling_without_evidence
+from hf_transfer.studies.choose_pooling import READS_OWN, PoolingChoice, pooling_without_evidence
 from hf_transfer.studies.trials import measure_network
 from hf_transfer.training.engine import require_runnable
 from hf_transfer.training.epochs import PhaseLength, phase_length, with_passes_as_epochs
@@ -166,7 +166,8 @@ def _describe_pooling(pooling: PoolingChoice) -> str:
         return "the mean over all tokens"
     if pooling.is_open:
         return "its own (--pooling auto decides by evidence when it is run)"
-    return f"its own ({'; '.join(pooling.reasons)})" if pooling.reasons else "its own"
+    reasons = "; ".join(pooling.reasons).removeprefix(f"{READS_OWN}: ")
+    return f"its own ({reasons})" if reasons else "its own"
 
 
 def _phases(preview: Preview) -> list[str]:

@@ -85,7 +85,7 @@ def balanced_weights(labels: list[int], classes: int) -> torch.Tensor:
 
 
 def require_fitting_flags(problem_type: ProblemType, training: TrainingConfig) -> None:
-    """Raise UserError for training flags that apply only to one class a row, if it has another."""
+    """Raise UserError for training flags that apply only to one class per row, if not given one."""
     used = {
         "class_weights": training.class_weights != "none",
         "label_smoothing_factor": training.label_smoothing_factor != 0,
@@ -95,5 +95,5 @@ def require_fitting_flags(problem_type: ProblemType, training: TrainingConfig) -
         if is_used and problem_type != "single_label_classification":
             raise UserError(
                 f"--{name} {getattr(training, name)} does not fit {problem_type}",
-                "it is for one class a row; leave it out",
+                "it is for one class per row; leave it out",
             )

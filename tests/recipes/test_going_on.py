@@ -168,7 +168,7 @@ def test_a_signal_stops_a_run_at_a_step_and_the_same_command_goes_on_to_the_same
     step = _newest(tmp_path / "run").facts["step"]
     assert 12 <= step < 80
     assert (
-        f"\nstopped after step {step} of 80 (phase full); to go on, run the same command again:\n"
+        f"\nstopped after step {step} of 80 (phase full); to resume, run the same command again:\n"
         in process.said
     )
     assert "--overwrite_output_dir" not in process.said  # it would start over
@@ -234,7 +234,7 @@ def test_a_second_ctrl_c_ends_at_once_and_the_last_state_is_whole(
     process.wait_until(lambda: "stopping after this step" in process.said)
     process.send(signal.SIGINT)
     assert process.wait() == STOPPED
-    assert "stopped; to go on, run the same command again" in process.said
+    assert "stopped; to resume, run the same command again" in process.said
     assert "stopped after step" not in process.said
     assert "Traceback" not in process.said
     assert _newest(tmp_path / "run").facts["step"] == 1

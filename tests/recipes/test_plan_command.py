@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hf_transfer.cli import main as cli
+from hf_transfer.cli.plan import plannable_recipes
 from hf_transfer.record import read_record
 from tests.conftest import ROOT, Outcome
 
@@ -163,7 +164,7 @@ def test_every_layer_has_its_rate_from_the_head_down(
     flags = ("--strategy", "head_then_full", "--learning_rate", "8e-4")
     together = _rates(plan("text_classification", *texts, *flags).out)
     assert together == {
-        "head": "solved, at no rate",
+        "head": "solved, without a rate",
         "full": "head 4.0e-04, layers 2-1 4.0e-04, embeddings 4.0e-04",  # half, behind a solved head
     }
     apart = _rates(plan("text_classification", *texts, *flags, "--layer_decay", "0.5").out)
@@ -241,7 +242,9 @@ def test_auto_says_which_strategies_are_not_possible(
     )
     said = plan("text_classification", "--model_name_or_path", tiny_bert, *words)
     assert re.search(
-        r"^contrastive .*not possible: --strategy contrastive needs one class a row", said.out, re.M
+        r"^contrastive .*not possible: --strategy contrastive needs one class per row",
+        said.out,
+        re.M,
     )
 
 
@@ -300,7 +303,7 @@ def test_a_kept_head_reads_what_it_was_trained_on(
 def test_a_pooling_that_is_not_possible_is_said_and_stays_away(plan: Recipe) -> None:
     said = plan("image_classification", "--config", "digits.yaml", "--pooling", "mean", "--use_cpu")
     assert said.code == 0
-    assert re.search(r"^pooling +its own$", said.out, re.M)
+    assert re.search(r"^pooling +its own \(ResNet.* reads pixel_values, not tokens", said.out, re.M)
     assert re.search(
         r"--pooling mean: ResNet.* reads pixel_values, not tokens; its own pooling stays", said.err
     )
@@ -413,6 +416,6 @@ def test_flags_that_do_not_fit_the_labels_have_no_plan(
 
 
 def test_every_recipe_of_a_task_has_a_plan() -> None:
-    assert cli.planned_recipes() == sorted(
+    assert plannable_recipes() == sorted(
         path.stem for path in (ROOT / "recipes").glob("*_classification.py")
     )

@@ -243,7 +243,8 @@ def test_a_comparison_is_of_one_class_a_row(
     ended = recipe("compare_strategies", *words, "--problem_type", problem_type, "--use_cpu")
     assert ended.code == 2
     assert (
-        f"error: a comparison needs one class a row, not --problem_type {problem_type}" in ended.err
+        f"error: a comparison needs one class per row, not --problem_type {problem_type}"
+        in ended.err
     )
 
 
@@ -272,4 +273,7 @@ def test_pretraining_is_of_one_class_a_row(
         ),
     )
     assert ended.code == 2
-    assert "hint: call load_checkpoint with these data; pre-training takes one class" in ended.err
+    assert (
+        "hint: load the checkpoint for these data; pre-training takes one class per row"
+        in ended.err
+    )
