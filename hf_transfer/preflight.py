@@ -39,7 +39,10 @@ def require_known_names(config: RunConfig, task: Task) -> None:
     require_method(config.transfer.peft_method, config.transfer.lora_rank)
     if config.transfer.keep_adapter:
         require_loadable_method(config.transfer.peft_method, config.transfer.lora_rank)
-    require_metrics(config.evaluation.metrics, config.data.problem_type)
+    problem_type = config.data.problem_type
+    if {"source_model", "study"}.intersection(config.groups):  # for one class per row alone
+        problem_type = problem_type or "single_label_classification"
+    require_metrics(config.evaluation.metrics, problem_type)
 
 
 def _require_base_that_stays(config: RunConfig) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from hf_transfer.errors import UserError, one_line
+
 SCHEMA = 1
 
 # The names of transformers.
@@ -273,11 +275,17 @@ class RunRecord:
 
 
 def read_record(path: Path) -> RunRecord:
-    """The record in a `record.json`; raises ValueError if it has another schema."""
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    if facts.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: schema {facts.get('schema')}, this version reads {SCHEMA}")
-    return from_json(RunRecord, facts)
+    """The record in a `record.json`; raises UserError if it is damaged or has another schema."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if facts["schema"] != SCHEMA:
+            raise ValueError(f"schema {facts['schema']}, this version reads {SCHEMA}")
+        return from_json(RunRecord, facts)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{str(path)!r} is no record of this version: {one_line(error)}",
+            "run the recipe again",
+        ) from error
 
 
 def to_json(value: Any) -> Any:

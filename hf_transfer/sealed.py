@@ -127,6 +127,9 @@ def read_manifest(
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small file in one step: a process that dies leaves the old content or the new."""
+    for stage in path.parent.glob(f".{path.name}.*.tmp"):
+        if is_abandoned(stage):
+            shutil.rmtree(stage, ignore_errors=True)
     with staged_folder(path) as stage:
         with SealedFile(stage / path.name) as file:
             file.write(text.encode())
@@ -142,10 +145,8 @@ def report_disk_errors(name: object) -> Iterator[None]:
     """
     try:
         yield
-    # torch.save turns what a file raises into a RuntimeError.
-    except (OSError, RuntimeError, DamageError) as error:
-        cause = error.__context__ or error if isinstance(error, RuntimeError) else error
-        raise NotWrittenError(f"{name}: {cause}") from error
+    except (OSError, DamageError) as error:
+        raise NotWrittenError(f"{name}: {error}") from error
 
 
 def temporary_path(path: Path) -> Path:

@@ -52,7 +52,7 @@ _mean_pooled: WeakKeyDictionary[Checkpoint, Checkpoint | str] = WeakKeyDictionar
 def mean_pooled(checkpoint: Checkpoint) -> Checkpoint:
     """The result of with_mean_pooling, built at the first call for a Checkpoint.
 
-    All callers get the same object with the same weights: whoever trains it trains it for all.
+    All callers get the same object with the same weights: whoever trains it trains a copy.
     A refusal is remembered, too. Raises UnpoolableError as with_mean_pooling does.
     """
     if checkpoint not in _mean_pooled:

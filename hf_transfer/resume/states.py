@@ -144,11 +144,18 @@ def write_state(path: Path, parts: Mapping[str, Any], facts: Facts) -> Path:
                 if is_file:
                     file.write(value)
                 else:
-                    torch.save(value, file)
+                    _save(value, file)
                 files.append(file.seal())
         sealed.write_manifest(stage, {"files": files, "facts": dict(facts)})
         sealed.publish(stage, path)
     return path
+
+
+def _save(value: Any, file: sealed.SealedFile) -> None:
+    try:
+        torch.save(value, file)
+    except RuntimeError as error:  # what a file raises, torch turns into one
+        raise OSError(str(error.__context__ or error)) from error
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -158,7 +158,7 @@ def plot(values: Values, level: float) -> Figure:
     for axes in others:
         _draw_gains(axes, shown)
     for axes in (accuracy, *others):
-        axes.set(xlabel="labels a class", xscale="log")
+        axes.set(xlabel="labels per class", xscale="log")
         axes.set_xticks(budgets, list(map(str, budgets)))
         axes.minorticks_off()
     return figure
@@ -218,7 +218,7 @@ def _show_seconds(draws: Mapping[int, float]) -> str:
 
 
 def _table(names: Iterable[str], budgets: Collection[int], show: Callable[[str, int], str]) -> str:
-    lines = [_line("labels a class", map(str, budgets)), "|---|" + "---|" * len(budgets)]
+    lines = [_line("labels per class", map(str, budgets)), "|---|" + "---|" * len(budgets)]
     for name in names:
         lines.append(_line(name, (show(name, budget) for budget in budgets)))
     return "\n".join(lines)

@@ -116,6 +116,7 @@ def run_trials(
     left = budget
     for name, cost in costs.items():
         trial: auto.TrialScores | None = None
+        done = 0
         for number in range(auto.FOLDS):
             if trial and trials and _is_settled(trial, auto.select_best(trials)):
                 break
@@ -132,7 +133,9 @@ def run_trials(
                 left_out.append(f"the trial of {name} failed: {error.message}")
                 break
             trial = trial + scores if trial else scores
-        advance(auto.FOLDS)  # folds that need not be tried are done, too
+            done += 1
+            advance(1)
+        advance(auto.FOLDS - done)  # folds that need not be tried are done, too
         trials += [trial] if trial else []
     if not trials:
         raise failures[0]
@@ -159,7 +162,8 @@ def _try_plan(study: _Study, strategy: str, number: int) -> auto.TrialScores:
         plan = study.plan(strategy, trial_job)
         require_steps(plan, job.training)
         trained = train(plan, trial_job, study.cache, is_trial=True)
-        predictions = predict(trained.predictor, trial_job.data.test, job.training)
+        quiet = job.training.changed(report_to=[], disable_tqdm=True)
+        predictions = predict(trained.predictor, trial_job.data.test, quiet)
     if not np.isfinite(predictions.logits).all():
         raise UserError(
             f"{strategy} gives logits that are not finite", "try a smaller --learning_rate"

@@ -1,5 +1,6 @@
 """Run a plan: phase after phase, resumed where it was stopped."""
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -123,7 +124,8 @@ def _start(plan: Plan, job: Job, cache: CacheConfig) -> PlanRun:
     if plan.init == "random":
         checkpoint = randomized(checkpoint, training.seed)
     if plan.pooling == "mean" and not checkpoint.reads_mean:
-        checkpoint = mean_pooled(checkpoint)
+        pooled = mean_pooled(checkpoint)
+        checkpoint = replace(pooled, model=copy.deepcopy(pooled.model))  # others read it, too
     validation = job.data.validation
     with training.main_process_first(desc="encoding"):
         train_rows = job.encoder.rows(job.data.train)

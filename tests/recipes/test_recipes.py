@@ -381,7 +381,7 @@ def test_a_comparison_goes_on_where_it_stopped(
     assert (tmp_path / "table.png").is_file()
     runs[0].unlink()
     kept = runs[1].stat().st_mtime_ns
-    assert "| labels a class | 1 | 2 |" in recipe("compare_strategies", *flags).err
+    assert "| labels per class | 1 | 2 |" in recipe("compare_strategies", *flags).err
     assert runs[0].is_file()
     assert runs[1].stat().st_mtime_ns == kept
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from hf_transfer.errors import UserError
 from hf_transfer.package_files import package_folder
 from hf_transfer.record import (
     CardFacts,
@@ -152,7 +153,7 @@ def test_a_record_has_every_promised_key() -> None:
 def test_another_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text('{"schema": 99}')
-    with pytest.raises(ValueError, match="schema 99"):
+    with pytest.raises(UserError, match="schema 99"):
         read_record(path)
 
 

@@ -1,6 +1,8 @@
 """What the store and the training states do not test of sealed folders and files."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -84,13 +86,22 @@ def test_errors_of_the_disk_name_what_was_written_and_the_cause(tmp_path: Path) 
     with pytest.raises(NotWrittenError) as raised, report_disk_errors("x (12 bytes)"):
         (tmp_path / "none" / "x").touch()
     assert str(raised.value).startswith("x (12 bytes): [Errno 2]")
-    with pytest.raises(NotWrittenError) as raised, report_disk_errors(tmp_path / "x"):
-        _raise_as_torch_save_does()
-    assert str(raised.value) == f"{tmp_path / 'x'}: disk full"
 
 
-def _raise_as_torch_save_does() -> None:
-    try:
-        raise OSError("disk full")
-    except OSError:
-        raise RuntimeError("unexpected pos") from None
+def test_errors_of_what_is_written_are_no_errors_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="requires grad"), report_disk_errors(tmp_path / "x"):
+        raise RuntimeError("requires grad")
+
+
+def test_what_a_dead_process_left_of_a_file_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys\n"
+        "from hf_transfer import sealed\n"
+        "sealed.publish = lambda *_: os._exit(9)\n"
+        "sealed.write_atomically(pathlib.Path(sys.argv[1]), 'new')\n"
+    )
+    path = tmp_path / "study.json"
+    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == 9
+    assert [each.suffix for each in tmp_path.iterdir()] == [".tmp"]
+    write_atomically(path, "again")
+    assert list(tmp_path.iterdir()) == [path]

@@ -25,11 +25,15 @@ from transformers import (
     set_seed,
 )
 
+from hf_transfer.cli.flags import read_config
+from hf_transfer.data.sources import load_data
 from hf_transfer.models import pooling
-from hf_transfer.models.checkpoint import Checkpoint
+from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
 from hf_transfer.models.head import find_linear_head
 from hf_transfer.models.pooling import UnpoolableError, mean_pooled, with_mean_pooling
+from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
+from hf_transfer.training.engine import run_plan
 from tests import checkpoints
 from tests.unit.models.text_sizes import SIZES
 
@@ -323,6 +327,23 @@ def test_a_checkpoint_is_pooled_once(load: Load, built: list[str]) -> None:
     other = replace(checkpoint)
     assert mean_pooled(other) is mean_pooled(other) is not pooled
     assert len(built) > models
+
+
+def test_a_run_with_the_mean_leaves_the_weights_of_the_next_as_they_were(
+    tiny_bert: Path, text_file: Path, tmp_path: Path
+) -> None:
+    words = ("--model_name_or_path", tiny_bert, "--dataset_name", text_file, "--use_cpu")
+    words += ("--label_column", "animal", "--pooling", "mean", "--strategy", "full")
+    words += ("--max_steps", "2", "--disable_tqdm", "true", "--output_dir", tmp_path)
+    config = read_config("text-classification", argv=[*map(str, words)])
+    data = load_data(config.data, config.task, seed=0)
+    checkpoint = load_checkpoint(config.model, data)
+    before = [weight.clone() for weight in mean_pooled(checkpoint).model.parameters()]
+    choice = choose_plan(config.transfer, checkpoint, data, config.training, config.cache)
+    trained = run_plan(choice.plan, checkpoint, data, config.training, config.cache)
+    after = list(mean_pooled(checkpoint).model.parameters())
+    assert all(map(torch.equal, after, before))
+    assert not all(map(torch.equal, trained.model.parameters(), before))
 
 
 def test_a_refusal_is_remembered(load: Load, built: list[str]) -> None:

@@ -221,6 +221,13 @@ def test_a_plan_is_tried_fold_after_fold_while_there_is_hope() -> None:
     assert left_out == ()
 
 
+def test_the_bar_moves_on_after_each_fold_and_over_those_that_are_left_out() -> None:
+    advanced: list[int] = []
+    run_trials(COSTS, 100.0, Attempts({"top_layers": 0.0}), advanced.append)
+    assert sum(advanced) == FOLDS * len(COSTS)
+    assert advanced[:FOLDS] == [1] * FOLDS
+
+
 def test_where_the_first_plan_fails_the_others_are_left() -> None:
     attempts = Attempts({DEFAULT_STRATEGY: UserError("it broke", "fix it")})
     trials, left_out = run_trials(COSTS, 100.0, attempts)
@@ -410,16 +417,27 @@ def test_images_and_decoders_keep_their_own_pooling_without_a_word(
 
 
 @pytest.mark.parametrize(
-    ("strategy", "flags"),
-    [("scratch", {}), ("lora", {"keep_adapter": True}), ("full", {"pooling": "own"})],
+    ("strategy", "flags", "reasons"),
+    [
+        ("scratch", {}, ["from scratch the class is taken as it is"]),
+        (
+            "lora",
+            {"keep_adapter": True},
+            ["the base model of an adapter has no layer for the mean"],
+        ),
+        ("full", {"pooling": "own"}, []),
+    ],
 )
 def test_where_the_pooling_is_bound_nothing_is_tried(
-    tiny_bert: Path, strategy: str, flags: dict[str, Any]
+    tiny_bert: Path, strategy: str, flags: dict[str, Any], reasons: list[str]
 ) -> None:
     data = _texts(30, "single_label_classification")
     choice = _choose(checkpoints.load(str(tiny_bert), TEXTS, data.labels), data, strategy, **flags)
     assert choice.plan.pooling == "own"
-    assert choice.reasons == (f"the strategy is {strategy}, as requested",)
+    assert choice.reasons == (
+        f"the strategy is {strategy}, as requested",
+        *(f"the head reads what the class pools: {reason}" for reason in reasons),
+    )
 
 
 def test_a_head_that_was_kept_keeps_what_it_reads(tiny_bert: Path) -> None:

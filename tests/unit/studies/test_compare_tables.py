@@ -31,7 +31,7 @@ def _record(accuracy: float, used: str = "head", choose_s: float = 0.0) -> RunRe
     )
 
 
-# Accuracies of two draws, at 1 and at 10 labels a class.
+# Accuracies of two draws, at 1 and at 10 labels per class.
 VALUES = {
     "head": ([0.5, 0.6], [0.7, 0.7]),
     "full": ([0.4, 0.5], [0.9, 0.8]),
@@ -78,8 +78,8 @@ def test_the_table_has_a_row_for_each_strategy_and_baseline_and_marks_the_best_o
     records: dict[Cell, RunRecord],
 ) -> None:
     rows = _rows(accuracy_table(accuracies(records)))
-    assert rows["labels a class"] == ["1", "10"]
-    assert set(rows) == {"labels a class", "head", "full", "auto", "majority"}
+    assert rows["labels per class"] == ["1", "10"]
+    assert set(rows) == {"labels per class", "head", "full", "auto", "majority"}
     assert rows["head"] == ["**55.0 ± 7.1**", "70.0 ± 0.0"]
     assert rows["full"] == ["45.0 ± 7.1", "**85.0 ± 7.1**"]
     assert rows["auto"] == ["45.0 ± 7.1", "**85.0 ± 7.1**"]
@@ -116,7 +116,7 @@ def test_the_plot_has_a_line_for_each_strategy_and_none_for_the_majority(
     records: dict[Cell, RunRecord],
 ) -> None:
     axes, _ = plot(accuracies(records), 0.95).axes
-    assert axes.get_xlabel() == "labels a class"
+    assert axes.get_xlabel() == "labels per class"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["head", "full", "auto"]
 
 
