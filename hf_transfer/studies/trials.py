@@ -102,10 +102,9 @@ def run_trials(
 ) -> tuple[list[auto.TrialScores], tuple[str, ...]]:
     """The trials, and why some were left out; none without budget for one of the default.
 
-    `costs` has the cost of a fold by strategy, in the order of trials; `attempt` takes a strategy
-    and the number of a fold. Each strategy is tried on fold after fold, until it is all but settled
-    whether it is better than the best before it. `advance` is told how many folds are done. Raises
-    UserError if every trial fails.
+    `costs` has the cost of a fold by strategy, in order; `attempt` takes strategy and fold. Each is
+    tried on fold after fold, until it is all but settled whether it is better than the best before.
+    `advance` is told how many folds are done. Raises UserError if every trial fails.
     """
     first = next(iter(costs))
     if costs[first] > budget:

@@ -72,7 +72,7 @@ def test_a_second_process_is_refused_until_the_first_has_ended(tmp_path: Path, s
     second = _start(folder, system)
     assert _first_line(second) == f"another run is at work in '{folder}'", second.communicate()
     first.kill()
-    first.wait()
+    first.communicate()
     third = _start(folder, system)
     assert _first_line(third) == "locked", third.communicate()
     assert folder.exists()
