@@ -89,9 +89,7 @@ class ForkServer:
 
     def close(self) -> None:
         """End it."""
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.communicate()
 
 
 @functools.cache
