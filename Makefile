@@ -20,7 +20,7 @@ demo: install  ## handwritten digits from 10 labels per class
 test: install  ## all but the slow tests; a file goes to one worker: its fixtures are shared
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile --durations 10
 
-test-fast: install  ## the unit tests alone, under 2 minutes
+test-fast: install  ## the unit tests alone
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -m "not slow" --numprocesses 2 --dist loadfile
 
 test-architectures: install  ## every classification architecture of transformers as a tiny model, and a table
