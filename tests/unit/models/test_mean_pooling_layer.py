@@ -6,12 +6,8 @@ import pytest
 import torch
 from transformers import (
     AutoModelForSequenceClassification,
-    BertConfig,
-    DebertaV2Config,
-    DistilBertConfig,
     GPT2Config,
     ModernBertConfig,
-    RobertaConfig,
     set_seed,
 )
 
@@ -20,30 +16,10 @@ from hf_transfer.models.head import find_linear_head
 from hf_transfer.models.pooling import UnpoolableError, with_mean_pooling
 from hf_transfer.tasks import find_task
 from tests import checkpoints
-from tests.unit.models.text_sizes import SIZES
+from tests.unit.models.text_sizes import SIZES, WITH_LAYER
 
 TEXTS = find_task("text-classification")
 LABELS, OTHERS = ("x", "y", "z"), ("a", "b", "c", "d", "e")
-WITH_LAYER = {
-    "bert": BertConfig(**SIZES),
-    "roberta": RobertaConfig(**SIZES),
-    "distilbert": DistilBertConfig(
-        vocab_size=60,
-        dim=32,
-        n_layers=2,
-        n_heads=2,
-        hidden_dim=32,
-        max_position_embeddings=40,
-        pad_token_id=1,
-    ),
-    "deberta-v2": DebertaV2Config(
-        **SIZES,
-        relative_attention=True,
-        pos_att_type=["p2c", "c2p"],
-        share_att_key=True,
-        norm_rel_ebd="layer_norm",
-    ),
-}
 # What a layer that is made by hand has in it, by a part of a parameter's name.
 PARTS = [
     "query.weight",

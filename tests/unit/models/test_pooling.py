@@ -11,16 +11,11 @@ import torch
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    BertConfig,
     BertForSequenceClassification,
-    DebertaV2Config,
-    DistilBertConfig,
     GPT2Config,
     GPT2ForSequenceClassification,
     ModernBertConfig,
     MPNetConfig,
-    RobertaConfig,
-    XLMRobertaConfig,
     pipeline,
     set_seed,
 )
@@ -35,31 +30,10 @@ from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.engine import run_plan
 from tests import checkpoints
-from tests.unit.models.text_sizes import SIZES
+from tests.unit.models.text_sizes import SIZES, WITH_LAYER
 
 IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
 LABELS = ("x", "y", "z")
-WITH_LAYER = {
-    "bert": BertConfig(**SIZES),
-    "roberta": RobertaConfig(**SIZES),
-    "xlm-roberta": XLMRobertaConfig(**SIZES),
-    "distilbert": DistilBertConfig(
-        vocab_size=60,
-        dim=32,
-        n_layers=2,
-        n_heads=2,
-        hidden_dim=32,
-        max_position_embeddings=40,
-        pad_token_id=1,
-    ),
-    "deberta-v2": DebertaV2Config(
-        **SIZES,
-        relative_attention=True,
-        pos_att_type=["p2c", "c2p"],
-        share_att_key=True,
-        norm_rel_ebd="layer_norm",
-    ),
-}
 WITH_OPTION = {"modernbert": ModernBertConfig(**SIZES, cls_token_id=0, sep_token_id=2)}
 
 Load = Callable[[str], Checkpoint]

@@ -1,4 +1,12 @@
-"""The sizes of the tiny text encoders whose head is to read the mean."""
+"""The tiny text encoders whose head is to read the mean, and their sizes."""
+
+from transformers import (
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    RobertaConfig,
+    XLMRobertaConfig,
+)
 
 SIZES = {
     "vocab_size": 60,
@@ -10,4 +18,26 @@ SIZES = {
     "pad_token_id": 1,
     "bos_token_id": 0,
     "eos_token_id": 2,
+}
+# Those that have no option for the mean: a layer is added.
+WITH_LAYER = {
+    "bert": BertConfig(**SIZES),
+    "roberta": RobertaConfig(**SIZES),
+    "xlm-roberta": XLMRobertaConfig(**SIZES),
+    "distilbert": DistilBertConfig(
+        vocab_size=60,
+        dim=32,
+        n_layers=2,
+        n_heads=2,
+        hidden_dim=32,
+        max_position_embeddings=40,
+        pad_token_id=1,
+    ),
+    "deberta-v2": DebertaV2Config(
+        **SIZES,
+        relative_attention=True,
+        pos_att_type=["p2c", "c2p"],
+        share_att_key=True,
+        norm_rel_ebd="layer_norm",
+    ),
 }
