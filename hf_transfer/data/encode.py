@@ -38,6 +38,8 @@ class Encoder:
     light: Collate  # without what the first layers alone read: images; ids and masks remain
     by_length: bool
     pads_left: bool = False
+    padding: str | None = None  # of texts: the side that changes no answer, or "none" if both do
+    max_length: int | None = None  # of texts, in tokens: longer ones are truncated
     # All that decides what a row becomes, except the row itself.
     facts: Mapping[str, Any] = field(default_factory=dict)
 

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,9 @@ class Data:
     cut: tuple[str, ...] = ()  # splits that the source lacks, cut from its training rows
     # "id" and "reason" of each row that cannot be used and was left out.
     dropped: tuple[dict[str, str], ...] = ()
+    columns: dict[str, str] = field(default_factory=dict)  # our column name -> the dataset's
+    # Number of image files of each kind that `Image.convert` reads otherwise (data/pixels.py).
+    image_kinds: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0  # loading time
 
     @property
@@ -123,6 +126,7 @@ def load_data(config: DataConfig, task: Task | str, seed: int) -> Data:
         max_length=config.max_length,
         cut=tuple(sorted(set(rows) - set(splits))),
         dropped=tuple({"id": row, "reason": reason} for row, reason in bad.items()),
+        columns=columns,
         seconds=time.perf_counter() - began,
     )
 
