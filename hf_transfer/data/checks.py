@@ -1,7 +1,8 @@
 """Rows that cannot be used, and digests of rows: pure functions of their stored content."""
 
-import itertools
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,47 @@ from PIL import UnidentifiedImageError
 from PIL.Image import DecompressionBombError
 from tqdm.auto import tqdm
 
+from hf_transfer.data.pixels import image_kind, read_image
 from hf_transfer.errors import UserError, one_line
 
 PROGRESS_BAR_ROWS = 5000  # checking fewer takes no time
 MAX_BAD_PERCENT = 1  # of a split's rows; more are no accident
+MAX_BAD_ROWS = 2  # that are left out of a split of any size
 MISSING = {"image": "no image", "text": "no text", "text_pair": "no second text"}
 READER = Image()
 
 CheckLabel = Callable[[Any], str | None]  # stored label -> reason why it cannot be used, or None
 
 
-def find_bad(name: str, split: Dataset, check_label: CheckLabel, skip: bool) -> dict[str, str]:
-    """Id -> reason of each row of a split that cannot be used, in order.
+@dataclass(frozen=True)
+class CheckedRow:
+    """What a row is found to be. No reason names a file: it stands in the record.
 
-    Raises UserError if these are more than 1 % of the rows, or, without `skip`, at the first.
+    `image_kind` is that of data/pixels.py. `file` is the name of an image's file and its folder.
     """
-    found = bad_rows(split, check_label)
-    bad = dict(found if skip else itertools.islice(found, 1))
+
+    id: str
+    reason: str | None = None  # why it cannot be used
+    image_kind: str | None = None
+    file: str | None = None
+
+
+def check_split(
+    name: str, split: Dataset, check_label: CheckLabel, skip: bool
+) -> tuple[list[CheckedRow], Counter[str]]:
+    """The rows of a split that cannot be used, in order, and the number of images by kind.
+
+    Raises UserError if the bad rows are more than 1 % of the rows (two may always be left out), or,
+    without `skip`, at the first.
+    """
+    bad: list[CheckedRow] = []
+    kinds: Counter[str] = Counter()
+    for row in check_rows(split, check_label):
+        kinds.update(filter(None, [row.image_kind]))
+        if row.reason:
+            bad.append(row)
+            if not skip:
+                break
     other = f"for a split without labels name another --{name}_split"
     if bad and not skip:
         raise UserError(
@@ -35,33 +60,40 @@ def find_bad(name: str, split: Dataset, check_label: CheckLabel, skip: bool) -> 
             f"fix or remove it, or give --on_bad_example skip; {other}",
         )
     percent = 100 * len(bad) / max(len(split), 1)
-    if percent > MAX_BAD_PERCENT:
+    if bad and (len(bad) == len(split) or (len(bad) > MAX_BAD_ROWS and percent > MAX_BAD_PERCENT)):
         raise UserError(
             f"{len(bad)} of {len(split)} rows of the split {name!r} ({percent:.3g} %) "
             f"cannot be used: {summarize_bad(bad)}",
             f"fix or remove them, no more than {MAX_BAD_PERCENT} % are left out; {other}",
         )
-    return bad
+    return bad, kinds
 
 
-def bad_rows(split: Dataset, check_label: CheckLabel) -> Iterator[tuple[str, str]]:
-    """Id and reason of each row that cannot be used, in order; no reason holds a path.
+def check_rows(split: Dataset, check_label: CheckLabel) -> Iterator[CheckedRow]:
+    """What each row of a split is found to be, in order.
 
     Columns of the split: "id", "label" and inputs.
     """
     inputs = list(filter(MISSING.__contains__, split.column_names))
     quiet = len(split) < PROGRESS_BAR_ROWS
     for row in tqdm(_rows(split), total=len(split), desc="checking rows", disable=quiet):
-        reasons = (_check_input(column, row[column]) for column in inputs)
-        reason = check_label(row["label"]) or next(filter(None, reasons), None)
-        if reason:
-            yield row["id"], reason
+        reason = check_label(row["label"])
+        kind = file = None
+        for column in inputs:
+            value = row[column]
+            if isinstance(value, dict):
+                found, kind = _check_image(value)
+                file = _file_name(value)
+            else:
+                found = None if isinstance(value, str) and value.strip() else MISSING[column]
+            reason = reason or found
+        yield CheckedRow(row["id"], reason, kind, file)
 
 
-def summarize_bad(bad: dict[str, str]) -> str:
-    """The first three of the rows that cannot be used, each with its reason."""
-    shown = ", ".join(f"{row} ({reason})" for row, reason in itertools.islice(bad.items(), 3))
-    return shown if len(bad) <= 3 else f"{shown}, ..."
+def summarize_bad(bad: Sequence[CheckedRow]) -> str:
+    """The first three of the rows that cannot be used, each with its file and its reason."""
+    shown = [f"{row.id}{f' {row.file}' if row.file else ''} ({row.reason})" for row in bad[:3]]
+    return ", ".join([*shown, "..."] if len(bad) > 3 else shown)
 
 
 def fingerprint(splits: dict[str, Dataset]) -> str:
@@ -107,29 +139,32 @@ def _content(image: dict[str, Any]) -> bytes:
     return Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
 
 
-def _check_input(column: str, value: str | dict[str, Any] | None) -> str | None:
-    """Reason why a text or an image, as stored, cannot be used; None if it can."""
-    if isinstance(value, str):
-        return None if value.strip() else MISSING[column]
-    if value is None or value == {"bytes": None, "path": None}:
-        return MISSING[column]
+def _file_name(image: dict[str, Any]) -> str | None:
+    """The name of an image's file and of its folder: no more of a path."""
+    return "/".join(Path(image["path"]).parts[-2:]) if image["path"] else None
+
+
+def _check_image(image: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Reason why an image, as stored, cannot be used, or None; and its kind in data/pixels.py."""
+    if image["bytes"] is None and image["path"] is None:
+        return MISSING["image"], None
     try:
-        content = _content(value)
+        content = _content(image)
     except FileNotFoundError:
-        return "the image's file is missing"
+        return "the image's file is missing", None
     except OSError as error:
         # The complete text of the error would name the path.
-        return f"the image's file cannot be read: {error.strerror}"
-    return _check_image(content) if content else "the image's file is empty"
-
-
-def _check_image(content: bytes) -> str | None:
-    """Reason why the bytes of an image's file cannot be used; None if training can read them."""
+        return f"the image's file cannot be read: {error.strerror}", None
+    if not content:
+        return "the image's file is empty", None
     try:
-        READER.decode_example({"bytes": content, "path": None})
+        decoded = READER.decode_example({"bytes": content, "path": None})
+        kind = image_kind(decoded)
+        if kind:
+            read_image(decoded)
     except UnidentifiedImageError:
         # The text of the error holds an address in memory, which differs between processes.
-        return "the image cannot be read: its format is not known"
+        return "the image cannot be read: its format is not known", None
     except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
-        return f"the image cannot be read: {one_line(error)}"
-    return None
+        return f"the image cannot be read: {one_line(error)}", None
+    return None, kind

@@ -10,6 +10,7 @@ from hf_transfer.data.single_label import class_label_names
 from hf_transfer.errors import UserError, unknown
 from hf_transfer.tasks import Task
 
+TEXT_DTYPES = ("string", "large_string")
 LABEL_COLUMNS = ("label", "labels", "target", "class", "category")
 
 
@@ -75,8 +76,15 @@ def _require_column(train: Dataset, ours: str, theirs: str | None, task: Task) -
 def holds_inputs(feature: object, task: Task) -> bool:
     """Whether a column of this feature holds inputs of the task's modality."""
     if task.modality == "image":
-        return isinstance(feature, Image)
-    return isinstance(feature, Value) and feature.dtype in ("string", "large_string")
+        return isinstance(feature, Image) or _holds_files(feature)
+    return isinstance(feature, Value) and feature.dtype in TEXT_DTYPES
+
+
+def _holds_files(feature: object) -> bool:
+    """Whether a column holds the bytes of files: images where nothing names them so."""
+    if isinstance(feature, dict):
+        return "bytes" in feature and _holds_files(feature["bytes"])
+    return isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
 
 
 def require_same_columns(
@@ -108,7 +116,9 @@ def require_same_columns(
 
 
 def select_columns(rows: Dataset, split: str, columns: dict[str, str]) -> Dataset:
-    """A split with our columns and ids. Its labels are as stored; other columns are dropped."""
+    """A split with our columns and ids, bytes as images; labels as stored, no other columns."""
     names = dict(zip(columns.values(), columns, strict=True))
     rows = rows.select_columns(list(names)).rename_columns(names)
+    if "image" in names.values() and not isinstance(rows.features["image"], Image):
+        rows = rows.cast_column("image", Image())
     return rows.add_column("id", [f"{split}/{row}" for row in range(len(rows))])

@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from hf_transfer.data.pixels import PIXELS_VERSION, Mode, read_image
 from hf_transfer.tasks import Task
 
 if TYPE_CHECKING:  # loading them takes two seconds
@@ -76,17 +77,18 @@ def _texts(split: Dataset) -> list[str]:
 
 
 def _grey_levels(split: Dataset, side: int) -> np.ndarray:
-    images = (row["image"].convert("L").resize((side, side)) for row in split)
-    return np.stack(list(map(np.ravel, images))) / 255.0
+    images = (read_image(row["image"], "L").resize((side, side)) for row in split)
+    return np.stack([np.asarray(image).ravel() for image in images]) / 255.0
 
 
 def _image_encoder(processor: "BaseImageProcessor", config: "PreTrainedConfig") -> Encoder:
     facts = {**json.loads(processor.to_json_string()), "class": type(processor).__name__}
     facts |= {name: version(name) for name, module in LIBRARIES.items() if find_spec(module)}
-    mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
+    mode: Mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
+    facts["pixels"] = PIXELS_VERSION
 
     def collate(rows: Rows) -> Batch:
-        images = [row["image"].convert(mode) for row in rows]
+        images = [read_image(row["image"], mode) for row in rows]
         return {**processor(images, return_tensors="pt"), **_labels(rows)}
 
     return Encoder(lambda split: split, collate, light=_labels, by_length=False, facts=facts)

@@ -4,6 +4,7 @@ A column of lists, or a text column whose cells separate label names by commas o
 """
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, TypeGuard
@@ -13,8 +14,11 @@ from datasets import Dataset, LargeList, List
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from hf_transfer.data import single_label
-from hf_transfer.data.single_label import class_label_names, natural_sort_key
+from hf_transfer.data.single_label import class_label_names, natural_order
 from hf_transfer.errors import UserError
+
+QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
+WHOLE_NUMBERS = re.compile(r"[-\d\s,]+")
 
 
 def is_list(feature: object) -> TypeGuard[List | LargeList]:
@@ -49,7 +53,7 @@ def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]
     names: set[str] = set()
     for split in splits.values():
         names.update(*_read_names(split, column, separator))
-    return tuple(sorted(names, key=natural_sort_key))
+    return natural_order(names)
 
 
 def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[list[float]]:
@@ -99,7 +103,15 @@ def _read_names(split: Dataset, column: str, separator: str) -> list[list[str]]:
 
 
 def _split_cell(cell: str | None, separator: str) -> list[str]:
-    return list(filter(None, map(str.strip, (cell or "").split(separator))))
+    """Label names in a cell: a list as Python, NumPy or JSON prints it, or separated names."""
+    text = (cell or "").strip()
+    if text.startswith("[") and text.endswith("]"):
+        inner = text[1:-1]
+        if not QUOTED.sub("", inner).strip(", \n"):
+            return [found[0] or found[1] for found in QUOTED.findall(inner)]
+        if WHOLE_NUMBERS.fullmatch(inner):
+            return inner.replace(",", " ").split()
+    return list(filter(None, map(str.strip, text.split(separator))))
 
 
 def _find_separator(cells: Iterable[object]) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 Mode = Literal["RGB", "L"]
+PIXELS_VERSION = 2  # of what read_image does: cached activations of another version do not serve
 
 SIXTEEN_BITS = "16-bit grey"
 FLOATING_POINT = "floating-point grey"

@@ -1,7 +1,7 @@
 """Single-label classification: one class per row."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from datasets import ClassLabel, Dataset
@@ -41,7 +41,7 @@ def find_label_names(splits: dict[str, Dataset], column: str) -> tuple[str, ...]
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
     values = set().union(*(split.unique(column) for split in splits.values()))
-    return tuple(map(str, sorted(values - {None}, key=natural_sort_key)))
+    return natural_order(map(str, values - {None}))
 
 
 def encode_labels(split: Dataset, column: str, names: tuple[str, ...]) -> list[int]:
@@ -63,7 +63,25 @@ def require_learnable(labels: Iterable[int], names: tuple[str, ...]) -> None:
         )
 
 
-def natural_sort_key(value: object) -> list[tuple[int, int, str]]:
-    """Sort key that orders numbers within text by their value."""
-    parts = re.split(r"(\d+)", str(value))
+def natural_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Different names: whole numbers by value, from -2 to 10; others with the numbers in them so.
+
+    Names that differ in leading zeros alone are ordered as texts, the same in every process.
+    """
+    different = set(names)
+    if all(re.fullmatch(r"-?\d+", name) for name in different):
+        return tuple(sorted(different, key=lambda name: (int(name), name)))
+    return tuple(sorted(different, key=lambda name: (_words_and_numbers(name), name)))
+
+
+def similar_names(names: Sequence[str]) -> list[list[str]]:
+    """The groups of label names that differ by case or spaces alone."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(" ".join(name.casefold().split()), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _words_and_numbers(name: str) -> list[tuple[int, int, str]]:
+    parts = re.split(r"(\d+)", name)
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]

@@ -2,25 +2,31 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, DownloadManager, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.builtin import load_builtin
-from hf_transfer.data.checks import find_bad, fingerprint, summarize_bad
+from hf_transfer.data.checks import CheckedRow, check_split, fingerprint, summarize_bad
 from hf_transfer.data.columns import find_columns, require_same_columns, select_columns
+from hf_transfer.data.folders import read_folder
+from hf_transfer.data.held_out import require_different, require_held_out, require_labelled
 from hf_transfer.data.labels import LABEL_KINDS, LabelKind, find_problem_type
-from hf_transfer.data.single_label import class_label_names
+from hf_transfer.data.one_hot import join_one_hot
+from hf_transfer.data.single_label import class_label_names, similar_names
 from hf_transfer.data.splits import examples_per_class, stratified_holdout, stratified_sample
+from hf_transfer.data.tables import READERS, is_table, read_table
 from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.hub_repository import find_repository
 from hf_transfer.record import ProblemType
@@ -28,7 +34,7 @@ from hf_transfer.tasks import Task, find_task, served_tasks
 
 log = logging.getLogger(__name__)
 
-FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+FORMATS = (*READERS, ".zip")
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.15
@@ -102,18 +108,20 @@ def load_data(config: DataConfig, task: Task | str, seed: int) -> Data:
             f"the data of {task.name} cannot be read yet", f"tasks: {', '.join(served_tasks())}"
         )
     with PartialState().local_main_process_first():  # it fills the cache, the others read it
-        raw, origin = read_source(config)
-    splits = _pick_splits(raw, config)
+        raw, origin = read_source(config, task.modality)
+    splits = join_one_hot(_pick_splits(raw, config), config)
     columns = find_columns(splits["train"], config, task)
     label = columns["label"]
     problem_type = find_problem_type(splits["train"].features[label], label, config.problem_type)
     _require_countable(problem_type, config)
     kind = LABEL_KINDS[problem_type]
     require_same_columns(splits, columns, task, kind)
+    require_labelled(splits, label)
     stored = {split: select_columns(rows, split, columns) for split, rows in splits.items()}
-    bad = _find_bad(stored, kind, config)
-    rows, names = _encode(stored, bad, label, kind)
-    rows = _cut_missing(rows, config, kind)
+    bad, image_kinds = _check_rows(stored, kind, config)
+    rows, names = _encode(stored, {row.id for row in bad}, label, kind)
+    require_held_out(rows)
+    rows = _cut_missing(rows, config, kind, names)
     rows["train"] = _limit(rows["train"], config, seed, kind)
     _check_training_labels(rows, names, kind)
     return Data(
@@ -125,13 +133,14 @@ def load_data(config: DataConfig, task: Task | str, seed: int) -> Data:
         problem_type=problem_type,
         max_length=config.max_length,
         cut=tuple(sorted(set(rows) - set(splits))),
-        dropped=tuple({"id": row, "reason": reason} for row, reason in bad.items()),
+        dropped=tuple({"id": row.id, "reason": str(row.reason)} for row in bad),
         columns=columns,
+        image_kinds=image_kinds,
         seconds=time.perf_counter() - began,
     )
 
 
-def read_source(config: DataConfig) -> tuple[DatasetDict, Origin]:
+def read_source(config: DataConfig, modality: str) -> tuple[Mapping[str, Dataset], Origin]:
     """The dataset that `--dataset_name` names, as stored, and its origin."""
     name = str(config.dataset_name)
     if name.startswith("builtin:"):
@@ -139,9 +148,9 @@ def read_source(config: DataConfig) -> tuple[DatasetDict, Origin]:
         return rows, Origin(name, description=description)
     path = Path(name).expanduser()
     if path.exists():
-        return _read_path(path, config), Origin(f"local:{path.resolve().name}")
+        return _read_path(path, config, modality), Origin(f"local:{path.resolve().name}")
     is_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
-    if is_path or path.suffix in FORMATS:
+    if is_path or is_table(path) or path.suffix.lower() == ".zip":
         raise UserError(
             f"no folder or file {name!r}", "check --dataset_name; a Hub id looks like user/name"
         )
@@ -150,20 +159,44 @@ def read_source(config: DataConfig) -> tuple[DatasetDict, Origin]:
     return raw, Origin(found.id, found.revision, found.license)
 
 
-def _read_path(path: Path, config: DataConfig) -> DatasetDict:
+def _read_path(path: Path, config: DataConfig, modality: str) -> Mapping[str, Dataset]:
     if path.is_file():
-        if path.suffix not in FORMATS:
-            raise UserError(f"cannot read {path.name!r}", f"a file is one of {', '.join(FORMATS)}")
-        options = {"sep": "\t"} if path.suffix == ".tsv" else {}
-        files = {config.train_split: str(path)}
-        return _load(FORMATS[path.suffix], None, data_files=files, **options)
+        if is_table(path):
+            return {config.train_split: read_table(path)}
+        if path.suffix.lower() == ".zip":
+            return read_folder(_unpacked(path), modality)
+        raise UserError(f"cannot read {path.name!r}", f"a file is one of {', '.join(FORMATS)}")
     if (path / "dataset_dict.json").is_file():
         with _readable():
             return load_from_disk(str(path))
-    if any(file.suffix in FORMATS for file in path.rglob("*")):
+    if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
+        with _readable():
+            return {config.train_split: load_from_disk(str(path))}
+    if config.dataset_config_name or _names_its_files(path):
         return _load(str(path), config.dataset_config_name)
-    # Images only. By default the reader drops the labels of a folder that holds one class.
-    return _load("imagefolder", None, data_dir=str(path), drop_labels=False)
+    return read_folder(path, modality)
+
+
+def _names_its_files(folder: Path) -> bool:
+    """Whether a folder's README.md says, as on the Hub, which files are which split."""
+    readme = folder / "README.md"
+    if not readme.is_file():
+        return False
+    block = readme.read_text(encoding="utf-8", errors="replace").split("---")
+    return len(block) > 2 and not block[0].strip() and "configs:" in block[1]
+
+
+def _unpacked(path: Path) -> Path:
+    """The folder with the content of a zip file, in the cache of datasets."""
+    try:
+        folder = Path(DownloadManager(dataset_name=path.stem).extract(str(path)))
+    except (BadZipFile, OSError) as error:
+        raise UserError(
+            f"cannot unpack {path.name!r}: {one_line(error)}", "zip it again"
+        ) from error
+    if not folder.is_dir():
+        raise UserError(f"{path.name!r} is no zip file", "zip the folder again")
+    return folder
 
 
 def _load(name: str, config_name: str | None, **options: object) -> DatasetDict:
@@ -184,7 +217,7 @@ def _readable() -> Iterator[None]:
         ) from error
 
 
-def _pick_splits(raw: DatasetDict, config: DataConfig) -> dict[str, Dataset]:
+def _pick_splits(raw: Mapping[str, Dataset], config: DataConfig) -> dict[str, Dataset]:
     """Role ("train", "validation", "test") -> split: as given, or of a usual name."""
     given = {
         "train": config.train_split,
@@ -197,6 +230,7 @@ def _pick_splits(raw: DatasetDict, config: DataConfig) -> dict[str, Dataset]:
     for role, usual in (("validation", VALIDATION_NAMES), ("test", ("test",))):
         unused = raw.keys() - given.values()
         given[role] = given[role] or next(filter(unused.__contains__, usual), None)
+    require_different(given)
     return {role: raw[name] for role, name in given.items() if name is not None}
 
 
@@ -208,14 +242,22 @@ def _require_countable(problem_type: ProblemType, config: DataConfig) -> None:
         )
 
 
-def _find_bad(stored: dict[str, Dataset], kind: LabelKind, config: DataConfig) -> dict[str, str]:
-    """Id -> reason of each row to leave out; raises UserError as find_bad does."""
+def _check_rows(
+    stored: dict[str, Dataset], kind: LabelKind, config: DataConfig
+) -> tuple[list[CheckedRow], dict[str, int]]:
+    """The rows to leave out, in order, and the number of images by kind of data/pixels.py.
+
+    Raises UserError as check_split does.
+    """
     known = class_label_names(stored["train"].features["label"])
-    bad: dict[str, str] = {}
+    bad: list[CheckedRow] = []
+    kinds: Counter[str] = Counter()
     # Reversed: a test split without labels is reported before all other rows are read.
     for split, rows in reversed(stored.items()):
         check_label = partial(kind.check_label, rows.features["label"], known)
-        bad = find_bad(split, rows, check_label, config.on_bad_example == "skip") | bad
+        found, special = check_split(split, rows, check_label, config.on_bad_example == "skip")
+        bad = found + bad
+        kinds.update(special)
     if bad:
         log.warning(
             "left out %d of %d examples, which cannot be used: %s",
@@ -223,11 +265,13 @@ def _find_bad(stored: dict[str, Dataset], kind: LabelKind, config: DataConfig) -
             sum(map(len, stored.values())),
             summarize_bad(bad),
         )
-    return bad
+    for image_kind, count in kinds.items():
+        log.info("%d images are %s: read as people see them", count, image_kind)
+    return bad, dict(kinds)
 
 
 def _encode(
-    stored: dict[str, Dataset], bad: dict[str, str], column: str, kind: LabelKind
+    stored: dict[str, Dataset], bad: set[str], column: str, kind: LabelKind
 ) -> tuple[dict[str, Dataset], tuple[str, ...]]:
     """Splits less the bad rows, with encoded labels; the label names. `column` held the labels."""
     good: dict[str, np.ndarray] = {}
@@ -252,15 +296,19 @@ def _encode(
 
 
 def _cut_missing(
-    rows: dict[str, Dataset], config: DataConfig, kind: LabelKind
+    rows: dict[str, Dataset], config: DataConfig, kind: LabelKind, names: tuple[str, ...]
 ) -> dict[str, Dataset]:
     rows = dict(rows)
     if "test" not in rows:
         rows["train"], rows["test"] = _cut(rows["train"], TEST_SHARE, kind)
         log.info("no test split: %d of the training rows are held out as one", len(rows["test"]))
     if len(rows["test"]) == 0:
+        are_numbers = all(name.lstrip("-").isdecimal() for name in names)
         raise UserError(
-            "too few examples to hold any out as a test split", "give more rows, or a test split"
+            f"too few examples to hold any out as a test split: {len(rows['train'])} rows of "
+            f"{len(names)} classes",
+            "give more rows, or a test split"
+            + ("; for numbers to estimate, --problem_type regression" if are_numbers else ""),
         )
     enough = len(rows["train"]) * VALIDATION_SHARE >= FEWEST_VALIDATION_ROWS
     if "validation" not in rows and enough and config.examples_per_class is None:
@@ -274,8 +322,14 @@ def _cut(rows: Dataset, share: float, kind: LabelKind) -> tuple[Dataset, Dataset
 
 
 def _limit(train: Dataset, config: DataConfig, seed: int, kind: LabelKind) -> Dataset:
-    if config.examples_per_class is not None:
-        train = train.select(examples_per_class(train["label"][:], config.examples_per_class, seed))
+    wanted = config.examples_per_class
+    if wanted is not None:
+        largest = max(Counter(train["label"][:]).values())
+        if largest < wanted:
+            log.warning(
+                "--examples_per_class %d has no effect: no class has more than %d", wanted, largest
+            )
+        train = train.select(examples_per_class(train["label"][:], wanted, seed))
     if config.max_train_samples is not None:
         strata = kind.strata(train["label"][:])
         train = train.select(stratified_sample(strata, config.max_train_samples, seed))
@@ -292,4 +346,9 @@ def _check_training_labels(
         log.warning(
             "classes without a training example, never learned: %s",
             ", ".join(map(names.__getitem__, unseen)),
+        )
+    for alike in similar_names(names):
+        log.warning(
+            "these classes differ by case or spaces alone, and may be one: %s",
+            ", ".join(map(repr, alike)),
         )
