@@ -294,7 +294,8 @@ def _read_lists_of_images(found: Inventory) -> Splits | None:
         images = [files.get(str(name), path.parent / str(name)) for name in rows[column][:]]
         named += len(set(images).intersection(found.images))
         stored = [str(found.root / image) for image in images]
-        rows = rows.remove_columns(column).add_column("image", stored, feature=Image())
+        rows = rows.remove_columns(column).add_column("image", stored)
+        rows = rows.cast_column("image", Image())
         for split, numbers in _split_rows(path, images).items():
             parts.setdefault(split, []).append(rows.select(numbers))
     if not parts:
