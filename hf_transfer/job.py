@@ -32,5 +32,6 @@ class Job:
 def make_job(checkpoint: Checkpoint, data: Data, training: TrainingConfig) -> Job:
     """The job of fine-tuning a checkpoint on data."""
     config = checkpoint.model.config
-    encoder = make_encoder(data.task, checkpoint.processor, config, data.max_length)
+    takes = checkpoint.text_input
+    encoder = make_encoder(data.task, checkpoint.processor, config, data.max_length, takes)
     return Job(checkpoint, data, encoder, training)

@@ -1,12 +1,13 @@
 """Rows -> model inputs. With tasks.py the only place that branches on modality."""
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from datasets import Dataset
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from hf_transfer.data.pixels import PIXELS_VERSION, Mode, read_image
+from hf_transfer.errors import UserError
 from hf_transfer.tasks import Task
 
 if TYPE_CHECKING:  # loading them takes two seconds
@@ -23,11 +25,21 @@ if TYPE_CHECKING:  # loading them takes two seconds
 Rows = list[dict[str, Any]]
 Batch = dict[str, Any]
 Collate = Callable[[Rows], Batch]
+Padding = Literal["right", "left", "none"]  # the side that changes no answer; "none": both do
 
 DEFAULT_MAX_LENGTH = 512  # tokens; where a model takes more, --max_length gives more
-UNLIMITED = 1_000_000  # tokens; tokenizers without a limit have a model_max_length of 1e30
+LENGTHS = "lengths"  # in a batch: the number of tokens of each row, where padding changes answers
 LIBRARIES = {"pillow": "PIL", "torchvision": "torchvision"}  # decode and resize images
 MAX_SIDE = 32  # pixels, of images as features of a linear model
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """What a network takes of a text (models/text_input.py)."""
+
+    padding: Padding
+    positions: int | None = None  # largest number of tokens
+    vocabulary: int | None = None  # rows of the table of token embeddings
 
 
 @dataclass(frozen=True)
@@ -38,11 +50,15 @@ class Encoder:
     collate: Collate
     light: Collate  # without what the first layers alone read: images; ids and masks remain
     by_length: bool
-    pads_left: bool = False
-    padding: str | None = None  # of texts: the side that changes no answer, or "none" if both do
+    padding: Padding | None = None  # of texts
     max_length: int | None = None  # of texts, in tokens: longer ones are truncated
     # All that decides what a row becomes, except the row itself.
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pads_left(self) -> bool:
+        """Whether the tokens of a shorter text stand at the end of its row."""
+        return self.padding == "left"
 
 
 def make_encoder(
@@ -50,11 +66,17 @@ def make_encoder(
     processor: "BaseImageProcessor | PreTrainedTokenizerBase",
     config: "PreTrainedConfig",
     max_length: int | None = None,
+    takes: TextInput | None = None,
 ) -> Encoder:
-    """Encoder for a task and a model's processor and config."""
+    """Encoder for a task and a model's processor and config.
+
+    `takes` is what the network takes of a text; without it, the tokenizer's settings hold.
+    """
     if task.has_images:
         return _image_encoder(processor, config)
-    return _text_encoder(processor, config, max_length)
+    side: Padding = "left" if processor.padding_side == "left" else "right"
+    takes = takes or TextInput(side, getattr(config, "max_position_embeddings", None))
+    return _text_encoder(processor, takes, max_length)
 
 
 def as_plain_features(
@@ -99,26 +121,25 @@ def _labels(rows: Rows) -> Batch:
 
 
 def _text_encoder(
-    tokenizer: "PreTrainedTokenizerBase", config: "PreTrainedConfig", max_length: int | None
+    tokenizer: "PreTrainedTokenizerBase", takes: TextInput, max_length: int | None
 ) -> Encoder:
-    if tokenizer.pad_token is None:  # decoders such as GPT-2 were pretrained without padding
-        tokenizer.pad_token = tokenizer.eos_token
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = tokenizer.pad_token_id
-    positions = getattr(config, "max_position_embeddings", None) or UNLIMITED
-    limits = [limit for limit in (tokenizer.model_max_length, positions) if limit > 0]  # XLNet: -1
-    length = min(max_length or DEFAULT_MAX_LENGTH, *map(int, limits))
+    limits = (max_length or DEFAULT_MAX_LENGTH, tokenizer.model_max_length, takes.positions)
+    length = min(int(limit) for limit in limits if limit and limit > 0)  # XLNet: -1
 
     def collate(rows: Rows) -> Batch:
         inputs = [_without(row, "id", "label", "length") for row in rows]
-        return {**tokenizer.pad(inputs, return_tensors="pt"), **_labels(rows)}
+        batch = {**tokenizer.pad(inputs, return_tensors="pt"), **_labels(rows)}
+        if takes.padding == "none":
+            batch[LENGTHS] = torch.tensor([row["length"] for row in rows])
+        return batch
 
     return Encoder(
-        rows=partial(_tokenize, tokenizer=tokenizer, length=length),
+        rows=partial(_tokenize, tokenizer=tokenizer, length=length, vocabulary=takes.vocabulary),
         collate=collate,
         light=collate,
         by_length=True,
-        pads_left=tokenizer.padding_side == "left",
+        padding=takes.padding,
+        max_length=length,
         # The tokens themselves are in the rows.
         facts={"pad": tokenizer.pad_token_id, "side": tokenizer.padding_side},
     )
@@ -128,13 +149,30 @@ def _without(row: dict[str, Any], *columns: str) -> dict[str, Any]:
     return {column: value for column, value in row.items() if column not in columns}
 
 
-def _tokenize(split: Dataset, tokenizer: "PreTrainedTokenizerBase", length: int) -> Dataset:
+def _tokenize(
+    split: Dataset, tokenizer: "PreTrainedTokenizerBase", length: int, vocabulary: int | None
+) -> Dataset:
     """A split with tokens and their number, "length", in place of texts."""
 
     def tokenize(batch: dict[str, Any]) -> dict[str, Any]:
         pairs = batch.get("text_pair")
         tokens = tokenizer(batch["text"], pairs, truncation=True, max_length=length)
+        _require_embeddings(tokens["input_ids"], tokenizer, vocabulary)
         return {**tokens, "length": list(map(len, tokens["input_ids"]))}
 
     texts = [column for column in split.column_names if column not in ("label", "id")]
     return split.map(tokenize, batched=True, remove_columns=texts, desc="tokenizing")
+
+
+def _require_embeddings(
+    rows: list[list[int]], tokenizer: "PreTrainedTokenizerBase", vocabulary: int | None
+) -> None:
+    """Raise UserError for a token beyond the model's table of embeddings."""
+    largest = max(itertools.chain.from_iterable(rows), default=0)
+    if vocabulary is not None and largest >= vocabulary:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        raise UserError(
+            f"the token {token!r} has the number {largest}, the model has {vocabulary} "
+            f"embeddings, its tokenizer {len(tokenizer)} tokens",
+            f"load the model, call resize_token_embeddings({len(tokenizer)}), and save it again",
+        )

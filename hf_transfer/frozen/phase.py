@@ -114,7 +114,12 @@ def _warn_of_unused_augmentation(training: TrainingConfig, views: int) -> None:
 
 
 def _frozen_layers(boundary: Boundary, job: Job, dtype: FrozenDtype) -> FrozenLayers:
-    """The layers below a boundary; the model is moved to the device, in eval mode."""
+    """The layers below a boundary; the model is moved to the device, in eval mode.
+
+    Raises UnsplittableError.
+    """
+    if job.encoder.padding == "none":
+        raise UnsplittableError("the answer to a text depends on the padding beside it")
     model = job.model.eval()
     layer_map = job.checkpoint.layers
     training = job.training

@@ -13,6 +13,7 @@ import torch
 from transformers import set_seed
 
 from hf_transfer.config.model import ModelConfig
+from hf_transfer.data.encode import TextInput
 from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError, one_line
 from hf_transfer.models import head as heads
@@ -27,6 +28,7 @@ from hf_transfer.models.locate import (
     read_config,
 )
 from hf_transfer.models.mean_pooling_layer import MEAN_OPTIONS, find_mean_layer
+from hf_transfer.models.text_input import read_text_input
 from hf_transfer.tasks import Task
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,11 @@ class Checkpoint:
     def linear_head(self) -> str | None:
         """The path of the output layer if it is one linear layer, else None."""
         return heads.find_linear_head(self.model, self.output_layer)
+
+    @cached_property
+    def text_input(self) -> TextInput | None:
+        """What the model takes of a text, and its tokenizer is set up for; None for images."""
+        return read_text_input(self.model, self.processor)
 
     @property
     def reads_mean(self) -> bool:

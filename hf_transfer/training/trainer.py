@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.augmentation import Augment
+from hf_transfer.data.encode import LENGTHS
 from hf_transfer.errors import UserError
+from hf_transfer.models.unpadded import run_unpadded
 from hf_transfer.resume.callback import StepFlags, StopSignal, TrainingStateCallback, reduce_flags
 from hf_transfer.resume.states import State
 from hf_transfer.training.batches import StepBatches, StepLoader, derive_seed
@@ -28,7 +31,16 @@ HISTORY_KEYS = ("step", "epoch", "loss", "learning_rate", "eval_loss", "eval_acc
 
 
 class SharedBuffersTrainer(Trainer):
-    """Trainer whose processes evaluate, and save, the same model."""
+    """Trainer whose processes evaluate, and save, the same model.
+
+    Batches whose rows have LENGTHS are computed in parts of one length.
+    """
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        """Trainer's."""
+        if LENGTHS in inputs:
+            model = partial(run_unpadded, model)
+        return super().compute_loss(model, inputs, *args, **options)
 
     def evaluation_loop(self, *args: Any, **options: Any) -> EvalLoopOutput:
         """Trainer's, with the same buffers in every process."""

@@ -1,0 +1,27 @@
+"""A batch without its padding: for networks whose answer to a text depends on it."""
+
+from typing import Any
+
+import torch
+
+from hf_transfer.models.head import read_logits
+
+
+def run_unpadded(model: Any, lengths: torch.Tensor, **batch: torch.Tensor) -> dict[str, Any]:
+    """The logits of a batch padded on the right, computed in parts whose rows have one length.
+
+    `lengths` (rows,) are numbers of tokens. FNet, for one, mixes all positions of a row and has no
+    mask: it answers to a padded text as to another text.
+    """
+    parts: list[torch.Tensor] = []
+    order: list[torch.Tensor] = []
+    padded = int(lengths.max())
+    for length in torch.unique(lengths):
+        rows = torch.nonzero(lengths == length).squeeze(1)
+        part = {
+            name: tensor[rows, :length] if tensor.shape[1:2] == (padded,) else tensor[rows]
+            for name, tensor in batch.items()
+        }
+        parts.append(read_logits(model(**part)))
+        order.append(rows)
+    return {"logits": torch.cat(parts)[torch.argsort(torch.cat(order))]}
