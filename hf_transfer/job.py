@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.encode import Encoder, make_encoder
 from hf_transfer.data.sources import Data
+from hf_transfer.errors import UserError, one_line
 from hf_transfer.models.checkpoint import Checkpoint
 
 
@@ -30,8 +33,31 @@ class Job:
 
 
 def make_job(checkpoint: Checkpoint, data: Data, training: TrainingConfig) -> Job:
-    """The job of fine-tuning a checkpoint on data."""
+    """The job of fine-tuning a checkpoint on data.
+
+    Raises UserError if the network does not take what its processor makes of an input.
+    """
     config = checkpoint.model.config
     takes = checkpoint.text_input
     encoder = make_encoder(data.task, checkpoint.processor, config, data.max_length, takes)
-    return Job(checkpoint, data, encoder, training)
+    job = Job(checkpoint, data, encoder, training)
+    if not encoder.by_length:  # texts were tried when `text_input` was found
+        _require_answer(job)
+    return job
+
+
+@torch.inference_mode()
+def _require_answer(job: Job) -> None:
+    """Raise UserError unless the network answers to the first training row."""
+    model = job.model.eval()
+    device = next(model.parameters()).device
+    try:
+        inputs = job.encoder.collate(list(job.encoder.rows(job.data.train.select([0]))))
+        inputs.pop("labels")
+        model(**{name: tensor.to(device) for name, tensor in inputs.items()})
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{job.checkpoint.provenance.id!r} does not take what its processor makes of "
+            f"{job.data.train[0]['id']}: {one_line(error)}",
+            "change size, mean or std in its preprocessor_config.json to what the network takes",
+        ) from error

@@ -40,6 +40,7 @@ class TextInput:
     padding: Padding
     positions: int | None = None  # largest number of tokens
     vocabulary: int | None = None  # rows of the table of token embeddings
+    shortest: int = 1  # smallest number of tokens
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,13 @@ def _text_encoder(
 
     def collate(rows: Rows) -> Batch:
         inputs = [_without(row, "id", "label", "length") for row in rows]
-        batch = {**tokenizer.pad(inputs, return_tensors="pt"), **_labels(rows)}
-        if takes.padding == "none":
-            batch[LENGTHS] = torch.tensor([row["length"] for row in rows])
-        return batch
+        if takes.padding != "none":
+            return {**tokenizer.pad(inputs, return_tensors="pt"), **_labels(rows)}
+        lengths = [max(row["length"], takes.shortest) for row in rows]
+        padded = tokenizer.pad(
+            inputs, padding="max_length", max_length=max(lengths), return_tensors="pt"
+        )
+        return {**padded, **_labels(rows), LENGTHS: torch.tensor(lengths)}
 
     return Encoder(
         rows=partial(_tokenize, tokenizer=tokenizer, length=length, vocabulary=takes.vocabulary),

@@ -19,6 +19,7 @@ PROBES = (
     "A short one.",
     "This text is longer, it goes on and on for a while, and then, after some more words, it ends.",
 )
+MAX_PROBE_LENGTH = 64  # tokens
 # Relative difference of what the head reads, in float32: between a text alone and padded.
 MAX_DIFFERENCE = 1e-4
 STAND_INS = ("eos_token", "unk_token", "bos_token", "sep_token", "cls_token")
@@ -46,7 +47,8 @@ def read_text_input(model: Any, processor: Any) -> TextInput | None:
     if side != processor.padding_side:
         log.info("%s: texts are padded on the %s", type(model).__name__, side)
         processor.padding_side = side
-    return TextInput(padding, usable_positions(model), vocabulary)
+    shortest = _shortest(model, processor) if padding == "none" else 1
+    return TextInput(padding, usable_positions(model), vocabulary, shortest)
 
 
 def usable_positions(model: Any) -> int | None:
@@ -110,7 +112,8 @@ def _find_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> Padding:
     """The side on which padding changes nothing of what the head reads, the tokenizer's first."""
     own: Padding = "left" if tokenizer.padding_side == "left" else "right"
     other: Padding = "right" if own == "left" else "left"
-    short, long = (dict(tokenizer(text, truncation=True, max_length=64)) for text in PROBES)
+    length = min(MAX_PROBE_LENGTH, usable_positions(model) or MAX_PROBE_LENGTH)
+    short, long = (dict(tokenizer(text, truncation=True, max_length=length)) for text in PROBES)
     if len(short["input_ids"]) == len(long["input_ids"]):
         return own  # nothing is padded
     alone = _read(model, tokenizer.pad([short], return_tensors="pt"))
@@ -121,6 +124,19 @@ def _find_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> Padding:
         if difference <= MAX_DIFFERENCE:
             return side
     return "none"
+
+
+def _shortest(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The smallest number of tokens that a model takes: CANINE and Funnel pool neighbours."""
+    tokens = dict(tokenizer(PROBES[1]))
+    for length in range(1, len(tokens["input_ids"])):
+        short = {name: values[:length] for name, values in tokens.items()}
+        try:
+            _read(model, tokenizer.pad([short], return_tensors="pt"))
+        except RuntimeError:
+            continue
+        return length
+    return len(tokens["input_ids"])
 
 
 @torch.inference_mode()

@@ -7,20 +7,21 @@ import torch
 from hf_transfer.models.head import read_logits
 
 
-def run_unpadded(model: Any, lengths: torch.Tensor, **batch: torch.Tensor) -> dict[str, Any]:
+def run_unpadded(model: Any, lengths: torch.Tensor, **batch: Any) -> dict[str, Any]:
     """The logits of a batch padded on the right, computed in parts whose rows have one length.
 
-    `lengths` (rows,) are numbers of tokens. FNet, for one, mixes all positions of a row and has no
-    mask: it answers to a padded text as to another text.
+    `lengths` (rows,) are numbers of tokens; of `batch` only what has a row for each is read. FNet,
+    for one, mixes all positions of a row and has no mask: it answers to a padded text as to another
+    text.
     """
     parts: list[torch.Tensor] = []
     order: list[torch.Tensor] = []
-    padded = int(lengths.max())
+    tensors = {name: tensor for name, tensor in batch.items() if len(getattr(tensor, "shape", ()))}
     for length in torch.unique(lengths):
         rows = torch.nonzero(lengths == length).squeeze(1)
         part = {
-            name: tensor[rows, :length] if tensor.shape[1:2] == (padded,) else tensor[rows]
-            for name, tensor in batch.items()
+            name: tensor[rows, :length] if tensor.ndim > 1 else tensor[rows]
+            for name, tensor in tensors.items()
         }
         parts.append(read_logits(model(**part)))
         order.append(rows)

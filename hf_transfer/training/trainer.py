@@ -288,6 +288,7 @@ def phase_arguments(training: TrainingConfig, folder: Path, **changes: Any) -> T
         push_to_hub=False,
         hub_token=None,  # Trainer pickles its arguments into every checkpoint
         load_best_model_at_end=False,
+        label_names=["labels"],  # of classes that take them as **kwargs, Trainer finds none
         remove_unused_columns=False,
         **changes,
     )
