@@ -34,6 +34,10 @@ def read_text_input(model: Any, processor: Any) -> TextInput | None:
     """
     if not isinstance(processor, PreTrainedTokenizerBase):
         return None
+    if getattr(model.config, "is_encoder_decoder", False):
+        # Their heads read the end token's state, and refuse a batch in which some have more of it.
+        processor.split_special_tokens = True
+        processor.init_kwargs["split_special_tokens"] = True  # the attribute alone is not saved
     vocabulary = _vocabulary(model)
     _settle_pad_token(model, processor, vocabulary)
     padding = _find_padding(model, processor)
@@ -57,12 +61,12 @@ def usable_positions(model: Any) -> int | None:
     RoBERTa and its relatives number the tokens from the pad token's id + 1: so many of the
     positions in their config are never used.
     """
-    limit = getattr(model.config, "max_position_embeddings", None)
+    limit = getattr(model.config, "max_position_embeddings", None) or 0
     for name, module in model.named_modules():
         is_table = isinstance(module, nn.Embedding) and "position" in name
         if is_table and module.padding_idx is not None and module.num_embeddings == limit:
             return int(module.num_embeddings - module.padding_idx - 1)
-    return limit
+    return limit if limit > 0 else None  # XLNet: -1
 
 
 def _vocabulary(model: Any) -> int | None:
@@ -102,7 +106,7 @@ def _settle_pad_token(
 
 
 def _numbers_positions_by_pad(model: Any) -> bool:
-    return usable_positions(model) != getattr(model.config, "max_position_embeddings", None)
+    return (usable_positions(model) or 0) < getattr(model.config, "max_position_embeddings", 0)
 
 
 # --- the side ---

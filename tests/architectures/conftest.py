@@ -140,6 +140,7 @@ LEAST_SPLIT = 0.95
 _splits: dict[str, dict[str, str | None]] = defaultdict(
     dict
 )  # place -> architecture -> why it is run whole
+_paddings: dict[str, list[str]] = defaultdict(list)  # side, or "none" -> architectures of texts
 _results: dict[str, dict[str, Any]] = defaultdict(lambda: {"outcomes": Counter(), "reason": ""})
 
 
@@ -156,7 +157,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped:
         _results[name]["reason"] = str(report.longrepr[-1]).removeprefix("Skipped: ")
     for place, reason in report.user_properties:
-        if report.passed:
+        if report.passed and place == "padding":
+            _paddings[reason].append(name.partition(":")[2])
+        elif report.passed:
             _splits[place][name] = reason
 
 
@@ -195,6 +198,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for name, row in rows.items():
             if name not in passed:
                 terminalreporter.write_line(f"    {name}: {row['reason'] or 'FAILED'}")
+    for padding, names in sorted(_paddings.items()):
+        terminalreporter.write_line(f"padding {padding}: {len(names)}: {', '.join(sorted(names))}")
     for place, reasons in _splits.items():
         if len(reasons) > sum(map(len, SAMPLE.values())):
             share = _share_split(reasons)

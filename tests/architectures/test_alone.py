@@ -8,13 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedTokenizerFast,
-    set_seed,
-)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
 from hf_transfer import (
     choose_plan,
@@ -33,9 +27,8 @@ from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.models.head import read_logits
 from hf_transfer.tasks import find_task
 from tests.architectures.conftest import Architecture, Subject
+from tests.words import WORDS, word_tokenizer
 
-WORDS = ("red", "green", "blue", "cold", "warm", "small", "large", "round", "flat", "old", "new")
-SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 ROWS = 40
 TIED = 1e-4  # top two logits nearer than this: rounding decides
 
@@ -46,23 +39,6 @@ LEFT_OUT = {
     "reformer": "hashes at random, in evaluation too",
     "yoso": "hashes at random, in evaluation too",
 }
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
-    words = {word: number for number, word in enumerate((*SPECIAL, "[CLS]", *WORDS))}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        padding_side="left",  # wrong for most, right for some
-    )
 
 
 def _texts(path: Path) -> Path:
@@ -137,7 +113,8 @@ def test_asked_alone_it_answers_as_recorded(
     except ImportError as error:
         pytest.skip(str(error).splitlines()[1])
     model = Path(shutil.copytree(subject.folder, tmp_path / "model"))
-    _tokenizer().save_pretrained(model)
+    # On the left: wrong for most, right for some.
+    word_tokenizer(padding_side="left").save_pretrained(model)
     texts = _texts(tmp_path / "texts.csv")
     record_property("padding", _run(model, texts, tmp_path / "out"))
     require_same_alone(tmp_path / "out", texts)
