@@ -27,13 +27,12 @@ def require_different(names: Mapping[str, str | None]) -> None:
 
 
 def require_labelled(splits: Mapping[str, Dataset], label: str) -> None:
-    """Raise UserError for a split whose labels are all -1, unless the training rows' are too.
+    """Raise UserError for a split whose labels are all -1, unless training rows have that label.
 
     In a ClassLabel -1 is out of range anyway.
     """
-    if not _has_whole_numbers(splits["train"], label):
-        return
-    if set(splits["train"].unique(label)) == {UNLABELLED}:
+    train = splits["train"]
+    if not _has_whole_numbers(train, label) or UNLABELLED in train.unique(label):
         return
     for split, rows in splits.items():
         if _has_whole_numbers(rows, label) and set(rows.unique(label)) == {UNLABELLED}:

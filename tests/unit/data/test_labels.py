@@ -216,3 +216,20 @@ def test_labels_that_cannot_be_learned_are_refused(
     rows = [{"text": f"t{n}", "label": labels[n % 2]} for n in range(30)]
     with pytest.raises(UserError, match=message):
         _load(tmp_path / "rows.jsonl", rows, **config)
+
+
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [
+        ("['red', 'two words']", ["red", "two words"]),
+        ('["red", "it\'s"]', ["it's", "red"]),
+        ("['red' 'blue']", ["blue", "red"]),
+        ("[1, 2]", ["1", "2"]),
+        ("[]", []),
+        ("red, blue", ["blue", "red"]),
+        ("[sic], blue", ["[sic]", "blue"]),
+    ],
+)
+def test_a_list_written_as_text_names_its_labels(cell: str, names: list[str]) -> None:
+    rows = Dataset.from_dict({"y": [cell]})
+    assert sorted(LABEL_KINDS[SEVERAL].find_label_names({"train": rows}, "y")) == names

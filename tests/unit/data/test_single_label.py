@@ -7,7 +7,9 @@ from hf_transfer.data.single_label import (
     check_label,
     encode_labels,
     find_label_names,
+    natural_order,
     require_learnable,
+    similar_names,
 )
 from hf_transfer.errors import UserError
 
@@ -73,3 +75,42 @@ def test_a_label_that_is_missing_or_no_class_fails_the_check(
 def test_one_class_alone_is_refused() -> None:
     with pytest.raises(UserError, match="one class only: 'b'"):
         require_learnable([1, 1], ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("names", "ordered"),
+    [
+        (["1", "0", "-1", "-2", "2"], ("-2", "-1", "0", "1", "2")),
+        (["v1.00", "v1.0", "v02.0", "v2.0"], ("v1.0", "v1.00", "v02.0", "v2.0")),
+        (["007", "7", "08"], ("007", "7", "08")),
+        (["b10", "b2", "a"], ("a", "b2", "b10")),
+        (["x", "x"], ("x",)),
+    ],
+)
+def test_names_have_one_natural_order(names: list[str], ordered: tuple[str, ...]) -> None:
+    assert natural_order(names) == ordered
+    assert natural_order(reversed(names)) == ordered
+
+
+def test_a_number_and_its_text_in_another_split_are_one_class() -> None:
+    splits = {
+        "train": Dataset.from_dict({"y": ["1", "2"]}),
+        "test": Dataset.from_dict({"y": [2, 1]}),
+    }
+    names = find_label_names(splits, "y")
+    assert names == ("1", "2")
+    assert encode_labels(splits["test"], "y", names) == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("names", "groups"),
+    [
+        (("billing", "BILLING", "billing "), [["billing", "BILLING", "billing "]]),
+        (("a  b", "a b", "c"), [["a  b", "a b"]]),
+        (("a", "b"), []),
+    ],
+)
+def test_names_that_differ_by_case_or_spaces_alone_are_alike(
+    names: tuple[str, ...], groups: list[list[str]]
+) -> None:
+    assert similar_names(names) == groups
