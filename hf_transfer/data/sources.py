@@ -1,6 +1,7 @@
 """Data: the splits of a task, read from a Hub id, a folder, a file or builtin:NAME."""
 
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -13,14 +14,16 @@ from zipfile import BadZipFile
 
 import numpy as np
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict, DownloadManager, load_dataset, load_from_disk
+from datasets import Dataset, DownloadManager, load_dataset_builder, load_from_disk
 from datasets.exceptions import DatasetsError
+from datasets.packaged_modules.csv.csv import CsvConfig
+from huggingface_hub import hf_hub_download
 
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.data.checks import CheckedRow, check_split, fingerprint, summarize_bad
 from hf_transfer.data.columns import find_columns, require_same_columns, select_columns
-from hf_transfer.data.folders import read_folder
+from hf_transfer.data.folders import join_tables, read_folder
 from hf_transfer.data.held_out import require_different, require_held_out, require_labelled
 from hf_transfer.data.labels import LABEL_KINDS, LabelKind, find_problem_type
 from hf_transfer.data.one_hot import join_one_hot
@@ -34,6 +37,7 @@ from hf_transfer.tasks import Task, find_task, served_tasks
 
 log = logging.getLogger(__name__)
 
+HUB_FILE = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
 FORMATS = (*READERS, ".zip")
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 TEST_SHARE = 0.2
@@ -199,9 +203,27 @@ def _unpacked(path: Path) -> Path:
     return folder
 
 
-def _load(name: str, config_name: str | None, **options: object) -> DatasetDict:
+def _load(name: str, config_name: str | None, **options: object) -> Mapping[str, Dataset]:
+    """A dataset as its own description says; CSV files as read_table reads them."""
     with _readable():
-        return load_dataset(name, config_name, **options)
+        builder = load_dataset_builder(name, config_name, **options)
+        files = builder.config.data_files
+        if isinstance(builder.config, CsvConfig) and files and not builder.config.names:
+            return {
+                str(split): join_tables([read_table(_local(file)) for file in paths])
+                for split, paths in files.items()
+            }
+        builder.download_and_prepare()
+        return builder.as_dataset()
+
+
+def _local(file: str) -> Path:
+    """The path of a data file, downloaded if it is on the Hub."""
+    found = HUB_FILE.fullmatch(file)
+    if found is None:
+        return Path(file)
+    repository, revision, name = found.groups()
+    return Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision))
 
 
 @contextmanager
