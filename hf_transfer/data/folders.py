@@ -59,9 +59,10 @@ def take_inventory(root: Path) -> Inventory:
         hidden += len(names) - len(shown)
         files += [Path(folder, name).relative_to(root) for name in shown]
     files.sort(key=lambda path: path.parts)
-    kinds = {path: _kind_of_file(path) for path in files}
-    of_kind = {kind: tuple(path for path in files if kinds[path] == kind) for kind in KINDS}
-    return Inventory(root, hidden=hidden, **of_kind)
+    of_kind: dict[str, list[Path]] = {kind: [] for kind in KINDS}
+    for path in files:
+        of_kind[_kind_of_file(path)].append(path)
+    return Inventory(root, hidden=hidden, **{kind: tuple(of_kind[kind]) for kind in KINDS})
 
 
 KINDS = ("images", "texts", "tables", "others")

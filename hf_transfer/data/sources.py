@@ -105,12 +105,7 @@ def load_data(config: DataConfig, task: Task | str, seed: int) -> Data:
     bad rows than `on_bad_example` allows.
     """
     began = time.perf_counter()
-    if isinstance(task, str):
-        task = find_task(task)
-    if task.name not in served_tasks():
-        raise UserError(
-            f"the data of {task.name} cannot be read yet", f"tasks: {', '.join(served_tasks())}"
-        )
+    task = _served(task)
     with PartialState().local_main_process_first():  # it fills the cache, the others read it
         raw, origin = read_source(config, task.modality)
     splits = join_one_hot(_pick_splits(raw, config), config)
@@ -142,6 +137,17 @@ def load_data(config: DataConfig, task: Task | str, seed: int) -> Data:
         image_kinds=image_kinds,
         seconds=time.perf_counter() - began,
     )
+
+
+def _served(task: Task | str) -> Task:
+    """A task by its row or name. Raises UserError if there is none, or its data cannot be read."""
+    if isinstance(task, str):
+        task = find_task(task)
+    if task.name not in served_tasks():
+        raise UserError(
+            f"the data of {task.name} cannot be read yet", f"tasks: {', '.join(served_tasks())}"
+        )
+    return task
 
 
 def read_source(config: DataConfig, modality: str) -> tuple[Mapping[str, Dataset], Origin]:
