@@ -60,7 +60,9 @@ class DatasetFacts:
     """The dataset; `revision` is a commit, None for one that is not on the Hub.
 
     `labels` are label names, of a regression the name of its number. `cut` names the splits that
-    the source lacks and that were cut from its training rows.
+    the source lacks and that were cut from its training rows. `columns` maps our column names to
+    those of the source, `image_kinds` the kinds of images that Pillow alone reads otherwise
+    (data/pixels.py) to their number.
     """
 
     id: str
@@ -72,6 +74,8 @@ class DatasetFacts:
     splits: SplitSizes
     dropped: list[DroppedExample]
     cut: list[str]
+    columns: dict[str, str] | None = None
+    image_kinds: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,8 @@ class ModelFacts:
     """The trained network and its hyperparameters.
 
     `fixed_parameters` never learn. `files` and `adapter` (a method of PEFT, None for a plain
-    checkpoint) are set once the run is saved.
+    checkpoint) are set once the run is saved. `padding` is the side of a text on which padding
+    changes no answer, "none" if there is none.
     """
 
     class_: str
@@ -229,6 +234,7 @@ class ModelFacts:
     fixed_parameters: list[str] | None = None
     files: list[str] | None = None
     adapter: str | None = ""
+    padding: str | None = None
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,8 @@ def _dataset(data: Data) -> facts.DatasetFacts:
         splits=facts.SplitSizes(len(data.train), len(data.validation or ()), len(data.test)),
         dropped=[facts.DroppedExample(row["id"], row["reason"]) for row in data.dropped],
         cut=list(data.cut),
+        columns=dict(data.columns),
+        image_kinds=dict(data.image_kinds) or None,
     )
 
 
@@ -141,6 +143,7 @@ def _model(trained: Trained) -> facts.ModelFacts:
         new_parameters=list(checkpoint.new_parameters) if is_pretrained else ["all"],
         fixed_parameters=list(checkpoint.fixed),
         hyperparameters=_hyperparameters(trained),
+        padding=trained.encoder.padding,
     )
 
 
