@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # so that editors and type checkers see the public names
     from hf_transfer.evaluation.metrics import require_metrics
     from hf_transfer.evaluation.predict import Predictions, predict
     from hf_transfer.frozen.split import split_model
-    from hf_transfer.inference import load_pipeline, load_predictor
+    from hf_transfer.inference import answers, load_finished, load_predictor
     from hf_transfer.job import Job, make_job
     from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
     from hf_transfer.models.from_config import build_checkpoint
@@ -72,7 +72,8 @@ _MODULES = {
     "Predictions": "evaluation.predict",
     "predict": "evaluation.predict",
     "split_model": "frozen.split",
-    "load_pipeline": "inference",
+    "answers": "inference",
+    "load_finished": "inference",
     "load_predictor": "inference",
     "Job": "job",
     "make_job": "job",

@@ -1,51 +1,181 @@
-"""A finished model for predictions: transformers' own pipeline, or a Predictor for splits."""
+"""A finished model that can be asked: its answers to inputs, in words."""
 
-from collections.abc import Iterator
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import datasets
+import numpy as np
+import safetensors
 import torch
-from peft import PeftConfig
-from transformers import AutoConfig, pipeline
+from accelerate import PartialState
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from transformers import AutoConfig
 from transformers.utils import cached_file, find_adapter_config_file
 
+from hf_transfer.config.model import ModelConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.errors import UserError, one_line
-from hf_transfer.evaluation.metrics import THRESHOLD
+from hf_transfer.evaluation.metrics import SCORING, THRESHOLD
+from hf_transfer.hub_repository import find_repository
+from hf_transfer.models.locate import (
+    Location,
+    Provenance,
+    load_processor,
+    locate,
+    quiet_transformers,
+)
 from hf_transfer.models.predictor import Predictor
-from hf_transfer.record import ProblemType, read_record
+from hf_transfer.models.text_input import read_text_input
+from hf_transfer.models.unpadded import logits_of
+from hf_transfer.record import ProblemType, RunRecord, read_record
 from hf_transfer.tasks import Task, find_task, served_tasks
 
+log = logging.getLogger(__name__)
 
-def load_pipeline(model: str) -> tuple[Any, str]:
-    """The pipeline of a folder or Hub id, and the modality of its inputs.
+BATCH_SIZE = 32
+Row = Mapping[str, Any]  # "image": a PIL image; or "text" and perhaps "text_pair"
+Answer = list[tuple[str, str]]  # pairs of a label and its figure, best first
 
-    Raises UserError if there is no such model, or if it is no classifier.
+
+@dataclass(frozen=True)
+class FinishedModel:
+    """A finished model, its task, and what its record tells of the data that it was trained on."""
+
+    predictor: Predictor
+    task: Task
+    labels: tuple[str, ...]  # label names
+    columns: Mapping[str, str]  # our column name -> the dataset's; empty without a record
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether it was trained on pairs of texts."""
+        return "text_pair" in self.columns
+
+
+def load_finished(model: str, max_length: int | None = None) -> FinishedModel:
+    """The finished model of a folder, a Hub id or builtin:NAME, in float32.
+
+    Its texts are truncated at `max_length` tokens. Raises UserError if there is no such model, it
+    cannot be read, or it is no classifier.
     """
-    with _readable(model):
-        if find_adapter_config_file(model):
-            network, processor, task = _load_adapter(model)
-            parts = {"model": network, task.processor_argument: processor}
-            return pipeline(task.name, **parts), task.modality
-        task = _find_task(model)
-    return pipeline(task.name, model=_location(model)), task.modality
+    found = _find(model)
+    with _readable(model), quiet_transformers():
+        record = _find_record(found)
+        if find_adapter_config_file(**_named(found, "model_id")):
+            network, task = _load_adapter(model, found, record)
+        else:
+            task = _find_task(model, found)
+            network = task.model_class.from_pretrained(**found, dtype=torch.float32)
+    processor = load_processor(Location(Provenance(model), found), task.processor_class)
+    config = network.config
+    takes = read_text_input(network, processor)
+    encoder = make_encoder(task, processor, config, max_length, takes)
+    return FinishedModel(
+        predictor=Predictor(network.eval(), encoder, _problem_type(config)),
+        task=task,
+        labels=tuple(map(config.id2label.get, range(config.num_labels))),
+        columns=(record.dataset.columns if record else None) or {},
+    )
 
 
 def load_predictor(model: str, max_length: int | None = None) -> Predictor:
-    """The Predictor of a folder or Hub id, in float32, its texts cut at `max_length` tokens.
+    """The Predictor of a finished model; see load_finished."""
+    return load_finished(model, max_length).predictor
 
-    Raises UserError if there is no such model, or if it is no classifier.
+
+def answers(
+    finished: FinishedModel, rows: Iterable[Row], top_k: int | None = None
+) -> Iterator[Answer]:
+    """The answer to each row: the `top_k` best labels, or the default of the problem type.
+
+    Single label: the most probable. Multi-label: all above 0.5, or ("none", ""). Regression: the
+    number.
     """
-    with _readable(model):
-        if find_adapter_config_file(model):
-            network, processor, task = _load_adapter(model)
-        else:
-            task = _find_task(model)
-            network = task.model_class.from_pretrained(_location(model), dtype=torch.float32).eval()
-            processor = task.processor_class.from_pretrained(_location(model))
-    encoder = make_encoder(task, processor, network.config, max_length)
-    return Predictor(network, encoder, _problem_type(network.config))
+    remaining = iter(rows)
+    while batch := list(itertools.islice(remaining, BATCH_SIZE)):
+        for outputs in _outputs(finished.predictor, batch):
+            yield _in_words(outputs, finished, top_k)
+
+
+@torch.inference_mode()
+def _outputs(predictor: Predictor, rows: list[Row]) -> np.ndarray:
+    """Probabilities (rows, labels), or numbers (rows,), computed as in the evaluation."""
+    encoder = predictor.encoder
+    labelled = [{**row, "label": 0} for row in rows]
+    if encoder.by_length:
+        with _no_progress_bar():
+            labelled = list(encoder.rows(Dataset.from_list(labelled)))
+    batch = encoder.collate(labelled)
+    del batch["labels"]
+    device = PartialState().device
+    model = predictor.model.to(device)
+    logits = logits_of(model, {name: tensor.to(device) for name, tensor in batch.items()})
+    return SCORING[predictor.problem_type].activation(logits.double().cpu().numpy())
+
+
+def _in_words(outputs: np.ndarray, finished: FinishedModel, top_k: int | None) -> Answer:
+    problem_type = finished.predictor.problem_type
+    if problem_type == "regression":
+        return [(finished.labels[0], f"{float(outputs):.6g}")]
+    best = np.argsort(-outputs, kind="stable")
+    if top_k is None and problem_type == "multi_label_classification":
+        best = best[: int((outputs > THRESHOLD).sum())]
+    else:
+        best = best[: top_k or 1]
+    return [(finished.labels[label], f"{outputs[label]:.4f}") for label in best] or [("none", "")]
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    was_hidden = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not was_hidden:
+            datasets.enable_progress_bars()
+
+
+# --- loading ---
+
+
+def _find(model: str) -> dict[str, Any]:
+    """The arguments by which from_pretrained finds a model. Raises UserError if there is none."""
+    if model.startswith("builtin:"):
+        return locate(ModelConfig(model)).arguments
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return {"pretrained_model_name_or_path": str(path)}
+    if path.exists() or path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
+        raise UserError(f"no model {model!r}: no such folder", "name the folder of a run")
+    found = find_repository(model, "model")
+    return {"pretrained_model_name_or_path": found.id, "revision": found.revision}
+
+
+def _named(found: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The arguments of a function that calls the first one by another name."""
+    others = {key: value for key, value in found.items() if key == "revision"}
+    return {name: found["pretrained_model_name_or_path"], **others}
+
+
+def _find_record(found: Mapping[str, Any]) -> RunRecord | None:
+    arguments = _named(found, "path_or_repo_id")
+    path = cached_file(
+        filename="record.json", _raise_exceptions_for_missing_entries=False, **arguments
+    )
+    if path is None:
+        return None
+    try:
+        return read_record(Path(path))
+    except UserError as error:
+        log.warning("%s: which columns it was trained on is not known", error.message)
+        return None
 
 
 def _problem_type(config: Any) -> ProblemType:
@@ -60,19 +190,15 @@ def _readable(model: str) -> Iterator[None]:
     """Turn the errors of transformers for what is no model into one UserError."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, safetensors.SafetensorError) as error:
         raise UserError(
             f"no model {model!r}: {one_line(error)}", "name the folder of a run, or a Hub id"
         ) from error
 
 
-def _location(model: str) -> str:
-    return str(Path(model)) if Path(model).exists() else model
-
-
-def _find_task(model: str) -> Task:
+def _find_task(model: str, found: Mapping[str, Any]) -> Task:
     """The task of a plain checkpoint. Raises UserError if it is none whose data can be read."""
-    config = AutoConfig.from_pretrained(model)
+    config = AutoConfig.from_pretrained(**found)
     architecture = (config.architectures or [""])[0]
     for task in map(find_task, served_tasks()):
         if task.covers(config) and architecture == task.model_class_name(config):
@@ -83,44 +209,27 @@ def _find_task(model: str) -> Task:
     )
 
 
-def _load_adapter(model: str) -> tuple[Any, Any, Task]:
-    """The network of an adapter, its processor and its task, which the record of its run names."""
-    path = cached_file(model, "record.json", _raise_exceptions_for_missing_entries=False)
-    if path is None:
+def _load_adapter(
+    model: str, found: Mapping[str, Any], record: RunRecord | None
+) -> tuple[Any, Task]:
+    """The network of an adapter, merged into its base, and the task that its record names."""
+    if record is None:
         raise UserError(
             f"{model!r} is an adapter without a record.json",
             "name the folder of a run, or a Hub id",
         )
-    record = read_record(Path(path))
     task = find_task(record.task)
     names = dict(enumerate(record.dataset.labels))
-    settings = PeftConfig.from_pretrained(model)
-    network = task.model_class.from_pretrained(
+    settings = PeftConfig.from_pretrained(**found)
+    base = task.model_class.from_pretrained(
         settings.base_model_name_or_path,
         revision=settings.revision or "main",
         id2label=names,
         label2id=dict(zip(names.values(), names, strict=True)),
         problem_type=record.problem_type,
         ignore_mismatched_sizes=True,  # the head of the base model is another
+        dtype=torch.float32,
     )
-    network.load_adapter(model)
-    return network.eval(), task.processor_class.from_pretrained(model), task
-
-
-def classify(pipeline: Any, value: Any, top_k: int | None = None) -> list[tuple[str, str]]:
-    """Pairs of a label and its figure: the `top_k` best, or the default of the problem type.
-
-    Single label: the most probable. Multi-label: all above 0.5, or ("none", ""). Regression: the
-    number. The pipeline itself knows by the model's `problem_type` whether logits become
-    probabilities, and how.
-    """
-    config = pipeline.model.config
-    scored = pipeline(value, top_k=config.num_labels)  # best first
-    digits = "{:.4f}"
-    if config.problem_type == "regression":
-        digits = "{:.6g}"
-    elif top_k is None and config.problem_type == "multi_label_classification":
-        scored = [each for each in scored if each["score"] > THRESHOLD]
-    else:
-        scored = scored[: top_k or 1]
-    return [(each["label"], digits.format(each["score"])) for each in scored] or [("none", "")]
+    # Not base.load_adapter: with transformers 5.17 it leaves the head as it was drawn.
+    adapted = PeftModel.from_pretrained(base, **_named(found, "model_id"))
+    return adapted.merge_and_unload(), task

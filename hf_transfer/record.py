@@ -239,11 +239,16 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Name, licence and language of the model, None where not given; set when it is saved."""
+    """Name, licence and language of the model, None where not given; set when it is saved.
+
+    `location` is what from_pretrained takes where the model is not on the Hub: the output folder as
+    it was given, or "." if that would name a place of the machine.
+    """
 
     name: str = ""
     license: str | None = ""
     language: str | None = ""
+    location: str | None = None
 
 
 @dataclass(frozen=True)

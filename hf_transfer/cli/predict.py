@@ -2,11 +2,23 @@
 
 import argparse
 import csv
+import logging
+import os
 import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hf_transfer.errors import UserError
+from hf_transfer.errors import UserError, unknown
+
+if TYPE_CHECKING:  # loading them takes seconds
+    from datasets import Dataset
+
+    from hf_transfer.inference import FinishedModel, Row
+
+log = logging.getLogger(__name__)
+
+Named = tuple[str, "Row"]  # how an input is printed, and what the model reads
 
 
 def add_parser(subparsers: Any) -> None:
@@ -17,53 +29,199 @@ def add_parser(subparsers: Any) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="images, folders of images, or texts; - reads lines from standard input",
+        help="images or folders of images; texts, .txt files, folders of them, or tables (CSV, "
+        "TSV, JSON Lines, Parquet); - reads lines from standard input",
     )
     parser.add_argument(
         "--top_k",
         type=int,
         help="number of predictions per input (default: 1; multi-label: all above 0.5)",
     )
+    parser.add_argument(
+        "--column", help="column of a table with the texts (default: that of the training data)"
+    )
     parser.set_defaults(action=print_predictions)
 
 
 def print_predictions(arguments: argparse.Namespace) -> None:
     """Print input, label and probability (regression: the number), separated by tabs."""
-    from hf_transfer.inference import classify, load_pipeline
+    from hf_transfer.inference import answers, load_finished
 
     top_k = arguments.top_k
     if top_k is not None and top_k < 1:
         raise UserError(f"--top_k {top_k} is too small", "give 1 or more")
-    pipeline, modality = load_pipeline(arguments.model)
+    finished = load_finished(arguments.model)
+    words = [line.rstrip("\n") for line in sys.stdin] if arguments.inputs == ["-"] else None
+    read = READERS[finished.task.modality]
+    inputs = read(words or arguments.inputs, finished, arguments.column)
     rows = csv.writer(sys.stdout, delimiter="\t", lineterminator="\n")
-    for name, value in _read_inputs(arguments.inputs, modality):
-        for answer in classify(pipeline, value, top_k):
-            rows.writerow([name, *answer])
+    names: list[str] = []
+    try:
+        for number, answer in enumerate(answers(finished, _rows(inputs, names), top_k)):
+            rows.writerows([names[number], *label] for label in answer)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as `| head` does; at its end Python would flush once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _read_inputs(inputs: list[str], modality: str) -> list[tuple[str, object]]:
-    """Pairs of a name to print and what the model reads."""
-    words = [line.rstrip("\n") for line in sys.stdin] if inputs == ["-"] else inputs
-    if modality == "text":
-        return list(zip(words, words, strict=True))
-    paths = [path for word in words for path in _files_at(Path(word))]
-    return list(zip(map(str, paths), map(_open_image, paths), strict=True))
+def _rows(inputs: Iterator[Named], names: list[str]) -> Iterator["Row"]:
+    """The rows of named inputs, whose names are appended to `names` as they are read."""
+    for name, row in inputs:
+        names.append(name)
+        yield row
 
 
-def _open_image(path: Path) -> object:
+# --- texts ---
+
+
+def _read_texts(words: list[str], finished: "FinishedModel", column: str | None) -> Iterator[Named]:
+    """Texts as they stand, and those of the files that exist."""
+    for word in words:
+        path = Path(word)
+        if _exists(path):
+            yield from _read_text_file(path, finished, column)
+        elif _looks_like_a_file(path):
+            raise UserError(f"no file {word!r}", "check the path; a text may have no such ending")
+        else:
+            yield from _alone({word: word}, finished)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a text longer than any file's name
+        return False
+
+
+def _looks_like_a_file(path: Path) -> bool:
+    from hf_transfer.data.tables import is_table
+
+    return is_table(path) and " " not in path.name
+
+
+def _read_text_file(path: Path, finished: "FinishedModel", column: str | None) -> Iterator[Named]:
+    from hf_transfer.data.folders import take_inventory
+    from hf_transfer.data.tables import READERS as TABLES
+    from hf_transfer.data.tables import is_table, read_table
+
+    if path.is_dir():
+        texts = take_inventory(path).texts
+        if not texts:
+            raise UserError(
+                f"the folder {str(path)!r} holds no .txt files", "name texts or a table"
+            )
+        yield from _alone({str(path / each): _read_text(path / each) for each in texts}, finished)
+    elif is_table(path):
+        yield from _read_columns(read_table(path), finished, column)
+    elif path.suffix.lower() == ".txt":
+        yield from _alone({str(path): _read_text(path)}, finished)
+    else:
+        raise UserError(
+            f"{str(path)!r} is a file that this model of texts cannot read",
+            f"give a .txt file, or a table: {', '.join(TABLES)}",
+        )
+
+
+def _alone(texts: Mapping[str, str], finished: "FinishedModel") -> Iterator[Named]:
+    if finished.reads_pairs:
+        first, second = (finished.columns[name] for name in ("text", "text_pair"))
+        raise UserError(
+            "this model reads pairs of texts, and this is one text",
+            f"give a table with the columns {first!r} and {second!r}",
+        )
+    for name, text in texts.items():
+        yield name, {"text": text}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{str(path)!r} is no text in UTF-8", "save it as UTF-8") from error
+
+
+def _read_columns(
+    table: "Dataset", finished: "FinishedModel", column: str | None
+) -> Iterator[Named]:
+    columns = {"text": column or _find_column(table, finished)}
+    if finished.reads_pairs:
+        columns["text_pair"] = finished.columns["text_pair"]
+    for name in columns.values():
+        if name not in table.column_names:
+            raise unknown("column", name, table.column_names)
+    for number, cells in enumerate(
+        zip(*(table[name][:] for name in columns.values()), strict=True)
+    ):
+        if any(cell is None for cell in cells):
+            raise UserError(f"row {number} of the table has no text", "fix or remove it")
+        row = dict(zip(columns, map(str, cells), strict=True))
+        yield " | ".join(row.values()), row
+
+
+def _find_column(table: "Dataset", finished: "FinishedModel") -> str:
+    """The column of the training data, of a usual name, or the only one of texts."""
+    from hf_transfer.data.columns import holds_inputs
+
+    names = [
+        name for name in table.column_names if holds_inputs(table.features[name], finished.task)
+    ]
+    usual = (finished.columns.get("text"), *finished.task.column_names)
+    only = names[0] if len(names) == 1 else None
+    found = next(filter(names.__contains__, usual), only)
+    if found is None:
+        raise UserError(
+            "which column of the table holds the texts is not clear",
+            f"give --column; columns: {', '.join(table.column_names)}",
+        )
+    return found
+
+
+# --- images ---
+
+
+def _read_images(
+    words: list[str], finished: "FinishedModel", column: str | None
+) -> Iterator[Named]:
+    if column is not None:
+        raise UserError(f"--column {column} is for tables of texts", "leave it out for images")
+    for word in words:
+        path = Path(word)
+        for file in _images_below(path) if path.is_dir() else [path]:
+            yield str(file), {"image": _open_image(file)}
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """The images below a folder; other files are counted in the log."""
+    from hf_transfer.data.folders import take_inventory
+
+    found = take_inventory(folder)
+    others = len((*found.texts, *found.tables, *found.others))
+    if others or found.hidden:
+        log.info("%s: %d files are no images, %d are hidden", folder, others, found.hidden)
+    if not found.images:
+        raise UserError(f"the folder {str(folder)!r} holds no images", "name another, or files")
+    return [folder / image for image in found.images]
+
+
+def _open_image(path: Path) -> Any:
     from PIL import Image, UnidentifiedImageError
 
+    from hf_transfer.data.pixels import read_image
+
     try:
-        return Image.open(path).convert("RGB")
+        with Image.open(path) as image:
+            return read_image(image)
     except FileNotFoundError as error:
         raise UserError(
             f"no file {str(path)!r}", "this model classifies images: name files or folders"
         ) from error
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise UserError(
             f"{str(path)!r} is not an image that can be read", "leave it out or fix it"
         ) from error
 
 
-def _files_at(path: Path) -> list[Path]:
-    return sorted(filter(Path.is_file, path.rglob("*"))) if path.is_dir() else [path]
+READERS: dict[str, Callable[[list[str], "FinishedModel", str | None], Iterator[Named]]] = {
+    "text": _read_texts,
+    "image": _read_images,
+}

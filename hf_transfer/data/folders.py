@@ -226,10 +226,11 @@ def _read_tables(found: Inventory) -> Splits:
     rest = (*found.images, *found.texts, *found.others)
     if rest:
         log.info("not read: %s", _count_suffixes(rest))
-    return {
-        split: join_tables([read_table(found.root / path) for path in paths])
-        for split, paths in files.items()
-    }
+    return {split: _read_all(found.root, paths) for split, paths in files.items()}
+
+
+def _read_all(root: Path, paths: Sequence[Path]) -> Dataset:
+    return join_tables([read_table(root / path) for path in paths])
 
 
 def assign_splits(paths: Sequence[Path]) -> dict[str, list[Path]]:

@@ -1,5 +1,6 @@
 """One-hot columns: a column of zeros and ones per label, joined into one column of names."""
 
+import itertools
 import logging
 from collections.abc import Mapping
 
@@ -38,11 +39,8 @@ def _is_binary(rows: Dataset, column: str) -> bool:
 
 
 def _join(rows: Dataset, columns: list[str], is_single: bool) -> Dataset:
-    cells = [rows[name][:] for name in columns]
-    names = [
-        [name for name, cell in zip(columns, row, strict=True) if cell]
-        for row in zip(*cells, strict=True)
-    ]
+    cells = zip(*(rows[name][:] for name in columns), strict=True)
+    names = [list(itertools.compress(columns, row)) for row in cells]
     rows = rows.remove_columns(columns)
     if not is_single:
         return rows.add_column(JOINED, names, feature=List(Value("string")))

@@ -4,7 +4,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -215,12 +215,13 @@ def _load(name: str, config_name: str | None, **options: object) -> Mapping[str,
         builder = load_dataset_builder(name, config_name, **options)
         files = builder.config.data_files
         if isinstance(builder.config, CsvConfig) and files and not builder.config.names:
-            return {
-                str(split): join_tables([read_table(_local(file)) for file in paths])
-                for split, paths in files.items()
-            }
+            return {str(split): _read_csv_files(paths) for split, paths in files.items()}
         builder.download_and_prepare()
         return builder.as_dataset()
+
+
+def _read_csv_files(files: Iterable[str]) -> Dataset:
+    return join_tables([read_table(_local(file)) for file in files])
 
 
 def _local(file: str) -> Path:

@@ -189,14 +189,12 @@ def _read_json(path: Path) -> Dataset:
         content = list(_json_lines(text, path))
     if isinstance(content, dict):
         content = _rows_of_object(content, path)
-    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+    if not isinstance(content, list) or not _are_rows(content):
         raise UserError(
             f"{path.name!r} holds no rows", 'give an object per line: {"text": "...", "label": 1}'
         )
     names = dict.fromkeys(itertools.chain.from_iterable(content))
-    columns = {name: [row.get(name) for row in content] for name in names}
-    table = {name: _json_column(name, cells, path) for name, cells in columns.items()}
-    return Dataset(pa.table(table))
+    return Dataset(pa.table({name: _json_column(name, content, path) for name in names}))
 
 
 def _json_lines(text: str, path: Path) -> Iterator[Any]:
@@ -210,9 +208,13 @@ def _json_lines(text: str, path: Path) -> Iterator[Any]:
                 ) from error
 
 
+def _are_rows(values: list[Any]) -> bool:
+    return all(isinstance(value, dict) for value in values)
+
+
 def _rows_of_object(content: dict[str, Any], path: Path) -> list[Any]:
     lists = {name: value for name, value in content.items() if isinstance(value, list)}
-    of_rows = [name for name in lists if all(isinstance(row, dict) for row in lists[name])]
+    of_rows = [name for name, rows in lists.items() if _are_rows(rows)]
     if len(of_rows) > 1:
         raise UserError(
             f"{path.name!r} holds several lists of rows: {', '.join(of_rows)}",
@@ -225,7 +227,8 @@ def _rows_of_object(content: dict[str, Any], path: Path) -> list[Any]:
     return [content]
 
 
-def _json_column(name: str, cells: list[Any], path: Path) -> pa.Array:
+def _json_column(name: str, rows: list[dict[str, Any]], path: Path) -> pa.Array:
+    cells = [row.get(name) for row in rows]
     try:
         return pa.array(cells)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import filterfalse
+from itertools import accumulate, filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -315,22 +315,28 @@ def read_adapter(wrapped: PeftModel) -> Adapter:
 
 def save_adapter(
     adapter: Adapter,
-    head: dict[str, torch.Tensor],
+    model: nn.Module,
+    head: Collection[str],
     base_model: tuple[str, str | None],
     folder: Path,
 ) -> None:
     """Write an adapter as PEFT does: adapter_config.json and adapter_model.safetensors.
 
-    `head` has the head's parameters of now, by name, in place of the adapter's copies.
-    `base_model` is a Hub id and its revision, or a folder and None. To load the adapter:
+    `head` names the head's parameters, whose values are those that `model` has now. `base_model` is
+    a Hub id and its revision, or a folder and None. To load the adapter:
     AutoModelFor*.from_pretrained(base model, revision=..., id2label=...,
-    ignore_mismatched_sizes=True), then load_adapter(folder), which brings the head.
+    ignore_mismatched_sizes=True), then PeftModel.from_pretrained(model, folder), which brings the
+    head. The model's own load_adapter leaves the head as it was drawn in transformers 5.17.
     """
     settings = copy.copy(adapter.settings)
     settings.base_model_name_or_path, settings.revision = base_model
     settings.inference_mode = True
     settings.save_pretrained(str(folder))
     weights = dict(adapter.weights)
-    for name, tensor in head.items():
-        weights[f"base_model.model.{name}"] = tensor.detach().cpu().contiguous()
+    saved = tuple(settings.modules_to_save or ())
+    for name, tensor in model.named_parameters():
+        # PEFT looks for all modules whose path ends so: `pre_classifier`, too, for `classifier`.
+        around = accumulate(owner(name).split("."), "{}.{}".format)
+        if name in head or any(path.endswith(saved) for path in around):
+            weights[f"base_model.model.{name}"] = tensor.detach().cpu().contiguous()
     save_file(weights, folder / "adapter_model.safetensors", {"format": "pt"})

@@ -1,5 +1,6 @@
 """Where a checkpoint is, and its config and processor: all that is read apart from the weights."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hf_transfer.hub_repository import card_license, find_repository
 from hf_transfer.package_files import PACKAGE
 from hf_transfer.tasks import TASKS, Task, model_kinds, served_tasks
 
+GENERIC = re.compile(r"(model|checkpoint|output|out|run|final|best|base|weights)s?([-_]\d+)?")
 ASSETS = PACKAGE / "assets"
 
 
@@ -57,7 +59,8 @@ def locate(config: ModelConfig) -> Location:
             hint = "name a folder written by save_pretrained"
             raise UserError(f"the folder {name!r} has no config.json", hint)
         resolved = path.resolve()
-        provenance = Provenance(f"local:{resolved.name}", None, card_license(path), str(resolved))
+        name = local_name(resolved)
+        provenance = Provenance(f"local:{name}", None, card_license(path), str(resolved))
         arguments = {"pretrained_model_name_or_path": str(path)}
     elif path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise UserError(
@@ -70,6 +73,12 @@ def locate(config: ModelConfig) -> Location:
         provenance = Provenance(found.id, found.revision, found.license, found.id)
         arguments = {"pretrained_model_name_or_path": found.id, "revision": found.revision}
     return Location(provenance, {**arguments, "trust_remote_code": config.trust_remote_code})
+
+
+def local_name(folder: Path) -> str:
+    """The name of a folder; with the folder around it where it says nothing by itself."""
+    is_generic = GENERIC.fullmatch(folder.name.lower()) and folder.parent.name
+    return f"{folder.parent.name}/{folder.name}" if is_generic else folder.name
 
 
 def _builtin_folder(name: str) -> Path:

@@ -1,10 +1,19 @@
 """A batch without its padding: for networks whose answer to a text depends on it."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 
+from hf_transfer.data.encode import LENGTHS
 from hf_transfer.models.head import read_logits
+
+
+def logits_of(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The logits of a batch of an encoder, computed as training and evaluation do."""
+    if LENGTHS in batch:
+        return cast(torch.Tensor, run_unpadded(model, **batch)["logits"])
+    return read_logits(model(**batch))
 
 
 def run_unpadded(model: Any, lengths: torch.Tensor, **batch: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from hf_transfer.evaluation.metrics import Metric, find_metric
 from hf_transfer.package_files import package_folder
-from hf_transfer.record import BaseModelFacts, DatasetFacts, ProblemType, RunRecord
+from hf_transfer.record import BaseModelFacts, ClassMetrics, DatasetFacts, ProblemType, RunRecord
 from hf_transfer.tasks import find_task
 
 BASELINE_NAMES: dict[ProblemType, dict[str, str]] = {
@@ -112,6 +112,7 @@ def template_facts(record: RunRecord) -> dict[str, Any]:
     return {
         "r": record,
         "name": record.card.name,
+        "location": record.card.location or record.card.name,
         "task": task,
         "kind": task.modality,
         "curve": any(phase.history for phase in record.phases),
@@ -124,10 +125,11 @@ def template_facts(record: RunRecord) -> dict[str, Any]:
         "show": show_value,
         "level": next(iter(record.metrics.values())).level,
         "per_class": per_class,
-        "weakest": min(present, key=lambda row: row.f1.value) if len(present) > 1 else None,
+        "weakest": _weakest(present),
         "base_link": _link(record.base_model, ""),
         "dataset_link": _link(dataset, "datasets/"),
         "left_out": Counter(row.reason.partition(":")[0] for row in dataset.dropped),
+        "image_kinds": _counted(dataset.image_kinds or {}),
         "hyperparameters": _with_shown_rates(record.model.hyperparameters),
         "citation_key": re.sub(r"\W+", "_", record.card.name.split("/")[-1]),
     }
@@ -142,6 +144,19 @@ def show_plain(value: float) -> str:
     """A value that is no share: three decimals, none from 1,000 on."""
     # + 0.0: no minus before 0.000
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 3) + 0.0:.3f}"
+
+
+def _counted(kinds: dict[str, int]) -> str:
+    """`80 (16-bit grey: 60, transparent: 20)`."""
+    shown = ", ".join(f"{kind}: {count:,}" for kind, count in kinds.items())
+    return f"{sum(kinds.values()):,} ({shown})"
+
+
+def _weakest(rows: list[ClassMetrics]) -> ClassMetrics | None:
+    """The class with the lowest F1; None where several have it."""
+    ordered = sorted(rows, key=lambda row: row.f1.value)
+    is_alone = len(ordered) > 1 and ordered[0].f1.value < ordered[1].f1.value
+    return ordered[0] if is_alone else None
 
 
 def _link(origin: BaseModelFacts | DatasetFacts, prefix: str) -> str:

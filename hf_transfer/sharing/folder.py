@@ -43,7 +43,8 @@ def write_run(trained: Trained, record: RunRecord, config: RunConfig) -> RunReco
     state = PartialState()
     if state.is_main_process:
         name = str(config.hub.hub_model_id) if config.hub else config.output_dir.resolve().name
-        card = CardFacts(name, config.card.license, config.card.language)
+        location = None if config.hub else _location(config.output_dir)
+        card = CardFacts(name, config.card.license, config.card.language, location)
         # If the process is killed, the next one there removes the folder.
         with staged_folder(config.output_dir / CHECKPOINTS / "output") as stage:
             keep_adapter = config.transfer.keep_adapter
@@ -53,6 +54,12 @@ def write_run(trained: Trained, record: RunRecord, config: RunConfig) -> RunReco
             _move_files(stage, config.output_dir)
     state.wait_for_everyone()
     return record
+
+
+def _location(folder: Path) -> str:
+    """The output folder as it was given, or "." where that would name a place of the machine."""
+    is_below = not folder.is_absolute() and ".." not in folder.parts
+    return folder.as_posix() if is_below else "."
 
 
 def log_summary(record: RunRecord, config: RunConfig) -> None:
@@ -106,9 +113,8 @@ def _write_files(
     checkpoint = trained.checkpoint
     adapter = checkpoint.adapter if keep_adapter else None
     if adapter:
-        head = {name: checkpoint.model.get_parameter(name) for name in checkpoint.head}
         base = (checkpoint.provenance.location, checkpoint.provenance.revision)
-        save_adapter(adapter, head, base, folder)
+        save_adapter(adapter, checkpoint.model, checkpoint.head, base, folder)
     else:
         checkpoint.model.save_pretrained(folder)
     checkpoint.processor.save_pretrained(folder)

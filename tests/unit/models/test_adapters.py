@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, DistilBertConfig
 
 from hf_transfer.models.adapters import (
@@ -105,10 +106,10 @@ def test_an_adapter_of_a_model_that_reads_the_mean_is_loaded_by_transformers(
             if parameter.requires_grad:
                 parameter.add_(0.1 * torch.randn_like(parameter))
     adapter, merged = read_adapter(wrapped), merge(wrapped).eval()
-    head = {name: merged.get_parameter(name) for name in checkpoint.head}
-    save_adapter(adapter, head, (str(tmp_path / "pooled"), None), tmp_path / "adapter")
+    base = (str(tmp_path / "pooled"), None)
+    save_adapter(adapter, merged, checkpoint.head, base, tmp_path / "adapter")
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "pooled")
-    again.load_adapter(str(tmp_path / "adapter"))
+    again = PeftModel.from_pretrained(again, tmp_path / "adapter").merge_and_unload()
     ids = torch.randint(5, 60, (4, 7))
     with torch.no_grad():
         torch.testing.assert_close(

@@ -208,5 +208,5 @@ def test_the_card_of_an_adapter_says_so_and_how_to_load_it_with_its_base_model()
         'AutoModelForImageClassification.from_pretrained(\n    "org/vit",\n    revision="aaaa'
         in text
     )
-    assert "model.load_adapter(name)" in text
+    assert "PeftModel.from_pretrained(model, name).merge_and_unload()" in text
     assert 'pipeline("image-classification", model=model, image_processor=processor)' in text
