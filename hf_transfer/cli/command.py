@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from hf_transfer.errors import Finished, Stopped, UserError
 
@@ -27,7 +28,7 @@ def run_command(main: Callable[[], None]) -> None:
     debug = _take_debug_flag(sys.argv)
     log = logging.getLogger("hf_transfer")
     if not log.handlers:
-        log.addHandler(logging.StreamHandler())  # its format is the message alone
+        log.addHandler(_StderrHandler())  # its format is the message alone
     log.setLevel(logging.INFO if _is_main_process() else logging.ERROR)
     try:
         with _sigterm_as_interrupt():
@@ -46,6 +47,18 @@ def run_command(main: Callable[[], None]) -> None:
         reason = f"{str(end) or 'stopped'}; to resume, run the same command again:"
         _write_to_stderr(f"\n{reason}\n  {_resuming_command()}\n")
         sys.exit(EXIT_STOPPED)
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Writes to what is sys.stderr now: a notebook, or a test, may replace it between two runs."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """The error stream."""
+        return sys.stderr
 
 
 @contextmanager
@@ -82,7 +95,11 @@ def _is_main_process() -> bool:
 
 
 def _write_to_stderr(text: str) -> None:
+    """Write to the error stream, below the progress bars that were not closed."""
     if _is_main_process():
+        bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
+        for bar in list(getattr(bars, "_instances", ())):
+            bar.close()
         sys.stderr.write(text)
 
 
