@@ -16,16 +16,49 @@ import yaml
 from hf_transfer.config.hub import PushConfig
 from hf_transfer.config.run import FINE_TUNING, GROUPS, RunConfig
 from hf_transfer.config.training import TrainingFlags
-from hf_transfer.config.validate import validate
+from hf_transfer.config.validate import NOT_SHARDED, validate
 from hf_transfer.errors import UserError, one_line, unknown
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
 
+YAML_LINES = "one `flag: value` per line"
+# What other tools, and transformers before, call a flag of ours.
+FOREIGN_NAMES = {
+    "batch_size": "per_device_train_batch_size",
+    "checkpoint": "model_name_or_path",
+    "cpu": "use_cpu",
+    "data": "dataset_name",
+    "dataset": "dataset_name",
+    "epochs": "num_train_epochs",
+    "evaluation_strategy": "eval_strategy",
+    "freeze": "strategy head",
+    "group_by_length": "train_sampling_strategy group_by_length",
+    "hub_id": "hub_model_id",
+    "label": "label_column",
+    "lr": "learning_rate",
+    "model": "model_name_or_path",
+    "model_name": "model_name_or_path",
+    "no_cuda": "use_cpu",
+    "num_epochs": "num_train_epochs",
+    "num_workers": "dataloader_num_workers",
+    "out": "output_dir",
+    "output": "output_dir",
+    "pretrained": "model_name_or_path",
+    "save_dir": "output_dir",
+    "steps": "max_steps",
+    "text": "text_column",
+    "train_batch_size": "per_device_train_batch_size",
+    "warmup_ratio": "warmup_steps",
+    "wd": "weight_decay",
+    "workers": "dataloader_num_workers",
+}
 SEE_HELP = "see --help for the values of each flag"
 REQUIRED = ("model_name_or_path", "model_type", "dataset_name", "output_dir", "hub_model_id")
 HELP = {"-h", "--help", "--help_all"}
-CHECKS = ("minimum", "above", "maximum", "strategies", "modality")  # of a flag's metadata
+SHARDED = ("deepspeed", "fsdp", "fsdp_config")
+OPTIONAL_BOOL = (bool | None, "bool | None")
+CHECKS = ("minimum", "above", "maximum", "below", "strategies", "modality")  # of a flag's metadata
 
 
 def read_config(
@@ -56,6 +89,8 @@ def read_flags(groups: Sequence[type], argv: Sequence[str] | None = None) -> lis
     parser = _make_parser(complete)
     names = [f.name for group in complete for f in fields(group) if f.init]
     words = _unfold_config(words, names) + words
+    _refuse_sharding(words)
+    words = _with_true(words, complete)
     try:
         *filled, _, extra = parser.parse_args_into_dataclasses(
             words, return_remaining_strings=True, look_for_args_file=False
@@ -129,11 +164,30 @@ def _as_user_error(message: str) -> UserError:
     return UserError(message.removeprefix("argument "), SEE_HELP)
 
 
+def _with_true(words: Sequence[str], groups: Sequence[type]) -> list[str]:
+    """The words with `true` behind each bare flag that is true, false or not given."""
+    flags = {f"--{f.name}" for group in groups for f in fields(group) if f.type in OPTIONAL_BOOL}
+    filled: list[str] = []
+    for word, after in itertools.zip_longest(words, words[1:], fillvalue="--"):
+        filled += [word, "true"] if word in flags and after.startswith("--") else [word]
+    return filled
+
+
+def _refuse_sharding(words: Sequence[str]) -> None:
+    """Raise UserError before TrainingArguments asks for a package, to shard what is not sharded."""
+    for name in SHARDED:
+        if any(word.split("=")[0] == f"--{name}" for word in words):
+            raise UserError(f"--{name} is not offered", NOT_SHARDED)
+
+
 def _require_no_extra(extra: Sequence[str], words: Sequence[str], names: Sequence[str]) -> None:
     if not extra:
         return
     first = extra[0]
     if first.startswith("--"):
+        name = first.split("=")[0].removeprefix("--").replace("-", "_")
+        if name in FOREIGN_NAMES:
+            raise UserError(f"unknown flag {first!r}", f"here it is --{FOREIGN_NAMES[name]}")
         raise unknown("flag", first, [*map("--{}".format, names)])
     before = words[: words.index(first)]
     flag = next((word for word in reversed(before) if word.startswith("--")), "the command")
@@ -172,13 +226,18 @@ def _read_yaml(path: Path, names: Sequence[str]) -> dict[str, Any]:
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1} of {path}" if mark else str(path)
+        raise UserError(f"{place} is not YAML: {error.problem}", YAML_LINES) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} is not YAML: {one_line(error)}", "one `flag: value` per line"
-        ) from error
+        raise UserError(f"{path} is not YAML: {one_line(error)}", YAML_LINES) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no flags", "one `flag: value` per line")
+        raise UserError(f"{path} holds no flags", YAML_LINES)
     for key in content:
+        if key in FOREIGN_NAMES:
+            hint = f"here it is {FOREIGN_NAMES[key]}"
+            raise UserError(f"unknown key {str(key)!r} in {path}", hint)
         if key not in names:
             refusal = unknown("key", str(key), names)
             raise UserError(f"{refusal.message} in {path}", refusal.hint)

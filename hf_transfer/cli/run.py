@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hf_transfer.errors import unknown
+from hf_transfer.errors import UserError, unknown
 from hf_transfer.package_files import package_folder
+from hf_transfer.tasks import TASKS
 
 
 def add_parser(subparsers: Any) -> None:
@@ -37,6 +38,11 @@ def run_recipe(arguments: argparse.Namespace) -> None:
 
 def require_recipe(name: str) -> None:
     """Raise UserError unless a recipe has this name."""
+    task = name.replace("_", "-")
+    if task in TASKS and name not in recipe_names():
+        raise UserError(
+            f"there is no recipe for {task} yet", f"recipes: {', '.join(recipe_names())}"
+        )
     if name not in recipe_names():
         raise unknown("recipe", name, recipe_names())
 

@@ -17,8 +17,8 @@ def flag(
     """A dataclass field that is a command line flag.
 
     `checks` are read by config/validate.py and data/columns.py: `minimum` (the value or more),
-    `above` (more than the value), `maximum`; `strategies`, the only ones that use the flag;
-    `modality`, the kind of input that it belongs to.
+    `above` (more than the value), `maximum`, `below`; `strategies`, the only ones that use the
+    flag; `modality`, the kind of input that it belongs to.
     """
     metadata = {"help": help, **checks}
     if default_factory is not None:

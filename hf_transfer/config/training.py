@@ -34,12 +34,14 @@ class TrainingFlags:
     per_device_train_batch_size: int | None = flag(
         None, "Training batch size per device. Default: 16, or 32 from 1,000 examples.", minimum=1
     )
-    per_device_eval_batch_size: int = flag(64, "Evaluation batch size per device.")
-    warmup_steps: float = flag(0.1, "Number of warm-up steps; below 1, their share of the phase.")
-    weight_decay: float | None = flag(None, "Weight decay of AdamW. Default: 0.01.")
+    per_device_eval_batch_size: int = flag(64, "Evaluation batch size per device.", minimum=1)
+    warmup_steps: float = flag(
+        0.1, "Number of warm-up steps; below 1, their share of the phase.", minimum=0
+    )
+    weight_decay: float | None = flag(None, "Weight decay of AdamW. Default: 0.01.", minimum=0)
     eval_strategy: str = flag("steps", "When to evaluate on the validation split, if there is one.")
     eval_steps: float = flag(
-        0.1, "Number of steps between evaluations; below 1, a share of the phase."
+        0.1, "Number of steps between evaluations; below 1, a share of the phase.", above=0
     )
     save_minutes: float = flag(
         1.0,

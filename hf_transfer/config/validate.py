@@ -1,8 +1,9 @@
 """What can be checked in a config before any library or file is loaded."""
 
+import math
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,32 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
     "dataloader_drop_last": ((False,), "every example counts"),
 }
 
+# Bounds of flags that are TrainingArguments' own, as those of ours stand in their declarations.
+TRAINER_BOUNDS: dict[str, dict[str, float]] = {
+    "adam_beta1": {"minimum": 0, "below": 1},
+    "adam_beta2": {"minimum": 0, "below": 1},
+    "adam_epsilon": {"minimum": 0},
+    "data_seed": {"minimum": 0, "maximum": 2**32 - 1},
+    "dataloader_num_workers": {"minimum": 0},
+    "dataloader_prefetch_factor": {"minimum": 1},
+    "ddp_timeout": {"above": 0},
+    "eval_accumulation_steps": {"minimum": 1},
+    "eval_delay": {"minimum": 0},
+    "gradient_accumulation_steps": {"minimum": 1},
+    "label_smoothing_factor": {"minimum": 0, "below": 1},
+    "logging_steps": {"above": 0},
+    "max_grad_norm": {"minimum": 0},
+    "max_steps": {"minimum": -1},
+    "save_steps": {"above": 0},
+    "seed": {"minimum": 0, "maximum": 2**32 - 1},
+}
+
 # Bound in a flag's metadata: whether a value is inside (NaN never is), what it is if not, the fix.
 BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str, str]] = {
     "minimum": (operator.ge, "small", "{} or more"),
     "above": (operator.gt, "small", "more than {}"),
     "maximum": (operator.le, "large", "{} at most"),
+    "below": (operator.lt, "large", "less than {}"),
 }
 
 # How `accelerate launch` tells its processes that models are sharded.
@@ -70,13 +92,19 @@ def validate(config: RunConfig) -> None:
     _require_known_names(config)
     _require_offered(config)
     for group, each in _flags_of(vars(config).values()):
-        _require_in_bounds(each, getattr(group, each.name))
+        bounds = {**each.metadata, **TRAINER_BOUNDS.get(each.name, {})}
+        _require_in_bounds(each.name, getattr(group, each.name), bounds)
     _refuse(
         config.evaluation.confidence >= 1,
         f"--confidence {config.evaluation.confidence} is no level",
         "a number between 0 and 1, for example 0.95",
     )
     training = config.training
+    _refuse(
+        not isinstance(training.lr_scheduler_kwargs or {}, dict),
+        f"--lr_scheduler_kwargs {training.lr_scheduler_kwargs} is no JSON object",
+        """as '{"num_cycles": 2}'""",
+    )
     evaluates = training.load_best_model_at_end and training.eval_strategy != "no"
     _refuse(
         training.early_stopping_patience is not None and not evaluates,
@@ -136,11 +164,16 @@ def _require_offered(config: RunConfig) -> None:
         _refuse(is_sharded, f"{name} of the launcher is not offered", NOT_SHARDED)
 
 
-def _require_in_bounds(each: Field[Any], value: Any) -> None:
+def _require_in_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
+    _refuse(
+        isinstance(value, float) and not math.isfinite(value),
+        f"--{name} {value} is no finite number",
+        "give a number, or leave it out",
+    )
     for bound, (is_inside, size, advice) in BOUNDS.items():
-        limit = each.metadata.get(bound)
+        limit = bounds.get(bound)
         if value is not None and limit is not None and not is_inside(value, limit):
-            raise UserError(f"--{each.name} {value} is too {size}", f"give {advice.format(limit)}")
+            raise UserError(f"--{name} {value} is too {size}", f"give {advice.format(limit)}")
 
 
 def _require_fitting_strategy(config: RunConfig) -> None:
