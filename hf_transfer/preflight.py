@@ -12,16 +12,18 @@ from hf_transfer.models.adapters import require_loadable_method, require_method
 from hf_transfer.models.locate import locate, read_config
 from hf_transfer.sharing.hub import full_name
 from hf_transfer.tasks import Task, find_task
+from hf_transfer.training.packages import require_packages
 
 
 def preflight(config: RunConfig) -> None:
     """Raise UserError for what would stop a run later.
 
-    Flags and their combinations, names of augmentations, methods and metrics, the kind of the
-    checkpoint, the right to write and to push. A config made in Python is checked as one that was
-    typed.
+    Flags and their combinations, packages that they need, names of augmentations, methods and
+    metrics, the kind of the checkpoint, the right to write and to push. A config made in Python is
+    checked as one that was typed.
     """
     validate(config)
+    require_packages(config.training)
     task = find_task(config.task)
     require_known_names(config, task)
     if config.model.model_name_or_path is not None:

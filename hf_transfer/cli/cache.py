@@ -44,6 +44,8 @@ def list_or_prune(arguments: argparse.Namespace) -> None:
     from hf_transfer.store.entries import prune, resolve_cache_dir, show_bytes
 
     folder = resolve_cache_dir(arguments.cache_dir)
+    if arguments.cache_dir and not folder.is_dir():
+        raise UserError(f"--cache_dir {arguments.cache_dir} is no folder", "check the path")
     if arguments.prune:
         freed = prune(
             folder,

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -54,8 +55,11 @@ FOREIGN_NAMES = {
     "workers": "dataloader_num_workers",
 }
 SEE_HELP = "see --help for the values of each flag"
+NAMING = ("model_name_or_path", "model_type", "dataset_name")  # of the output folder
 REQUIRED = ("model_name_or_path", "model_type", "dataset_name", "output_dir", "hub_model_id")
 HELP = {"-h", "--help", "--help_all"}
+log = logging.getLogger(__name__)
+
 SHARDED = ("deepspeed", "fsdp", "fsdp_config")
 OPTIONAL_BOOL = (bool | None, "bool | None")
 CHECKS = ("minimum", "above", "maximum", "below", "strategies", "modality")  # of a flag's metadata
@@ -101,6 +105,7 @@ def read_flags(groups: Sequence[type], argv: Sequence[str] | None = None) -> lis
     ) as error:  # TrainingArguments' own checks, of --bf16 and others
         raise UserError(one_line(error), SEE_HELP) from error
     _require_no_extra(extra, words, names)
+    _name_output(filled)
     _require_given(filled)
     return filled
 
@@ -192,6 +197,21 @@ def _require_no_extra(extra: Sequence[str], words: Sequence[str], names: Sequenc
     before = words[: words.index(first)]
     flag = next((word for word in reversed(before) if word.startswith("--")), "the command")
     raise UserError(f"{flag} takes one value, {first!r} is one too many", SEE_HELP)
+
+
+def _name_output(filled: Sequence[Any]) -> None:
+    """Name the output folder after model and data, where none was given."""
+    given: dict[str, str | None] = {}
+    for name in NAMING:
+        values = [getattr(group, name, None) for group in filled]
+        given[name] = next(filter(None, values), None)
+    training = next((group for group in filled if isinstance(group, TrainingFlags)), None)
+    names = list(filter(None, given.values()))
+    if training is None or training.output_dir is not None or len(names) < 2:
+        return
+    parts = [re.sub(r"[^\w.-]+", "-", Path(name.split(":")[-1]).stem) for name in names]
+    training.output_dir = f"out/{'-'.join(parts)}"
+    log.info("--output_dir %s", training.output_dir)
 
 
 def _require_given(filled: Sequence[Any]) -> None:

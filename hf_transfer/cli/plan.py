@@ -1,6 +1,7 @@
 """`hf-transfer plan RECIPE`: print what a run would do, and its cost, without training."""
 
 import argparse
+import sys
 from typing import Any
 
 from hf_transfer.cli.run import find_config, recipe_names, require_recipe
@@ -32,8 +33,9 @@ def print_plan(arguments: argparse.Namespace) -> None:
     from hf_transfer.preflight import require_known_names
     from hf_transfer.studies.dry_run import dry_run
 
-    # The flag is required, and nothing is written there.
-    unused_output = ["--output_dir", ".", "--overwrite_output_dir", "true"]
+    sys.argv[0] = f"hf-transfer plan {arguments.recipe}"  # as --help shows it
+    # Nothing is written there: it may be there or not.
+    unused_output = ["--output_dir", "out/plan", "--overwrite_output_dir", "true"]
     task = arguments.recipe.replace("_", "-")
     config = read_config(task, argv=[*map(find_config, arguments.flags), *unused_output])
     require_known_names(config, TASKS[task])

@@ -15,11 +15,13 @@ from hf_transfer.config.study import StudyConfig
 from hf_transfer.config.task import TaskConfig
 from hf_transfer.config.training import TrainingFlags
 from hf_transfer.config.transfer import ComparedTransferConfig, TransferConfig
+from hf_transfer.errors import UserError
 
 if TYPE_CHECKING:  # it loads transformers and torch
     from hf_transfer.config.training_arguments import TrainingConfig
 
 CHECKPOINTS = "checkpoints"  # below the output folder: training states; never published
+REPORTS = "reports"  # below checkpoints/: what trackers write, TensorBoard's files for one
 
 GROUPS: dict[str, type] = {
     "model": ModelConfig,
@@ -62,8 +64,10 @@ class RunConfig:
 
     @property
     def output_dir(self) -> Path:
-        """The output folder."""
-        return Path(str(self.training.output_dir))
+        """The output folder. Raises UserError if there is none."""
+        if self.training.output_dir is None:
+            raise UserError("--output_dir is missing", "name a folder")
+        return Path(self.training.output_dir)
 
     @property
     def strategies(self) -> list[str]:

@@ -1,9 +1,11 @@
 """TrainingConfig: transformers' TrainingArguments with our flags on top."""
 
 import copy
+import os
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from hf_transfer.config.training import TrainingFlags
@@ -18,9 +20,15 @@ class TrainingConfig(TrainingFlags, TrainingArguments):
         # 43701), and its check requires a checkpoint at every evaluation. The best step is
         # restored by training/callbacks.py.
         restore_best = self.load_best_model_at_end
+        output_dir = self.output_dir
         self.load_best_model_at_end = False
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+            # As `accelerate launch` says by itself. Under torchrun, processes without it would not
+            # know of one another.
+            self.use_cpu = True
         super().__post_init__()
         self.load_best_model_at_end = restore_best
+        self.output_dir = output_dir  # None, and not `trainer_output`, where none was given
         if self.device.type == "cpu":
             # There is no device to pin memory for, and torch warns at every loader.
             self.dataloader_pin_memory = False

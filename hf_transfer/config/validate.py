@@ -236,6 +236,7 @@ def _require_comparable(config: RunConfig) -> None:
 
 def _require_free_output_dir(config: RunConfig) -> None:
     folder = config.output_dir
+    _require_apart(folder, Path(str(config.data.dataset_name)).expanduser())
     _refuse(
         folder.exists() and not folder.is_dir(),
         f"--output_dir {str(folder)!r} is a file",
@@ -248,6 +249,17 @@ def _require_free_output_dir(config: RunConfig) -> None:
         f"the output folder {str(folder)!r} {content}",
         "name another, or give --overwrite_output_dir",
     )
+
+
+def _require_apart(output: Path, dataset: Path) -> None:
+    """Raise UserError if the output would be written into the dataset, or around it."""
+    if dataset.exists():
+        places = (output.resolve(), dataset.resolve())
+        _refuse(
+            any(a.is_relative_to(b) for a, b in (places, places[::-1])),
+            f"--output_dir {str(output)!r} and the dataset {str(dataset)!r} are not apart",
+            "name a folder of its own for the run: nothing of the dataset is overwritten",
+        )
 
 
 def _holds_unfinished_run(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from hf_transfer.config.run import CHECKPOINTS
+from hf_transfer.config.run import CHECKPOINTS, REPORTS
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.errors import Finished, UserError
 from hf_transfer.resume.run_spec import Spec, require_same
@@ -101,6 +101,7 @@ def claim(training: TrainingConfig) -> None:
     restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     if training.overwrite_output_dir and not restarted and not _held[folder].is_cleared:
         States(folder).clear()
+        shutil.rmtree(folder / REPORTS, ignore_errors=True)
         for name in (RUN_FILE, CHOICE_FILE):
             (folder / name).unlink(missing_ok=True)
         _held[folder].is_cleared = True

@@ -30,6 +30,7 @@ from hf_transfer.training.losses import require_fitting_flags
 from hf_transfer.training.plan_run import PlanRun
 from hf_transfer.training.probe_phase import run_probe_phase
 from hf_transfer.training.step_phase import run_step_phase
+from hf_transfer.training.trackers import Trackers
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ def train(
         shards = resumed["shards"]
         done = [from_json(PhaseFacts, facts) for facts in resumed["done"]]
     run = _start(plan, job, cache)
-    run = replace(run, shards=shards, folder=folder, is_trial=is_trial)
+    reports = job.training.report_to and job.training.output_dir and not is_trial
+    trackers = Trackers(job.training) if reports else None
+    run = replace(run, shards=shards, folder=folder, is_trial=is_trial, trackers=trackers)
     for phase, facts in zip(plan.phases, done, strict=False):
         if phase.solver == "convex" and facts.steps:
             run = replace(run, plan=without_closed_form(plan))
@@ -105,6 +108,8 @@ def train(
             if solved is None:  # its features cannot be computed apart
                 run = replace(run, plan=without_closed_form(run.plan))
         if solved is None:
+            if trackers:
+                trackers.steps_before = sum(phase.steps for phase in done)
             checkpoint, facts = run_step_phase(number, run, done)
             run = replace(run, job=replace(run.job, checkpoint=checkpoint))
         done.append(solved or facts)
@@ -113,6 +118,8 @@ def train(
     checkpoint.model.eval()
     if folder:
         folder.wait()
+    if trackers:
+        trackers.end()
     return Trained(checkpoint, run.plan, job.encoder, job.training, tuple(done))
 
 

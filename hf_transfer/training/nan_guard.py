@@ -10,6 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_transfer.errors import UserError
 
+SMALLER_RATE = "give a smaller --learning_rate, and --overwrite_output_dir to start over"
+
 log = logging.getLogger(__name__)
 
 MAX_SKIPPED_IN_A_ROW = 10  # steps; after that many, the examples are not the cause
@@ -70,15 +72,14 @@ class NanGuard:
         log.warning("step %d is skipped, not finite: %s", step + 1, self.describe_examples(step))
         if self.in_a_row >= MAX_SKIPPED_IN_A_ROW:
             message = f"{MAX_SKIPPED_IN_A_ROW} steps in a row are not finite"
-            raise UserError(message, "give a smaller --learning_rate")
+            raise UserError(message, SMALLER_RATE)
 
     def error(self, step: int, max_steps: int, saved: str) -> UserError:
         """The error that ends a run at a step; `saved` names the training state that is saved."""
         return UserError(
             f"the loss or its gradient is not finite at step {step + 1} of {max_steps} "
             f"({self.describe_examples(step)}){saved}",
-            "look at these examples, give a smaller --learning_rate, or skip such steps with "
-            "--on_nan rollback",
+            f"look at these examples; {SMALLER_RATE}; or skip such steps with --on_nan rollback",
         )
 
     def describe_examples(self, step: int) -> str:

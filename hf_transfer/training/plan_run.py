@@ -9,6 +9,7 @@ from hf_transfer.job import Job
 from hf_transfer.resume.run_folder import SavedRun
 from hf_transfer.strategies.plan import Plan
 from hf_transfer.training.label_scaling import LabelScale
+from hf_transfer.training.trackers import Trackers
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class PlanRun:
     shards: int
     folder: SavedRun | None = None
     is_trial: bool = False  # logs nothing
+    trackers: Trackers | None = None
 
     @property
     def accumulation(self) -> int:

@@ -2,15 +2,14 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
-from hf_transfer.config.run import CHECKPOINTS
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.augmentation import Augment, fit_augmentation
 from hf_transfer.errors import UserError
@@ -70,7 +69,7 @@ def run_step_phase(
     began = time.perf_counter()
     with ExitStack() as contexts:
         contexts.enter_context(training_only(inputs.model, inputs.rates))
-        folder = contexts.enter_context(_training_folder(run, phase))
+        folder = Path(contexts.enter_context(tempfile.TemporaryDirectory()))
         stop = contexts.enter_context(catch_stop_signals()) if run.folder else StopSignal()
         if frozen:
             contexts.enter_context(frozen.split.replaying())
@@ -188,6 +187,7 @@ def _make_trainer(
         data_collator=inputs.frozen.collate if inputs.frozen else run.job.encoder.collate,
         compute_metrics=validation_metrics(loss, problem_type == "single_label_classification"),
         compute_loss_func=loss,
+        callbacks=[run.trackers] if run.trackers else None,
     )
 
 
@@ -198,7 +198,7 @@ def _arguments(phase: Phase, run: PlanRun, inputs: PhaseInputs, folder: Path) ->
     # A head in closed form may be the best step already.
     may_start_best = training.eval_on_start or plan.phases[0].solver == "convex"
     limited = training.max_steps > 0
-    quiet = {"disable_tqdm": True, "report_to": []} if run.is_trial else {}
+    quiet = {"disable_tqdm": True} if run.is_trial else {}
     return phase_arguments(
         training,
         folder,
@@ -258,14 +258,3 @@ def _train(
         "skipped_steps": trainer.guard.skipped,
         "resumed_at": resumed_at,
     }
-
-
-@contextmanager
-def _training_folder(run: PlanRun, phase: Phase) -> Iterator[Path]:
-    """Where Trainer writes: below the output folder for reports, else a temporary folder."""
-    training = run.job.training
-    if training.report_to and training.output_dir and not run.is_trial:
-        yield Path(str(training.output_dir)) / CHECKPOINTS / "reports" / phase.name
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)

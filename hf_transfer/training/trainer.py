@@ -23,7 +23,7 @@ from hf_transfer.resume.states import State
 from hf_transfer.training.batches import StepBatches, StepLoader, derive_seed
 from hf_transfer.training.heartbeat import Heartbeat
 from hf_transfer.training.losses import LossFunction
-from hf_transfer.training.nan_guard import NanGuard
+from hf_transfer.training.nan_guard import SMALLER_RATE, NanGuard
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +243,7 @@ def read_history(trainer: Trainer) -> list[dict[str, float]]:
             if not math.isfinite(entry.get(key, 0.0)):
                 raise UserError(
                     f"the {key} is {entry[key]} at step {entry['step']}",
-                    "give a smaller --learning_rate, or check the data",
+                    f"check the data, or {SMALLER_RATE}",
                 )
         if "loss" in entry or "eval_loss" in entry:
             history.append({key: entry[key] for key in HISTORY_KEYS if key in entry})
@@ -288,6 +288,7 @@ def phase_arguments(training: TrainingConfig, folder: Path, **changes: Any) -> T
         push_to_hub=False,
         hub_token=None,  # Trainer pickles its arguments into every checkpoint
         load_best_model_at_end=False,
+        report_to=[],  # trackers.py reports
         label_names=["labels"],  # of classes that take them as **kwargs, Trainer finds none
         remove_unused_columns=False,
         **changes,
