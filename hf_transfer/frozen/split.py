@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from hf_transfer.errors import UserError
 from hf_transfer.frozen.block_split import BLOCK_OUTPUT, BlockSplit, Tensors, UnsplittableError
 from hf_transfer.models.head import find_linear_head, read_logits
 from hf_transfer.models.layers import layer_map
@@ -112,6 +113,12 @@ class CheckedSplit:
 
     def prefix(self, inputs: Mapping[str, torch.Tensor]) -> Tensors:
         """The activations; in the first call UnsplittableError if they do not give the logits."""
+        if torch.is_inference_mode_enabled():
+            raise UserError(
+                "the parts of a model do not run in torch.inference_mode(): its tensors could not "
+                "be learned from",
+                "use torch.no_grad()",
+            )
         if self.is_checked:
             return self.split.prefix(inputs)
         with torch.no_grad(), torch.random.fork_rng():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, set_seed
 
 from hf_transfer.config.source_model import SourceModelConfig
@@ -14,34 +15,44 @@ from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import set_labels
 from hf_transfer.models.layers import find_head
 from hf_transfer.models.locate import Location, Provenance
-from hf_transfer.tasks import Task
+from hf_transfer.tasks import Task, find_task
 
 IMAGE_SIZE = 224  # of an image processor, where the model config names none
 
 
 def build_checkpoint(
-    config: SourceModelConfig, task: Task, labels: Sequence[str], seed: int
+    config: SourceModelConfig, task: Task | str, labels: Sequence[str], seed: int
 ) -> Checkpoint:
     """A network built from its config with random weights; every parameter is new.
+
+    `task` is a row of TASKS or its name.
 
     Raises UserError for an unknown model type, one without a class for the task, JSON that cannot
     be read, and a processor that does not exist.
     """
+    task = find_task(task) if isinstance(task, str) else task
     overrides = _parse_json(config.config_overrides)
     processor_settings = _parse_json(config.processor_overrides)
     if config.model_type not in transformers.CONFIG_MAPPING:
         raise unknown("model type", str(config.model_type), transformers.CONFIG_MAPPING.keys())
+    _require_known(config, overrides)
     processor = _build_processor(task, config, processor_settings, overrides)
     if task.modality == "text":
         overrides.setdefault("vocab_size", len(processor))
         overrides.setdefault("pad_token_id", processor.pad_token_id)
-    model_config = AutoConfig.for_model(config.model_type, **overrides)
+    try:
+        model_config = AutoConfig.for_model(config.model_type, **overrides)
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise _wrong_override(config, error) from error
     locate.require_modality(model_config, task, str(config.model_type), trust_remote_code=False)
     model_config.architectures = [task.model_class_name(model_config)]
     set_labels(model_config, labels)
     model_config.problem_type = "single_label_classification"
     set_seed(seed)
-    model = task.model_class.from_config(model_config)
+    try:
+        model = task.model_class.from_config(model_config)
+    except (TypeError, ValueError, RuntimeError, IndexError, ZeroDivisionError) as error:
+        raise _wrong_override(config, error) from error
     everything = tuple(dict(model.named_parameters()))
     return Checkpoint(
         model=model,
@@ -52,6 +63,23 @@ def build_checkpoint(
         dropped_parameters=(),
         provenance=Provenance(f"none ({config.model_type} from its config)"),
         read_processor=lambda: processor,
+    )
+
+
+def _require_known(config: SourceModelConfig, overrides: dict[str, Any]) -> None:
+    """Raise UserError for a key that the config does not have: transformers would keep it aside."""
+    default = AutoConfig.for_model(config.model_type)
+    known = {*default.to_dict(), *default.attribute_map}
+    for key in overrides:
+        if key not in known:
+            raise unknown(f"key of the config of {config.model_type}", key, sorted(known))
+
+
+def _wrong_override(config: SourceModelConfig, error: Exception) -> UserError:
+    return UserError(
+        f"--config_overrides {config.config_overrides} gives no {config.model_type}: "
+        f"{' '.join(str(error).split())[:200]}",
+        f"see transformers' documentation of the config of {config.model_type}",
     )
 
 
@@ -86,8 +114,11 @@ def _build_processor(
 
 def _parse_json(text: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(text))
+        content = json.loads(text)
     except ValueError as error:
         raise UserError(
             f"{text!r} is not a JSON object: {one_line(error)}", 'as {"depths": [2, 2]}'
         ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{text!r} is not a JSON object", 'as {"depths": [2, 2]}')
+    return content

@@ -144,8 +144,11 @@ def _move_files(stage: Path, folder: Path) -> None:
     if (folder / "record.json").is_file():
         for name in published_files(folder, complete=False):
             (folder / name).unlink(missing_ok=True)
+    # safetensors writes files for their owner alone: the others are as the umask says.
+    mode = (stage / "record.json").stat().st_mode
     files = filter(Path.is_file, stage.rglob("*"))
     for path in sorted(files, key=lambda path: path.name == "record.json"):
         target = folder / path.relative_to(stage)
         target.parent.mkdir(exist_ok=True)
+        path.chmod(mode)
         path.replace(target)
