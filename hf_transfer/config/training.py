@@ -83,6 +83,7 @@ class TrainingFlags:
     early_stopping_patience: int | None = flag(
         None,
         "Number of evaluations without improvement after which a phase stops.",
+        minimum=1,
         strategies=("head", *STEPPED),
     )
     class_weights: Literal["none", "balanced"] = flag(

@@ -2,12 +2,13 @@
 
 import copy
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
+from hf_transfer.config.bounds import require_in_bounds
 from hf_transfer.config.training import TrainingFlags
 
 
@@ -16,6 +17,10 @@ class TrainingConfig(TrainingFlags, TrainingArguments):
     """All flags of training; those of TrainingFlags come before TrainingArguments' own."""
 
     def __post_init__(self) -> None:
+        # First: TrainingArguments replaces some values, and breaks on others.
+        for flag in fields(self):
+            if flag.init:
+                require_in_bounds(flag, getattr(self, flag.name))
         # Trainer restores the best step with strict=False and loses weights (transformers issue
         # 43701), and its check requires a checkpoint at every evaluation. The best step is
         # restored by training/callbacks.py.

@@ -1,13 +1,12 @@
 """What can be checked in a config before any library or file is loaded."""
 
-import math
-import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
+from hf_transfer.config.bounds import require_in_bounds
 from hf_transfer.config.evaluation import BASELINE_NAMES
 from hf_transfer.config.run import CHECKPOINTS, RunConfig
 from hf_transfer.config.transfer import STRATEGY_NAMES
@@ -52,34 +51,6 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
     "dataloader_drop_last": ((False,), "every example counts"),
 }
 
-# Bounds of flags that are TrainingArguments' own, as those of ours stand in their declarations.
-TRAINER_BOUNDS: dict[str, dict[str, float]] = {
-    "adam_beta1": {"minimum": 0, "below": 1},
-    "adam_beta2": {"minimum": 0, "below": 1},
-    "adam_epsilon": {"minimum": 0},
-    "data_seed": {"minimum": 0, "maximum": 2**32 - 1},
-    "dataloader_num_workers": {"minimum": 0},
-    "dataloader_prefetch_factor": {"minimum": 1},
-    "ddp_timeout": {"above": 0},
-    "eval_accumulation_steps": {"minimum": 1},
-    "eval_delay": {"minimum": 0},
-    "gradient_accumulation_steps": {"minimum": 1},
-    "label_smoothing_factor": {"minimum": 0, "below": 1},
-    "logging_steps": {"above": 0},
-    "max_grad_norm": {"minimum": 0},
-    "max_steps": {"minimum": -1},
-    "save_steps": {"above": 0},
-    "seed": {"minimum": 0, "maximum": 2**32 - 1},
-}
-
-# Bound in a flag's metadata: whether a value is inside (NaN never is), what it is if not, the fix.
-BOUNDS: dict[str, tuple[Callable[[Any, Any], bool], str, str]] = {
-    "minimum": (operator.ge, "small", "{} or more"),
-    "above": (operator.gt, "small", "more than {}"),
-    "maximum": (operator.le, "large", "{} at most"),
-    "below": (operator.lt, "large", "less than {}"),
-}
-
 # How `accelerate launch` tells its processes that models are sharded.
 SHARDING = {"--use_fsdp": "ACCELERATE_USE_FSDP", "--use_deepspeed": "ACCELERATE_USE_DEEPSPEED"}
 
@@ -92,8 +63,7 @@ def validate(config: RunConfig) -> None:
     _require_known_names(config)
     _require_offered(config)
     for group, each in _flags_of(vars(config).values()):
-        bounds = {**each.metadata, **TRAINER_BOUNDS.get(each.name, {})}
-        _require_in_bounds(each.name, getattr(group, each.name), bounds)
+        require_in_bounds(each, getattr(group, each.name))
     _refuse(
         config.evaluation.confidence >= 1,
         f"--confidence {config.evaluation.confidence} is no level",
@@ -162,18 +132,6 @@ def _require_offered(config: RunConfig) -> None:
     for name, variable in SHARDING.items():
         is_sharded = os.environ.get(variable, "false").lower() == "true"
         _refuse(is_sharded, f"{name} of the launcher is not offered", NOT_SHARDED)
-
-
-def _require_in_bounds(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
-    _refuse(
-        isinstance(value, float) and not math.isfinite(value),
-        f"--{name} {value} is no finite number",
-        "give a number, or leave it out",
-    )
-    for bound, (is_inside, size, advice) in BOUNDS.items():
-        limit = bounds.get(bound)
-        if value is not None and limit is not None and not is_inside(value, limit):
-            raise UserError(f"--{name} {value} is too {size}", f"give {advice.format(limit)}")
 
 
 def _require_fitting_strategy(config: RunConfig) -> None:

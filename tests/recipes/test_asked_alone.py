@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoTokenizer, pipeline
 
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.pixels import read_image
@@ -153,6 +154,28 @@ def test_asked_alone_it_gives_the_metrics_of_the_record(
     if "log_loss" in record.metrics:
         loss = load_metric("log_loss", data.problem_type).score(labels, outputs)
         assert loss == pytest.approx(record.metrics["log_loss"].value, abs=1e-3)
+
+
+def test_a_plain_pipeline_truncates_where_training_did(
+    recipe: Recipe, tiny_bert: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    source = _texts_with(_parity)(tmp_path / "data")
+    ended = recipe(
+        "text_classification",
+        *("--model_name_or_path", tiny_bert, "--dataset_name", source, "--text_column", "text"),
+        *("--output_dir", tmp_path / "run", "--max_length", "7", "--strategy", "head"),
+        *("--use_cpu", "--disable_tqdm", "true"),
+    )
+    assert ended.code == 0, ended.err
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert 'classify("a text", truncation=True)' in card
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
+    assert len(tokenizer(" ".join(WORDS), truncation=True)["input_ids"]) == 7
+    classify = pipeline("text-classification", model=str(tmp_path / "run"))
+    short, long = classify([_text(3), " ".join([_text(3)] * 60)], truncation=True)
+    assert short["label"] in ("even", "odd")
+    assert long["label"] in ("even", "odd")
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
