@@ -2,9 +2,10 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from tqdm.auto import tqdm
@@ -35,13 +36,21 @@ def compare(config: RunConfig) -> dict[Cell, RunRecord]:
     """The records of all cells; those that an earlier call left in the output folder are read.
 
     The draws are paired: within a draw all strategies learn from the same labels, nested over the
-    budgets. Raises UserError if the folder holds another study.
+    budgets. Nothing is written before the first run is done; `--overwrite_output_dir` starts over.
+    Raises UserError if the folder holds another study.
     """
     state = PartialState()
     folder = config.output_dir / "runs"
+    study = config.output_dir / "study.json"
+    spec = _describe_study(config)
     if state.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        _require_same_study(config, config.output_dir / "study.json")
+        if config.training.overwrite_output_dir:
+            study.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+        if study.exists():
+            before = json.loads(study.read_text(encoding="utf-8"))
+            hint = "name another --output_dir, or give --overwrite_output_dir to start over"
+            require_same(before, spec, study.parent, "study", hint)
     state.wait_for_everyone()
     records = {}
     for cell in tqdm(list(_cells(config)), desc="runs", disable=not state.is_main_process):
@@ -50,23 +59,20 @@ def compare(config: RunConfig) -> dict[Cell, RunRecord]:
             with only_warnings():
                 record = _run(cell, config)
             if state.is_main_process:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(study, json.dumps(spec, indent=2))
                 write_atomically(path, record.to_json_string())
             state.wait_for_everyone()
         records[cell] = read_record(path)
     return records
 
 
-def _require_same_study(config: RunConfig, path: Path) -> None:
-    """Raise UserError, naming the differences, if the folder's runs had other settings."""
+def _describe_study(config: RunConfig) -> dict[str, Any]:
+    """The flags that decide the records of a study, as JSON gives them back."""
     settings = asdict(config.model) | asdict(config.data) | asdict(config.transfer)
     settings |= asdict(config.evaluation) | {"task": config.task} | config.training.to_dict()
     flags = {f"--{name}": settings[name] for name in settings if name not in NEUTRAL_SETTINGS}
-    spec = json.loads(json.dumps(flags, default=str))
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        require_same(before, spec, path.parent, "study", "name another --output_dir")
-    else:
-        write_atomically(path, json.dumps(spec, indent=2))
+    return dict(json.loads(json.dumps(flags, default=str)))
 
 
 def _cells(config: RunConfig) -> Iterator[Cell]:
