@@ -24,13 +24,17 @@ class Finished(Exception):  # noqa: N818 - an event, not an error
 def unknown(kind: str, value: str, choices: Iterable[str]) -> UserError:
     """Error for a value that is not one of `choices`; its hint begins with the nearest of them."""
     listed = list(choices)
-    close = difflib.get_close_matches(value, listed, n=3)
+    # Without the dashes of flags, which all of them share.
+    names = {choice.lstrip("-"): choice for choice in listed}
+    name = value.lstrip("-")
+    close = difflib.get_close_matches(name, names, n=3)
     # Equal except for the ending is nearest: --strategies to --strategy, not --hub_strategy.
-    nearest = max(close, key=lambda choice: choice.startswith(value[:-1]), default=None)
+    best = max(close, key=lambda choice: choice.startswith(name[:-1]), default=None)
+    nearest = names[best] if best is not None else None
     hint = f"did you mean {nearest!r}? " if nearest else ""
     if len(listed) <= 40:
         hint += f"choices: {', '.join(listed)}"
-    return UserError(f"unknown {kind} {value!r}", hint or "see --help for the list")
+    return UserError(f"unknown {kind} {value!r}", hint.strip() or "see --help for the list")
 
 
 def one_line(error: BaseException) -> str:

@@ -12,25 +12,28 @@ from hf_transfer.models.adapters import require_loadable_method, require_method
 from hf_transfer.models.locate import locate, read_config
 from hf_transfer.sharing.hub import full_name
 from hf_transfer.tasks import Task, find_task
+from hf_transfer.training.checks import require_optimizer
 from hf_transfer.training.packages import require_packages
 
 
-def preflight(config: RunConfig) -> None:
+def preflight(config: RunConfig, writes: bool = True) -> None:
     """Raise UserError for what would stop a run later.
 
     Flags and their combinations, packages that they need, names of augmentations, methods and
-    metrics, the kind of the checkpoint, the right to write and to push. A config made in Python is
-    checked as one that was typed.
+    metrics, the kind of the checkpoint, the right to write and to push; unless it `writes`, the
+    output folder may be any. A config made in Python is checked as one that was typed.
     """
-    validate(config)
+    validate(config, writes)
     require_packages(config.training)
+    require_optimizer(config.training)
     task = find_task(config.task)
     require_known_names(config, task)
     if config.model.model_name_or_path is not None:
         read_config(locate(config.model), task)
     if config.transfer.keep_adapter:
         _require_base_that_stays(config)
-    _require_writable(config.output_dir.absolute())
+    if writes:
+        _require_writable(config.output_dir.absolute())
     if config.hub:
         full_name(config.hub)
 
@@ -56,7 +59,7 @@ def _require_base_that_stays(config: RunConfig) -> None:
             f"--keep_adapter: {base} moves with the installed package",
             "leave out --keep_adapter, or copy it to a folder",
         )
-    if folder.resolve() == config.output_dir.resolve():
+    if config.training.output_dir and folder.resolve() == config.output_dir.resolve():
         raise UserError(
             f"--keep_adapter: --output_dir {base!r} holds the base model",
             "name another folder; the adapter needs its base",

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from hf_transfer.cli.foreign_names import FOREIGN_NAMES
 from hf_transfer.config.hub import PushConfig
 from hf_transfer.config.run import FINE_TUNING, GROUPS, RunConfig
+from hf_transfer.config.study import StudyConfig
 from hf_transfer.config.training import TrainingFlags
 from hf_transfer.config.validate import NOT_SHARDED, validate
 from hf_transfer.errors import UserError, one_line, unknown
@@ -24,67 +26,51 @@ if TYPE_CHECKING:
     from transformers import HfArgumentParser
 
 YAML_LINES = "one `flag: value` per line"
-# What other tools, and transformers before, call a flag of ours.
-FOREIGN_NAMES = {
-    "batch_size": "per_device_train_batch_size",
-    "checkpoint": "model_name_or_path",
-    "cpu": "use_cpu",
-    "data": "dataset_name",
-    "dataset": "dataset_name",
-    "epochs": "num_train_epochs",
-    "evaluation_strategy": "eval_strategy",
-    "freeze": "strategy head",
-    "group_by_length": "train_sampling_strategy group_by_length",
-    "hub_id": "hub_model_id",
-    "label": "label_column",
-    "lr": "learning_rate",
-    "model": "model_name_or_path",
-    "model_name": "model_name_or_path",
-    "no_cuda": "use_cpu",
-    "num_epochs": "num_train_epochs",
-    "num_workers": "dataloader_num_workers",
-    "out": "output_dir",
-    "output": "output_dir",
-    "pretrained": "model_name_or_path",
-    "save_dir": "output_dir",
-    "steps": "max_steps",
-    "text": "text_column",
-    "train_batch_size": "per_device_train_batch_size",
-    "warmup_ratio": "warmup_steps",
-    "wd": "weight_decay",
-    "workers": "dataloader_num_workers",
-}
 SEE_HELP = "see --help for the values of each flag"
 NAMING = ("model_name_or_path", "model_type", "dataset_name")  # of the output folder
 REQUIRED = ("model_name_or_path", "model_type", "dataset_name", "output_dir", "hub_model_id")
 HELP = {"-h", "--help", "--help_all"}
-log = logging.getLogger(__name__)
-
 SHARDED = ("deepspeed", "fsdp", "fsdp_config")
 OPTIONAL_BOOL = (bool | None, "bool | None")
+# Flags that take a JSON object, with an example.
+JSON_FLAGS = {
+    "accelerator_config": '{"split_batches": true}',
+    "gradient_checkpointing_kwargs": '{"use_reentrant": false}',
+    "liger_kernel_config": '{"rope": true}',
+    "lr_scheduler_kwargs": '{"num_cycles": 2}',
+}
+FILE_ENDINGS = re.compile(r"(\.(csv|tsv|txt|jsonl?|parquet|zip|gz))+$", re.IGNORECASE)
 CHECKS = ("minimum", "above", "maximum", "below", "strategies", "modality")  # of a flag's metadata
+
+log = logging.getLogger(__name__)
 
 
 def read_config(
-    task: str | None = None, groups: Sequence[str] = FINE_TUNING, argv: Sequence[str] | None = None
+    task: str | None = None,
+    groups: Sequence[str] = FINE_TUNING,
+    argv: Sequence[str] | None = None,
+    writes: bool = True,
 ) -> RunConfig:
     """The config that a command line gives for a recipe which offers the flags of `groups`.
 
     A `--config FILE.yaml` comes first, then the flags on top. `task` is the recipe's task, None
-    where `groups` has a flag for it. Raises UserError for unknown keys and flags (with the nearest
-    name), missing ones, and what config/validate.py refuses. `--help` prints the flags and exits.
+    where `groups` has a flag for it; unless it `writes`, the output folder may be any. Raises
+    UserError for unknown keys and flags (with the nearest name), missing ones, and what
+    config/validate.py refuses. `--help` prints the flags and exits.
     """
-    filled = read_flags([*map(GROUPS.__getitem__, groups)], argv)
+    filled = read_flags([*map(GROUPS.__getitem__, groups)], argv, writes)
     given = dict(zip(groups, filled, strict=True))
     if "compared_transfer" in given:
         given["transfer"] = given.pop("compared_transfer")
     chosen = given.pop("task").task if "task" in given else task
     config = RunConfig(task=chosen or RunConfig.task, groups=tuple(groups), **given)
-    validate(config)
+    validate(config, writes)
     return config
 
 
-def read_flags(groups: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
+def read_flags(
+    groups: Sequence[type], argv: Sequence[str] | None = None, writes: bool = True
+) -> list[Any]:
     """An instance of each dataclass in `groups`, from the command line; see read_config."""
     words = list(sys.argv[1:] if argv is None else argv)
     if HELP.intersection(words):
@@ -94,18 +80,17 @@ def read_flags(groups: Sequence[type], argv: Sequence[str] | None = None) -> lis
     names = [f.name for group in complete for f in fields(group) if f.init]
     words = _unfold_config(words, names) + words
     _refuse_sharding(words)
+    _require_json(words)
     words = _with_true(words, complete)
     try:
         *filled, _, extra = parser.parse_args_into_dataclasses(
             words, return_remaining_strings=True, look_for_args_file=False
         )
-    except (
-        ValueError,
-        ImportError,
-    ) as error:  # TrainingArguments' own checks, of --bf16 and others
+    # TrainingArguments' own checks, of --bf16 and others; TypeError: a key of a JSON object.
+    except (ValueError, ImportError, TypeError) as error:
         raise UserError(one_line(error), SEE_HELP) from error
     _require_no_extra(extra, words, names)
-    _name_output(filled)
+    _name_output(filled, logs=writes)
     _require_given(filled)
     return filled
 
@@ -185,21 +170,47 @@ def _refuse_sharding(words: Sequence[str]) -> None:
             raise UserError(f"--{name} is not offered", NOT_SHARDED)
 
 
+def _require_json(words: Sequence[str]) -> None:
+    """Raise UserError for a flag whose value is not the JSON object that it must be."""
+    for flag, value in itertools.pairwise(words):
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and name in JSON_FLAGS and not _is_json_object(value):
+            is_file = name == "accelerator_config" and Path(value).is_file()
+            if not is_file:
+                raise UserError(
+                    f"--{name} {value!r} is not a JSON object", f"as '{JSON_FLAGS[name]}'"
+                )
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
 def _require_no_extra(extra: Sequence[str], words: Sequence[str], names: Sequence[str]) -> None:
     if not extra:
         return
     first = extra[0]
     if first.startswith("--"):
-        name = first.split("=")[0].removeprefix("--").replace("-", "_")
-        if name in FOREIGN_NAMES:
-            raise UserError(f"unknown flag {first!r}", f"here it is --{FOREIGN_NAMES[name]}")
-        raise unknown("flag", first, [*map("--{}".format, names)])
+        flag = first.split("=")[0]
+        ours = _our_name(flag.removeprefix("--"), names)
+        if ours:
+            raise UserError(f"unknown flag {flag!r}", f"here it is --{ours}")
+        raise unknown("flag", flag, [*map("--{}".format, names)])
     before = words[: words.index(first)]
     flag = next((word for word in reversed(before) if word.startswith("--")), "the command")
     raise UserError(f"{flag} takes one value, {first!r} is one too many", SEE_HELP)
 
 
-def _name_output(filled: Sequence[Any]) -> None:
+def _our_name(name: str, names: Sequence[str]) -> str | None:
+    """What a name from elsewhere is called here, if the command has a flag for it."""
+    ours = FOREIGN_NAMES.get(name.replace("-", "_"))
+    return ours if ours and ours.split()[0] in names else None
+
+
+def _name_output(filled: Sequence[Any], logs: bool) -> None:
     """Name the output folder after model and data, where none was given."""
     given: dict[str, str | None] = {}
     for name in NAMING:
@@ -209,9 +220,19 @@ def _name_output(filled: Sequence[Any]) -> None:
     names = list(filter(None, given.values()))
     if training is None or training.output_dir is not None or len(names) < 2:
         return
-    parts = [re.sub(r"[^\w.-]+", "-", Path(name.split(":")[-1]).stem) for name in names]
+    parts = [_short_name(name) for name in names]
+    if any(isinstance(group, StudyConfig) for group in filled):
+        parts.append("comparison")
     training.output_dir = f"out/{'-'.join(parts)}"
-    log.info("--output_dir %s", training.output_dir)
+    if logs:
+        log.info("no --output_dir was given, it is %s", training.output_dir)
+
+
+def _short_name(name: str) -> str:
+    """`google/vit-base` -> `vit-base`, `mine/pets v2.csv` -> `pets-v2`; of `.` its own name."""
+    path = Path(name.split(":")[-1]).expanduser()
+    stem = FILE_ENDINGS.sub("", path.resolve().name if path.exists() else path.name)
+    return re.sub(r"[^\w.-]+", "-", stem).strip("-.") or "data"
 
 
 def _require_given(filled: Sequence[Any]) -> None:
@@ -255,9 +276,10 @@ def _read_yaml(path: Path, names: Sequence[str]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no flags", YAML_LINES)
     for key in content:
-        if key in FOREIGN_NAMES:
-            hint = f"here it is {FOREIGN_NAMES[key]}"
-            raise UserError(f"unknown key {str(key)!r} in {path}", hint)
+        ours = _our_name(str(key), names)
+        if ours:
+            words = ours.replace(" ", ": ")
+            raise UserError(f"unknown key {str(key)!r} in {path}", f"here it is {words}")
         if key not in names:
             refusal = unknown("key", str(key), names)
             raise UserError(f"{refusal.message} in {path}", refusal.hint)

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from importlib.metadata import version
 from typing import NoReturn
 
@@ -11,6 +12,7 @@ from hf_transfer.errors import UserError, unknown
 
 COMMANDS = (run, plan, predict, cache)  # heavy imports wait until a command needs them
 CHOICE = re.compile(r"argument COMMAND: invalid choice: '(.*)' \(choose from (.*)\)")
+MISSING = "the following arguments are required: "
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,6 +23,13 @@ class Parser(argparse.ArgumentParser):
         choice = CHOICE.match(message)
         if choice:
             raise unknown("command", choice[1], choice[2].replace("'", "").split(", "))
+        if message.startswith(MISSING):
+            first = message.removeprefix(MISSING).split(",")[0]
+            usage = " ".join(self.format_usage().removeprefix("usage: ").split())
+            raise UserError(
+                f"{self.prog}: {first} is missing",
+                f"type {usage.replace('[-h] ', '')}; {self.prog} --help says more",
+            )
         raise UserError(message, f"see {self.prog} --help")
 
 
@@ -33,8 +42,11 @@ def _run_subcommand() -> None:
     parser = Parser(prog="hf-transfer", description=__doc__)
     number = version("hf-transfer-learning")
     parser.add_argument("--version", action="version", version=f"hf-transfer-learning {number}")
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(subparsers)
-    arguments = parser.parse_args()
+    subparsers = parser.add_subparsers(required=True, dest="COMMAND")
+    for each in COMMANDS:
+        each.add_parser(subparsers)
+    arguments, extra = parser.parse_known_args()
+    if extra:
+        command = f"hf-transfer {sys.argv[1]}"
+        raise UserError(f"{command} does not take {extra[0]!r}", f"see {command} --help")
     arguments.action(arguments)

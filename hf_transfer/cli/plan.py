@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from hf_transfer.cli.run import find_config, recipe_names, require_recipe
+from hf_transfer.cli.run import find_config, find_recipe, recipe_names
 from hf_transfer.errors import UserError
 from hf_transfer.tasks import TASKS
 
@@ -23,22 +23,21 @@ def add_parser(subparsers: Any) -> None:
 
 def print_plan(arguments: argparse.Namespace) -> None:
     """Print the plan of a recipe with these flags; nothing is learned, nothing is written."""
-    require_recipe(arguments.recipe)
-    if arguments.recipe not in plannable_recipes():
+    recipe = find_recipe(arguments.recipe)
+    if recipe not in plannable_recipes():
         raise UserError(
-            f"the recipe {arguments.recipe!r} has no plan to show",
+            f"the recipe {recipe!r} has no plan to show",
             f"those that have one: {', '.join(plannable_recipes())}",
         )
     from hf_transfer.cli.flags import read_config
-    from hf_transfer.preflight import require_known_names
+    from hf_transfer.preflight import preflight
     from hf_transfer.studies.dry_run import dry_run
 
-    sys.argv[0] = f"hf-transfer plan {arguments.recipe}"  # as --help shows it
-    # Nothing is written there: it may be there or not.
-    unused_output = ["--output_dir", "out/plan", "--overwrite_output_dir", "true"]
-    task = arguments.recipe.replace("_", "-")
-    config = read_config(task, argv=[*map(find_config, arguments.flags), *unused_output])
-    require_known_names(config, TASKS[task])
+    sys.argv[0] = f"hf-transfer plan {recipe}"  # as --help shows it
+    config = read_config(
+        recipe.replace("_", "-"), argv=[*map(find_config, arguments.flags)], writes=False
+    )
+    preflight(config, writes=False)
     print(dry_run(config))
 
 

@@ -30,21 +30,22 @@ def recipe_names() -> list[str]:
 
 def run_recipe(arguments: argparse.Namespace) -> None:
     """Run the recipe in this process, with its own flags."""
-    require_recipe(arguments.recipe)
-    path = package_folder("recipes") / f"{arguments.recipe}.py"
+    path = package_folder("recipes") / f"{find_recipe(arguments.recipe)}.py"
     sys.argv = [str(path), *map(find_config, arguments.flags)]
     runpy.run_path(str(path), run_name="__main__")
 
 
-def require_recipe(name: str) -> None:
-    """Raise UserError unless a recipe has this name."""
+def find_recipe(name: str) -> str:
+    """The recipe of this name, or of a task's. Raises UserError if there is none."""
+    recipe = name.replace("-", "_")
     task = name.replace("_", "-")
-    if task in TASKS and name not in recipe_names():
+    if recipe in recipe_names():
+        return recipe
+    if task in TASKS:
         raise UserError(
             f"there is no recipe for {task} yet", f"recipes: {', '.join(recipe_names())}"
         )
-    if name not in recipe_names():
-        raise unknown("recipe", name, recipe_names())
+    raise unknown("recipe", name, recipe_names())
 
 
 def find_config(word: str) -> str:

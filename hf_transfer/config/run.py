@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # it loads transformers and torch
     from hf_transfer.config.training_arguments import TrainingConfig
 
 CHECKPOINTS = "checkpoints"  # below the output folder: training states; never published
+STUDY_FILE = "study.json"  # of a comparison: its settings
 REPORTS = "reports"  # below checkpoints/: what trackers write, TensorBoard's files for one
 
 GROUPS: dict[str, type] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_transfer.config.bounds import require_in_bounds
 from hf_transfer.config.evaluation import BASELINE_NAMES
-from hf_transfer.config.run import CHECKPOINTS, RunConfig
+from hf_transfer.config.run import CHECKPOINTS, STUDY_FILE, RunConfig
 from hf_transfer.config.transfer import STRATEGY_NAMES
 from hf_transfer.errors import UserError, unknown
 
@@ -55,10 +55,11 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
 SHARDING = {"--use_fsdp": "ACCELERATE_USE_FSDP", "--use_deepspeed": "ACCELERATE_USE_DEEPSPEED"}
 
 
-def validate(config: RunConfig) -> None:
+def validate(config: RunConfig, writes: bool = True) -> None:
     """Raise UserError for values and combinations of flags that no run could honour.
 
-    Reads the environment of the launcher and looks into the output folder; loads nothing.
+    Reads the environment of the launcher and, if the run `writes`, looks into the output folder;
+    loads nothing.
     """
     _require_known_names(config)
     _require_offered(config)
@@ -84,8 +85,8 @@ def validate(config: RunConfig) -> None:
     _require_fitting_strategy(config)
     if "study" in config.groups:
         _require_comparable(config)
-    else:
-        _require_free_output_dir(config)
+    if writes:
+        _require_output_dir(config)
 
 
 def unused_flags(groups: Iterable[Any], strategies: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -192,39 +193,48 @@ def _require_comparable(config: RunConfig) -> None:
     _refuse(fewest < 1, f"--budgets {fewest} is too small", "give 1 or more labels per class")
 
 
-def _require_free_output_dir(config: RunConfig) -> None:
+def _require_output_dir(config: RunConfig) -> None:
+    """Raise UserError unless the folder is free, or its content may be overwritten or resumed."""
     folder = config.output_dir
-    _require_apart(folder, Path(str(config.data.dataset_name)).expanduser())
+    _require_apart(folder, config.data.dataset_name)
     _refuse(
         folder.exists() and not folder.is_dir(),
         f"--output_dir {str(folder)!r} is a file",
         "name a folder",
     )
     is_used = folder.is_dir() and any(folder.iterdir())
+    overwrites = config.training.overwrite_output_dir
     content = "holds another run" if (folder / "record.json").exists() else "is not empty"
     _refuse(
-        is_used and not config.training.overwrite_output_dir and not _holds_unfinished_run(folder),
+        is_used and not overwrites and not _holds_unfinished_run(folder, config),
         f"the output folder {str(folder)!r} {content}",
         "name another, or give --overwrite_output_dir",
     )
 
 
-def _require_apart(output: Path, dataset: Path) -> None:
+def _require_apart(output: Path, dataset_name: str | None) -> None:
     """Raise UserError if the output would be written into the dataset, or around it."""
-    if dataset.exists():
-        places = (output.resolve(), dataset.resolve())
-        _refuse(
-            any(a.is_relative_to(b) for a, b in (places, places[::-1])),
-            f"--output_dir {str(output)!r} and the dataset {str(dataset)!r} are not apart",
-            "name a folder of its own for the run: nothing of the dataset is overwritten",
+    dataset = Path(str(dataset_name)).expanduser()
+    if dataset_name is None or not dataset.exists():
+        return
+    places = (output.resolve(), dataset.resolve())
+    if any(one.is_relative_to(other) for one, other in (places, places[::-1])):
+        relation = "is" if places[0] == places[1] else "holds"
+        if places[0] != places[1] and places[0].is_relative_to(places[1]):
+            relation = "lies inside"
+        raise UserError(
+            f"--output_dir {str(output)!r} {relation} the dataset {str(dataset)!r}",
+            "name a folder outside it, for the run alone",
         )
 
 
-def _holds_unfinished_run(folder: Path) -> bool:
+def _holds_unfinished_run(folder: Path, config: RunConfig) -> bool:
     """Whether there are training states, or a run that was killed before there was any.
 
-    Whose run it is, is checked when it is resumed.
+    Or a study: it goes on, too. Whose run it is, is checked when it is resumed.
     """
+    if "study" in config.groups:
+        return (folder / STUDY_FILE).is_file()
     states = folder / CHECKPOINTS
     is_only = list(folder.iterdir()) == [states]
     return is_only or any(states.glob("*.json")) or any(states.glob("state-*"))

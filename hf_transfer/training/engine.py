@@ -20,6 +20,7 @@ from hf_transfer.record import PhaseFacts, from_json
 from hf_transfer.resume.run_folder import SavedRun, open_run, release
 from hf_transfer.resume.run_spec import describe_run
 from hf_transfer.strategies.plan import Plan, with_epochs, without_closed_form
+from hf_transfer.training.checks import require_supported
 from hf_transfer.training.label_scaling import (
     fit_label_scale,
     scale_labels,
@@ -158,6 +159,7 @@ def require_runnable(job: Job, plan: Plan | None = None) -> None:
             "load the checkpoint for these data; pre-training takes one class per row",
         )
     require_fitting_flags(job.data.problem_type, job.training)
+    require_supported(job.model, job.training)
 
 
 def require_steps(plan: Plan, training: TrainingConfig) -> None:

@@ -1,6 +1,5 @@
 """Packages that trackers and optimizers of TrainingArguments need: checked before a run begins."""
 
-from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 
 from hf_transfer.config.training_arguments import TrainingConfig
@@ -51,20 +50,34 @@ def require_packages(training: TrainingConfig) -> None:
     for tracker in training.report_to or ():
         if tracker not in TRACKERS:
             raise unknown("value of --report_to", tracker, [*TRACKERS, "all", "none"])
-        _require("report_to", tracker, [tracker], TRACKERS)
+        _require("report_to", tracker, TRACKERS[tracker])
     optimizer = str(training.optim.value)
-    _require("optim", optimizer, filter(optimizer.__contains__, OPTIMIZERS), OPTIMIZERS)
+    key = _key_of(optimizer)
+    if key:
+        _require("optim", optimizer, OPTIMIZERS[key])
+    if training.use_liger_kernel and not find_spec("liger_kernel"):
+        raise UserError(
+            "--use_liger_kernel needs the package liger-kernel, which is not installed",
+            "pip install liger-kernel",
+        )
     mixed = "fp16" if training.fp16 else str(getattr(training, "mixed_precision", "no"))
     if mixed == "fp16" and training.device.type == "cpu":
         raise UserError("--fp16 needs a GPU, and this run is on the CPU", "leave it out, or --bf16")
 
 
-def _require(
-    flag: str, value: str, fitting: Iterable[str], table: Mapping[str, tuple[tuple[str, ...], str]]
-) -> None:
-    key = next(iter(fitting), None)
-    modules, package = table[key] if key else ((), "")
-    if modules and not any(map(find_spec, modules)):
+def optimizer_package(optimizer: str) -> str | None:
+    """The package that a value of --optim needs beside torch and transformers."""
+    key = _key_of(optimizer)
+    return OPTIMIZERS[key][1] if key else None
+
+
+def _key_of(optimizer: str) -> str | None:
+    return next(filter(optimizer.__contains__, OPTIMIZERS), None)
+
+
+def _require(flag: str, value: str, needed: tuple[tuple[str, ...], str]) -> None:
+    modules, package = needed
+    if not any(map(find_spec, modules)):
         raise UserError(
             f"--{flag} {value} needs the package {package}, which is not installed",
             f"pip install {package}",
