@@ -36,8 +36,6 @@ TIED = 1e-4  # top two logits nearer than this: rounding decides
 LEFT_OUT = {
     "bros": "needs the place of each word on a page",
     "layoutlmv2": "needs the image of a page",
-    "reformer": "hashes at random, in evaluation too",
-    "yoso": "hashes at random, in evaluation too",
 }
 
 
