@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+from tqdm.auto import tqdm
 
 from hf_transfer.cli import command
 from hf_transfer.errors import UserError
@@ -19,6 +20,19 @@ def test_what_the_user_can_mend_ends_in_two_lines_and_exit_code_2(
         command.run_command(_fail)
     assert end.value.code == 2
     assert capsys.readouterr().err == "error: the value 3 is odd\nhint: give 4\n"
+
+
+def test_an_error_begins_below_the_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail_within_a_bar() -> None:
+        bar = tqdm(total=3, desc="rows")
+        bar.update(1)
+        _fail()
+
+    with pytest.raises(SystemExit):
+        command.run_command(fail_within_a_bar)
+    lines = capsys.readouterr().err.splitlines()
+    assert "rows" in lines[-3]
+    assert lines[-2:] == ["error: the value 3 is odd", "hint: give 4"]
 
 
 def test_a_bare_debug_flag_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,84 @@ def test_an_unknown_recipe_is_refused_with_the_nearest(
     assert "did you mean 'image_classification'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        ((), "hf-transfer: COMMAND is missing", "{run,plan,predict,cache}"),
+        (("run",), "hf-transfer run: recipe is missing", "hf-transfer run recipe"),
+        (("plan",), "hf-transfer plan: recipe is missing", "hf-transfer plan recipe"),
+        (("predict",), "hf-transfer predict: model is missing", "model INPUT"),
+        (("predict", "x"), "hf-transfer predict: INPUT is missing", "model INPUT"),
+        (("runn", "x"), "unknown command 'runn'", "did you mean 'run'"),
+        (("train",), "unknown command 'train'", "run, plan, predict, cache"),
+        (("cache", "list"), "hf-transfer cache does not take 'list'", "cache --help"),
+        (("cache", "--nope"), "hf-transfer cache does not take '--nope'", "cache --help"),
+        (("--nope",), "hf-transfer: COMMAND is missing", "--help"),
+        (("run", "token_classification"), "no recipe for token-classification yet", "recipes: "),
+        (("run", "nonsense"), "unknown recipe 'nonsense'", "text_classification"),
+        (("plan", "pretrain"), "'pretrain' has no plan to show", "text_classification"),
+    ],
+)
+def test_a_wrong_command_ends_in_one_error_and_one_hint(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    message: str,
+    hint: str,
+) -> None:
+    assert _run(monkeypatch, *words) == 2
+    error, fix = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+    assert fix.startswith("hint: ")
+    assert hint in fix
+
+
+def test_the_version_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out.startswith("hf-transfer-learning 0.")
+
+
+@pytest.mark.parametrize("name", ["text-classification", "text_classification"])
+def test_a_recipe_is_found_by_the_name_of_its_task(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert _run(monkeypatch, "plan", name, "--help") == 0
+    assert capsys.readouterr().out.startswith("usage: hf-transfer plan text_classification ")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--keep_adapter", "--strategy", "lora"), "moves with the installed package"),
+        (("--optim", "adamw_bnb_8bit"), "needs the package bitsandbytes"),
+        (("--report_to", "nope"), "unknown value of --report_to 'nope'"),
+        (("--augmentation", "nope"), "unknown --augmentation 'nope'"),
+        (("--metrics", "nope"), "unknown metric 'nope'"),
+        (("--seed", "-1"), "--seed -1 is too small"),
+    ],
+)
+def test_a_plan_is_refused_as_its_run_would_be_before_data_are_read(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: tuple[str, ...],
+    message: str,
+) -> None:
+    words = ("--model_name_or_path", "builtin:letters-resnet", "--dataset_name", "./nowhere.csv")
+    assert _run(monkeypatch, "plan", "image_classification", *words, "--use_cpu", *flags) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_plan_for_another_kind_of_input_is_refused_before_data_are_read(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--model_name_or_path", "builtin:letters-resnet", "--dataset_name", "./nowhere.csv")
+    assert _run(monkeypatch, "plan", "text_classification", *words, "--use_cpu") == 2
+    assert "was pretrained on image, text-classification needs text" in capsys.readouterr().err
+
+
 def test_predict_answers_for_pictures_a_line_each(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -149,6 +227,21 @@ def test_cache_says_in_one_line_what_is_wrong(
     assert _run(monkeypatch, "cache", "--cache_dir", str(cache_dir), *flags) == 2
     assert message in capsys.readouterr().err
     assert len(list(cache_dir.iterdir())) == 2
+
+
+@pytest.mark.parametrize("flags", [(), ("--prune", "--all")])
+@pytest.mark.parametrize("name", ["nowhere", "file.txt"])
+def test_cache_refuses_what_is_no_folder(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    name: str,
+    flags: tuple[str, ...],
+) -> None:
+    (tmp_path / "file.txt").write_text("mine")
+    assert _run(monkeypatch, "cache", "--cache_dir", str(tmp_path / name), *flags) == 2
+    assert "is no folder" in capsys.readouterr().err
+    assert (tmp_path / "file.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize("words", [("--help",), ("cache",)])

@@ -141,3 +141,45 @@ def test_a_launcher_that_would_shard_the_model_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(UserError, match="--use_fsdp of the launcher is not offered"):
         read_config(argv=["--model_name_or_path", "x", "--dataset_name", "y", "--output_dir", "z"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed: 1\nstrategy: [head\n", "line 3 of PATH is not YAML"),
+        ("seed: 1\n\tstrategy: head\n", "line 2 of PATH is not YAML"),
+        ("seed: 1\nstrategy: a: b\n", "line 2 of PATH is not YAML"),
+        ("- seed\n", "PATH holds no flags"),
+        ("", "PATH holds no flags"),
+        ("lr: 3\n", "unknown key 'lr' in PATH"),
+        ("1: 3\n", "unknown key '1' in PATH"),
+        ("strategy: hed\n", "unknown --strategy 'hed'"),
+        ("lr_scheduler_kwargs: [1]\n", "--lr_scheduler_kwargs '1' is not a JSON object"),
+        ("deepspeed: x.json\n", "--deepspeed is not offered"),
+        ("seed: -1\n", "--seed -1 is too small"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_the_line(
+    text: str, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as refusal:
+        read_config(argv=_flags(tmp_path, "--config", str(path)))
+    assert refusal.value.message.startswith(message.replace("PATH", str(path)))
+    assert refusal.value.hint
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_bytes(b"seed: \xff\xfe\n")
+    with pytest.raises(UserError, match=r"my\.yaml is not YAML"):
+        read_config(argv=_flags(tmp_path, "--config", str(path)))
+
+
+def test_a_key_from_elsewhere_is_answered_with_ours(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("wandb: true\n")
+    with pytest.raises(UserError) as refusal:
+        read_config(argv=_flags(tmp_path, "--config", str(path)))
+    assert refusal.value.hint == "here it is report_to: wandb"
