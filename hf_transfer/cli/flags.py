@@ -35,6 +35,7 @@ OPTIONAL_BOOL = (bool | None, "bool | None")
 # Flags that take a JSON object, with an example.
 JSON_FLAGS = {
     "accelerator_config": '{"split_batches": true}',
+    "activation_checkpointing_kwargs": '{"use_reentrant": false}',
     "gradient_checkpointing_kwargs": '{"use_reentrant": false}',
     "liger_kernel_config": '{"rope": true}',
     "lr_scheduler_kwargs": '{"num_cycles": 2}',
