@@ -1,4 +1,4 @@
-"""A finished model that can be asked: its answers to inputs, in words."""
+"""A finished model from a folder or the Hub, and its predictions as names and probabilities."""
 
 import itertools
 import logging

@@ -58,8 +58,8 @@ def read_text_input(model: Any, processor: Any) -> TextInput | None:
 def usable_positions(model: Any) -> int | None:
     """The largest number of tokens of a text; None if there is no limit.
 
-    RoBERTa and its relatives number the tokens from the pad token's id + 1: so many of the
-    positions in their config are never used.
+    RoBERTa and its relatives number the tokens from the pad token's id + 1: the positions before
+    are never used.
     """
     limit = getattr(model.config, "max_position_embeddings", None) or 0
     for name, module in model.named_modules():
