@@ -66,6 +66,11 @@ class TrainingFlags:
     hub_strategy: str = flag("end", "Only `end`: the model is published once, when verified.")
     logging_nan_inf_filter: bool = flag(False, "Log 0 in place of losses that are not finite.")
     logging_strategy: str = flag("epoch", "When to log the training loss.")
+    report_to: list[str] = flag(
+        default_factory=lambda: ["none"],
+        help="Trackers of the run: tensorboard, trackio, wandb, or another one of transformers; "
+        "all that are installed; none.",
+    )
     train_sampling_strategy: str | None = flag(
         None,
         "Order of the training rows: random, sequential or group_by_length. Default: "

@@ -1,6 +1,7 @@
 """The plan of a strategy by its name: pure, runs nothing."""
 
 import logging
+from dataclasses import fields
 from typing import TypeVar
 
 from hf_transfer.config.training_arguments import TrainingConfig
@@ -16,15 +17,16 @@ from hf_transfer.strategies.plan import HEAD_SCALE, FrozenDtype, Plan, Pooling, 
 T = TypeVar("T", int, float)
 log = logging.getLogger(__name__)
 
-# Flags of training that a head in closed form does not use, and their defaults.
-STEP_FLAGS = {
-    "learning_rate": None,
-    "num_train_epochs": None,
-    "max_steps": -1,
-    "weight_decay": None,
-    "per_device_train_batch_size": None,
-    "early_stopping_patience": None,
-}
+# Flags of training that a head in closed form does not use.
+# fmt: off
+STEP_FLAGS = (
+    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size",
+    "gradient_accumulation_steps", "warmup_steps", "lr_scheduler_type", "optim", "optim_args",
+    "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
+    "early_stopping_patience", "eval_strategy", "eval_steps", "logging_strategy", "logging_steps",
+    "train_sampling_strategy", "neftune_noise_alpha", "save_strategy", "save_steps",
+)
+# fmt: on
 
 
 def make_plan(transfer: TransferConfig, job: Job, pooling: Pooling = "own") -> Plan:
@@ -53,8 +55,6 @@ def make_plan(transfer: TransferConfig, job: Job, pooling: Pooling = "own") -> P
         head_scale=HEAD_SCALE if job.checkpoint.new_parameters else 1.0,
     )
     phases = STRATEGIES[name](schedule)
-    if all(phase.solver == "convex" for phase in phases):
-        _log_unused_flags(training)
     default_rate = defaults.default_learning_rate(name, parameter_count(job.model))
     return Plan(
         strategy=name,
@@ -68,6 +68,20 @@ def make_plan(transfer: TransferConfig, job: Job, pooling: Pooling = "own") -> P
         frozen_dtype=frozen_dtype(transfer, training),
         cached_views=transfer.cached_views,
     )
+
+
+def log_unused_flags(plan: Plan, training: TrainingConfig) -> None:
+    """Warn of flags that were given for steps, if the plan has none."""
+    if any(phase.solver == "trainer" for phase in plan.phases):
+        return
+    defaults_of = {each.name: each.default for each in fields(training)}
+    given = [name for name in STEP_FLAGS if getattr(training, name) != defaults_of[name]]
+    given += ["report_to"] if training.report_to else []
+    if given:
+        log.warning(
+            "the head is solved in closed form, without steps: no effect of %s",
+            ", ".join(map("--{}".format, given)),
+        )
 
 
 def frozen_dtype(transfer: TransferConfig, training: TrainingConfig) -> FrozenDtype:
@@ -110,12 +124,6 @@ def _trainable_layers(transfer: TransferConfig, job: Job) -> int:
             f"give 1 to {depth}, or --strategy full",
         )
     return layers
-
-
-def _log_unused_flags(training: TrainingConfig) -> None:
-    given = [f"--{name}" for name in STEP_FLAGS if getattr(training, name) != STEP_FLAGS[name]]
-    if given:
-        log.info("the head is solved, not trained in steps: %s not used", ", ".join(given))
 
 
 def _given(flag: T | None, default: T) -> T:

@@ -15,7 +15,7 @@ from hf_transfer.job import Job, make_job
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.resume.run_folder import load_choice, release, save_choice
 from hf_transfer.resume.run_spec import describe_inputs
-from hf_transfer.strategies.make_plan import make_plan, why_in_steps
+from hf_transfer.strategies.make_plan import log_unused_flags, make_plan, why_in_steps
 from hf_transfer.strategies.plan import Choice, Plan
 from hf_transfer.studies.choose_pooling import choose_pooling
 from hf_transfer.studies.trials import Selection, select_strategy
@@ -47,6 +47,7 @@ def choose_plan(
         selection = _select_once(transfer, job, cache)
     named = replace(transfer, strategy=cast(Strategy, selection.strategy))
     plan = make_plan(named, job, pooling.pooling)
+    log_unused_flags(plan, job.training)
     reasons = [*selection.reasons, *explain_plan(plan, job), *pooling.reasons]
     for name, users in unused_flags([transfer, training], [plan.strategy]).items():
         if users != ("auto",):  # a flag for another strategy than the one that auto chose

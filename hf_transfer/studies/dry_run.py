@@ -27,7 +27,7 @@ from hf_transfer.models.layers import LayerMap
 from hf_transfer.store.entries import resolve_cache_dir, room_for, show_bytes
 from hf_transfer.strategies.auto import CANDIDATES, DEFAULT_STRATEGY
 from hf_transfer.strategies.cost import Network, cache_boundary, phase_costs
-from hf_transfer.strategies.make_plan import make_plan
+from hf_transfer.strategies.make_plan import log_unused_flags, make_plan
 from hf_transfer.strategies.phases import STRATEGIES
 from hf_transfer.strategies.plan import Phase, Plan, learning_rates, without_closed_form
 from hf_transfer.studies.choose import explain_plan, explain_strategy
@@ -172,6 +172,7 @@ def _describe_pooling(pooling: PoolingChoice) -> str:
 
 def _phases(preview: Preview) -> list[str]:
     requested = preview.plan(preview.transfer.strategy)
+    log_unused_flags(requested, preview.job.training)
     phases, costs = _preview_phases(requested, preview)
     full = _full_cost(preview)
     cells: list[tuple[str, ...]] = [COLUMNS]

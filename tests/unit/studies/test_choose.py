@@ -462,6 +462,43 @@ def test_with_one_label_a_class_the_mean_is_used_by_what_others_found(tiny_bert:
     assert "Reimers and Gurevych 2019" in choice.reasons[-1]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", 1e-3),
+        ("num_train_epochs", 3.0),
+        ("max_steps", 7),
+        ("per_device_train_batch_size", 8),
+        ("warmup_steps", 5.0),
+        ("weight_decay", 0.1),
+        ("optim", "sgd"),
+        ("lr_scheduler_type", "cosine"),
+        ("gradient_accumulation_steps", 2),
+        ("max_grad_norm", 0.5),
+        ("adam_beta1", 0.8),
+        ("report_to", ["tensorboard"]),
+    ],
+)
+def test_flags_for_steps_are_named_where_the_head_is_solved(
+    name: str, value: object, tiny_bert: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = _texts(30, "single_label_classification")
+    checkpoint = checkpoints.load(str(tiny_bert), TEXTS, data.labels)
+    caplog.clear()
+    _choose(checkpoint, data, "head", pooling="own", **{name: value})
+    (warning,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert warning.getMessage().endswith(f"without steps: no effect of --{name}")
+
+
+def test_no_flag_is_named_where_none_was_given(
+    tiny_bert: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = _texts(30, "single_label_classification")
+    checkpoint = checkpoints.load(str(tiny_bert), TEXTS, data.labels)
+    _choose(checkpoint, data, "head", pooling="own")
+    assert "no effect" not in caplog.text
+
+
 @pytest.mark.parametrize("strategy", ["full", "auto"])
 def test_choosing_says_nothing_of_flags_that_a_solved_head_ignores(
     strategy: str, tiny_bert: Path, caplog: pytest.LogCaptureFixture
@@ -471,7 +508,7 @@ def test_choosing_says_nothing_of_flags_that_a_solved_head_ignores(
     caplog.set_level("INFO", logger="hf_transfer")
     caplog.clear()
     _choose(checkpoint, data, strategy, learning_rate=1e-3, auto_budget=1e-9)
-    assert "not used" not in caplog.text
+    assert "no effect" not in caplog.text
 
 
 def test_the_trials_of_auto_are_made_with_the_pooling_that_was_chosen(tiny_bert: Path) -> None:
