@@ -2,9 +2,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from PIL import Image
 
+from hf_transfer.data.pixels import read_image
+from hf_transfer.models.locate import local_name
 from hf_transfer.record import (
     BaseModelFacts,
     CardFacts,
@@ -210,3 +214,87 @@ def test_the_card_of_an_adapter_says_so_and_how_to_load_it_with_its_base_model()
     )
     assert "PeftModel.from_pretrained(model, name).merge_and_unload()" in text
     assert 'pipeline("image-classification", model=model, image_processor=processor)' in text
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said", "line"),
+    [
+        ({"16-bit grey": 80}, "80 (16-bit grey: 80) of the images", "// 257"),
+        ({"transparent": 1}, "1 (transparent: 1) of the images", "alpha_composite"),
+        ({"floating-point grey": 2}, "2 (floating-point grey: 2) of the images", "* 255"),
+    ],
+)
+def test_the_card_says_what_a_plain_pipeline_reads_otherwise_and_the_line_that_converts_it(
+    kinds: dict[str, int], said: str, line: str
+) -> None:
+    record = example_record()
+    text = str(render_card(replace(record, dataset=replace(record.dataset, image_kinds=kinds))))
+    assert said in text
+    assert line in text
+    assert "Convert such an image first" not in str(render_card(record))
+
+
+def test_the_lines_that_convert_give_what_training_saw(tmp_path: Path) -> None:
+    """Run the card's lines for each kind of image."""
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+    clear = Image.fromarray(grey)
+    clear.putalpha(Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)))
+    images = {
+        "16-bit grey": Image.fromarray(grey.astype(np.uint16) * 257),
+        "floating-point grey": Image.fromarray((grey / 255).astype(np.float32)),
+        "transparent": clear,
+    }
+    record = example_record()
+    for kind, image in images.items():
+        dataset = replace(record.dataset, image_kinds={kind: 1})
+        text = str(render_card(replace(record, dataset=dataset)))
+        (line,) = [each for each in text.splitlines() if each.startswith("image = ")]
+        names = {"image": image, "Image": Image, "numpy": np}
+        exec(line, names)
+        assert names["image"].convert("RGB").tobytes() == read_image(image).tobytes()
+
+
+def test_where_padding_decides_the_card_says_to_give_one_text_at_a_time() -> None:
+    record = example_record(task="text-classification")
+    for padding, is_said in (("none", True), ("right", False), (None, False)):
+        text = str(render_card(replace(record, model=replace(record.model, padding=padding))))
+        assert ("depends on the padding beside it" in text) == is_said
+
+
+@pytest.mark.parametrize(
+    ("location", "model"),
+    [
+        ("out/pets", '"out/pets")'),
+        (".", '".")  # the folder of this file'),
+        (None, '"me/animals")'),
+    ],
+)
+def test_the_lines_to_use_it_run_where_the_model_is(location: str | None, model: str) -> None:
+    record = example_record()
+    text = str(render_card(replace(record, card=replace(record.card, location=location))))
+    assert f'pipeline("image-classification", model={model}' in text
+
+
+def test_a_class_is_weakest_only_if_no_other_is_as_weak() -> None:
+    record = example_record()
+    rows = record.evaluation.per_class
+    alike = [replace(row, f1=rows[0].f1) for row in rows]
+    evaluation = replace(record.evaluation, per_class=alike)
+    assert "It is weakest on" in str(render_card(record))
+    assert "It is weakest on" not in str(render_card(replace(record, evaluation=evaluation)))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("pets/model", "pets/model"),
+        ("pets/checkpoint-500", "pets/checkpoint-500"),
+        ("models/vit", "vit"),
+        ("a/Output", "a/Output"),
+    ],
+)
+def test_a_folder_whose_name_says_nothing_is_named_with_the_one_around_it(
+    folder: str, name: str
+) -> None:
+    assert local_name(Path("/x") / folder) == name
