@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hf_transfer.record import read_record
 from hf_transfer.resume.states import State, States
@@ -418,3 +419,21 @@ def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "unbroken")]
     assert read_record(tmp_path / "run" / "record.json").phases[0].resumed_at == [step]
     assert weights[0] == weights[1]
+
+
+def test_a_resumed_run_goes_on_in_the_report_of_the_one_that_was_stopped(
+    forked: ForkServer, texts: Workload, tmp_path: Path
+) -> None:
+    flags = ("--report_to", "tensorboard", "--logging_strategy", "steps", "--logging_steps", "1")
+    process = texts.start(forked, tmp_path / "run", *flags)
+    _wait_for_states(process, tmp_path / "run", 2)
+    process.send(signal.SIGTERM)
+    assert process.wait() == STOPPED, process.said
+    reports = tmp_path / "run" / "checkpoints" / "reports"
+    name = (reports / "tracker_id.txt").read_text()
+    ended = texts.run(forked, tmp_path / "run", *flags)
+    assert ended.code == 0, ended.said
+    assert (reports / "tracker_id.txt").read_text() == name
+    events = EventAccumulator(str(reports))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 81))
