@@ -197,3 +197,22 @@ def test_two_processes_train_layers_on_the_pass_that_they_share(
 ) -> None:
     records = _share_a_pass("top_layers", tiny_bert, text_file, tmp_path)
     assert records[1].phases[0].steps == records[2].phases[0].steps == 6
+
+
+def test_torchrun_on_a_cpu_starts_processes_that_know_of_one_another(
+    tiny_bert: Path, text_file: Path, tmp_path: Path
+) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    data = ["--dataset_name", str(text_file), "--label_column", "animal"]
+    flags = ["--strategy", "full", "--max_steps", "2", "--disable_tqdm", "true"]
+    recipe = str(ROOT / "recipes" / "text_classification.py")
+    model = ["--model_name_or_path", str(tiny_bert), "--output_dir", str(tmp_path / "run")]
+    done = subprocess.run(
+        [*launcher, recipe, *model, *data, *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert read_record(tmp_path / "run" / "record.json").environment["processes"] == 2

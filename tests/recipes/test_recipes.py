@@ -87,6 +87,16 @@ def test_nothing_is_left_beside_the_folder(digits: Path) -> None:
     assert [path.name for path in digits.parent.iterdir()] == ["digits"]
 
 
+def test_all_files_may_be_read_by_whom_the_umask_lets(digits: Path) -> None:
+    plain = digits.parent / "plain"
+    plain.write_text("")
+    mode = plain.stat().st_mode
+    plain.unlink()
+    files = [path for path in digits.iterdir() if path.is_file()]
+    assert len(files) > 4
+    assert {path.stat().st_mode for path in files} == {mode}
+
+
 def test_the_same_command_again_finds_all_done_and_changes_nothing(
     digits: Path, recipe: Recipe
 ) -> None:

@@ -152,3 +152,30 @@ def test_data_carry_their_task_and_the_length_of_their_texts(text_file: Path) ->
     data = load_data(config, TEXTS, seed=0)
     assert (data.task, data.max_length) == (TEXTS, 9)
     assert load_data(DataConfig("builtin:digits"), IMAGES, seed=0).max_length is None
+
+
+def test_numbers_that_are_all_different_point_to_a_regression(tmp_path: Path) -> None:
+    rows = "".join(f"text {number},{number}\n" for number in range(60))
+    (tmp_path / "rows.csv").write_text("text,label\n" + rows)
+    with pytest.raises(UserError, match="too few examples") as refusal:
+        load_data(DataConfig(str(tmp_path / "rows.csv")), TEXTS, seed=0)
+    assert "--problem_type regression" in refusal.value.hint
+
+
+def test_more_examples_per_class_than_there_are_is_said(
+    text_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = DataConfig(str(text_file), label_column="animal", examples_per_class=1000)
+    data = load_data(config, TEXTS, seed=0)
+    assert len(data.train) == 192
+    assert "--examples_per_class 1000 has no effect: no class has more than 64" in caplog.text
+
+
+def test_label_names_that_differ_by_case_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = ("billing", "BILLING", "sales")
+    rows = "".join(f"text {number},{names[number % 3]}\n" for number in range(60))
+    (tmp_path / "rows.csv").write_text("text,label\n" + rows)
+    load_data(DataConfig(str(tmp_path / "rows.csv")), TEXTS, seed=0)
+    assert "differ by case or spaces alone, and may be one: 'BILLING', 'billing'" in caplog.text
