@@ -176,6 +176,11 @@ def _require_comparable(config: RunConfig) -> None:
         "push a run of the strategy that you choose",
     )
     _refuse(
+        any(name != "none" for name in config.training.report_to),
+        f"--report_to {' '.join(config.training.report_to)} does not belong to a comparison",
+        "its table and plot show the runs; report a run of the strategy that you choose",
+    )
+    _refuse(
         data.examples_per_class is not None,
         "--examples_per_class does not belong to a comparison",
         "give --budgets",

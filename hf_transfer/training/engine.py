@@ -1,6 +1,7 @@
 """Run a plan: phase after phase, resumed where it was stopped."""
 
 import copy
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +32,7 @@ from hf_transfer.training.losses import require_fitting_flags
 from hf_transfer.training.plan_run import PlanRun
 from hf_transfer.training.probe_phase import run_probe_phase
 from hf_transfer.training.step_phase import run_step_phase
-from hf_transfer.training.trackers import Trackers
+from hf_transfer.training.trackers import open_trackers
 
 
 @dataclass(frozen=True)
@@ -96,31 +97,29 @@ def train(
         shards = resumed["shards"]
         done = [from_json(PhaseFacts, facts) for facts in resumed["done"]]
     run = _start(plan, job, cache)
-    reports = job.training.report_to and job.training.output_dir and not is_trial
-    trackers = Trackers(job.training) if reports else None
+    trackers = open_trackers(job.training, is_trial)
     run = replace(run, shards=shards, folder=folder, is_trial=is_trial, trackers=trackers)
     for phase, facts in zip(plan.phases, done, strict=False):
         if phase.solver == "convex" and facts.steps:
             run = replace(run, plan=without_closed_form(plan))
-    for number in range(len(done), len(plan.phases)):
-        solved = None
-        if run.plan.phases[number].solver == "convex":
-            solved = run_probe_phase(number, run)
-            if solved is None:  # its features cannot be computed apart
-                run = replace(run, plan=without_closed_form(run.plan))
-        if solved is None:
-            if trackers:
-                trackers.steps_before = sum(phase.steps for phase in done)
-            checkpoint, facts = run_step_phase(number, run, done)
-            run = replace(run, job=replace(run.job, checkpoint=checkpoint))
-        done.append(solved or facts)
+    with trackers or nullcontext():
+        for number in range(len(done), len(plan.phases)):
+            solved = None
+            if run.plan.phases[number].solver == "convex":
+                solved = run_probe_phase(number, run)
+                if solved is None:  # its features cannot be computed apart
+                    run = replace(run, plan=without_closed_form(run.plan))
+            if solved is None:
+                if trackers:
+                    trackers.steps_before = sum(phase.steps for phase in done)
+                checkpoint, facts = run_step_phase(number, run, done)
+                run = replace(run, job=replace(run.job, checkpoint=checkpoint))
+            done.append(solved or facts)
     checkpoint = run.job.checkpoint
     unscale_head(checkpoint, run.scale)
     checkpoint.model.eval()
     if folder:
         folder.wait()
-    if trackers:
-        trackers.end()
     return Trained(checkpoint, run.plan, job.encoder, job.training, tuple(done))
 
 

@@ -1,7 +1,9 @@
 """Trackers (--report_to): one run of each for all phases, whose steps go on from phase to phase."""
 
 import copy
+import logging
 import os
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,28 @@ from hf_transfer.config.run import CHECKPOINTS, REPORTS
 from hf_transfer.config.training_arguments import TrainingConfig
 
 ID_FILE = "tracker_id.txt"
+RUN_ID, RESUME = "WANDB_RUN_ID", "WANDB_RESUME"  # from here alone wandb takes the id of a run
+
+
+log = logging.getLogger(__name__)
+
+
+def open_trackers(training: TrainingConfig, is_trial: bool) -> "Trackers | None":
+    """The trackers of a run; None without any, or for a trial."""
+    if not training.report_to or is_trial:
+        return None
+    if training.output_dir is None:
+        names = ", ".join(training.report_to)
+        log.warning("a run without an output folder does not report to %s", names)
+        return None
+    return Trackers(training)
 
 
 class Trackers(TrainerCallback):
     """Sends what every phase logs to transformers' own callbacks, made once.
 
     Trainer would make others in each phase: a new run of the tracker, from step 0. `steps_before`
-    is the number of steps of the phases that are done.
+    is the number of steps of the phases that are done. The phases run within this context.
     """
 
     def __init__(self, training: TrainingConfig) -> None:
@@ -28,6 +45,7 @@ class Trackers(TrainerCallback):
         self.training = training.changed(output_dir=str(folder))
         self.steps_before = 0
         self.has_begun = False
+        self.names_wandb_run = RUN_ID not in os.environ
         self.last: tuple[Any, ...] = ()  # state, control and other arguments of the last phase
         self._name_run(folder)
         self.callbacks = [
@@ -69,10 +87,20 @@ class Trackers(TrainerCallback):
         """Remember the last state: the run goes on in the next phase."""
         self.last = (copy.copy(state), control, others)
 
-    def end(self) -> None:
-        """End the run of each tracker."""
-        if self.last:
+    def __enter__(self) -> "Trackers":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        """End the run of each tracker: the next one in this process is another."""
+        if self.last and not error:
             self._send("on_train_end", *self.last)
+        if self.names_wandb_run:
+            os.environ.pop(RUN_ID, None)
+            os.environ.pop(RESUME, None)
+        wandb = sys.modules.get("wandb")
+        run = getattr(wandb, "run", None)
+        if wandb and run and run.id == self.run_id:
+            wandb.finish(exit_code=int(error is not None))  # its callback leaves the run open
 
     def _send(
         self, event: str, state: TrainerState, control: TrainerControl, others: dict[str, Any]
@@ -87,9 +115,9 @@ class Trackers(TrainerCallback):
         path = folder / ID_FILE
         if not path.is_file() and self.training.process_index == 0:
             path.write_text(uuid.uuid4().hex[:16])
-        name = path.read_text() if path.is_file() else None
+        self.run_id = path.read_text() if path.is_file() else None
         output = Path(str(self.training.output_dir)).parents[1].resolve().name
-        self.training.run_name = self.training.run_name or f"{output}-{name}"
-        if name:
-            os.environ.setdefault("WANDB_RUN_ID", name)
-            os.environ.setdefault("WANDB_RESUME", "allow")
+        self.training.run_name = self.training.run_name or f"{output}-{self.run_id}"
+        if self.run_id and self.names_wandb_run:
+            os.environ[RUN_ID] = self.run_id
+            os.environ[RESUME] = "allow"

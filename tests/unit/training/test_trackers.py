@@ -1,5 +1,7 @@
 """--report_to: one run of a tracker for all phases, with steps that go on."""
 
+import itertools
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,13 +9,14 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hf_transfer.cli.flags import read_config
-from hf_transfer.config.run import RunConfig
+from hf_transfer.config.run import COMPARING, RunConfig
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.training.engine import run_plan
 from hf_transfer.training.packages import OPTIMIZERS, TRACKERS, require_packages
+from hf_transfer.training.trackers import open_trackers
 from tests import checkpoints
 
 
@@ -31,10 +34,28 @@ def digits() -> Data:
     return replace(data, splits={name: data.splits[name] for name in ("train", "test")})
 
 
-def _run(config: RunConfig, data: Data, model: Path) -> None:
+class KilledError(Exception):
+    """A run that is killed."""
+
+
+def _run(config: RunConfig, data: Data, model: Path, die_at: int | None = None) -> None:
     checkpoint = checkpoints.load(str(model), data.task, data.labels)
     choice = choose_plan(config.transfer, checkpoint, data, config.training, config.cache)
-    run_plan(choice.plan, checkpoint, data, config.training, config.cache)
+    calls = itertools.count(1)
+
+    def count(*_: object) -> None:
+        if next(calls) == die_at:
+            raise KilledError
+
+    hook = checkpoint.model.classifier.weight.register_hook(count)
+    try:
+        run_plan(choice.plan, checkpoint, data, config.training, config.cache)
+    finally:
+        hook.remove()
+
+
+def _id_of(folder: Path) -> str:
+    return (folder / "checkpoints" / "reports" / "tracker_id.txt").read_text()
 
 
 def _logged_steps(folder: Path) -> list[int]:
@@ -62,9 +83,84 @@ def test_a_run_that_starts_over_begins_a_new_report(
     names = []
     for _ in range(2):
         _run(_config(tmp_path, *flags), digits, tiny_vit)
-        names.append((tmp_path / "checkpoints" / "reports" / "tracker_id.txt").read_text())
+        names.append(_id_of(tmp_path))
     assert names[0] != names[1]
     assert _logged_steps(tmp_path) == [1, 2]
+
+
+def test_a_resumed_run_goes_on_in_the_same_report(
+    tiny_vit: Path, digits: Data, tmp_path: Path
+) -> None:
+    flags = ("--strategy", "gradual", "--max_steps", "9", "--save_minutes", "0")
+    with pytest.raises(KilledError):
+        _run(_config(tmp_path, *flags, "--save_strategy", "steps"), digits, tiny_vit, die_at=5)
+    name = _id_of(tmp_path)
+    assert 0 < _logged_steps(tmp_path)[-1] < 9
+    _run(_config(tmp_path, *flags), digits, tiny_vit)
+    assert _id_of(tmp_path) == name
+    steps = _logged_steps(tmp_path)
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 9
+
+
+def test_two_runs_of_a_process_are_two_reports(
+    tiny_vit: Path, digits: Data, tmp_path: Path
+) -> None:
+    for name in ("one", "other"):
+        config = _config(tmp_path / name, "--strategy", "full", "--max_steps", "2")
+        _run(config, digits, tiny_vit)
+        assert "WANDB_RUN_ID" not in os.environ
+    assert _id_of(tmp_path / "one") != _id_of(tmp_path / "other")
+
+
+@pytest.mark.parametrize("is_trial", [True, False])
+def test_without_an_output_folder_nothing_is_reported(
+    is_trial: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = TrainingConfig(use_cpu=True, report_to="tensorboard")
+    assert open_trackers(training, is_trial) is None
+    assert ("does not report to tensorboard" in caplog.text) is not is_trial
+
+
+def test_a_comparison_does_not_report(tmp_path: Path) -> None:
+    words = ["--model_name_or_path", "x", "--dataset_name", "y", "--use_cpu"]
+    words += ["--output_dir", str(tmp_path / "out"), "--report_to", "tensorboard", "wandb"]
+    with pytest.raises(UserError, match="--report_to tensorboard wandb does not belong"):
+        read_config(groups=COMPARING, argv=words)
+
+
+def test_wandb_has_one_finished_run_whose_steps_go_on(
+    tiny_vit: Path, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    logged = []
+
+    def record(run: object, values: dict[str, float]) -> None:
+        logged.append(values["train/global_step"])
+
+    monkeypatch.setattr(wandb.Run, "log", record)
+    flags = ("--strategy", "gradual", "--max_steps", "9", "--report_to", "wandb")
+    _run(_config(tmp_path / "out", *flags), digits, tiny_vit)
+    assert wandb.run is None
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert folder.name.endswith(_id_of(tmp_path / "out"))
+    assert logged == sorted(logged)
+    assert logged[-1] == 9
+
+
+def test_trackio_has_one_run_whose_steps_go_on(
+    tiny_vit: Path, digits: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path))
+    trackio = pytest.importorskip("trackio")
+    logged = []
+    monkeypatch.setattr(trackio, "log", lambda values: logged.append(values["train/global_step"]))
+    flags = ("--strategy", "gradual", "--max_steps", "9", "--report_to", "trackio")
+    _run(_config(tmp_path / "out", *flags), digits, tiny_vit)
+    assert logged == sorted(logged)
+    assert logged[-1] == 9
 
 
 def test_trials_do_not_report(tiny_vit: Path, digits: Data, tmp_path: Path) -> None:
