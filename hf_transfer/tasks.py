@@ -98,8 +98,10 @@ TASKS: dict[str, Task] = {
 }
 
 
-def find_task(name: str) -> Task:
-    """Row of TASKS with this name. Raises UserError if there is none."""
+def find_task(name: str | Task) -> Task:
+    """Row of TASKS with this name, or the row itself. Raises UserError if there is none."""
+    if isinstance(name, Task):
+        return name
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     return TASKS[name]

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
@@ -59,6 +59,12 @@ class _StderrHandler(logging.StreamHandler[TextIO]):
     def stream(self) -> TextIO:  # type: ignore[override]
         """The error stream."""
         return sys.stderr
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write above the progress bars, which are drawn again below."""
+        bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
+        with bars.external_write_mode(sys.stderr) if bars else nullcontext():
+            super().emit(record)
 
 
 @contextmanager

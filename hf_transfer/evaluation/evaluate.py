@@ -181,11 +181,15 @@ def _hyperparameters(trained: Trained) -> dict[str, Any]:
 
 
 def _precision(arguments: TrainingConfig) -> str:
-    """What --bf16, --fp16 or the launcher's --mixed_precision name, else fp32."""
-    if arguments.bf16 or arguments.fp16:
-        return "bf16" if arguments.bf16 else "fp16"
+    """What --bf16, --fp16 or the launcher's --mixed_precision name, else fp32.
+
+    On a CPU fp16 is computed as fp32.
+    """
     mixed = str(getattr(arguments, "mixed_precision", "no"))
-    return "fp32" if mixed == "no" else mixed
+    if arguments.bf16 or arguments.fp16:
+        mixed = "bf16" if arguments.bf16 else "fp16"
+    is_in_full = mixed == "no" or (mixed == "fp16" and arguments.device.type == "cpu")
+    return "fp32" if is_in_full else mixed
 
 
 def _environment(trained: Trained) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def build_checkpoint(
     Raises UserError for an unknown model type, one without a class for the task, JSON that cannot
     be read, and a processor that does not exist.
     """
-    task = find_task(task) if isinstance(task, str) else task
+    task = find_task(task)
     overrides = _parse_json(config.config_overrides)
     processor_settings = _parse_json(config.processor_overrides)
     if config.model_type not in transformers.CONFIG_MAPPING:

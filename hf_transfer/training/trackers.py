@@ -41,7 +41,8 @@ class Trackers(TrainerCallback):
 
     def __init__(self, training: TrainingConfig) -> None:
         folder = Path(str(training.output_dir)) / CHECKPOINTS / REPORTS
-        folder.mkdir(parents=True, exist_ok=True)
+        if training.process_index == 0:
+            folder.mkdir(parents=True, exist_ok=True)
         self.training = training.changed(output_dir=str(folder))
         self.steps_before = 0
         self.has_begun = False

@@ -1,4 +1,5 @@
 import importlib.metadata
+import logging
 import subprocess
 import sys
 
@@ -33,6 +34,16 @@ def test_an_error_begins_below_the_progress_bar(capsys: pytest.CaptureFixture[st
     lines = capsys.readouterr().err.splitlines()
     assert "rows" in lines[-3]
     assert lines[-2:] == ["error: the value 3 is odd", "hint: give 4"]
+
+
+def test_a_log_line_stands_above_the_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    def log_within_a_bar() -> None:
+        with tqdm(total=3, desc="rows"):
+            logging.getLogger("hf_transfer").warning("three rows are empty")
+
+    command.run_command(log_within_a_bar)
+    shown = [line.rsplit("\r", 1)[-1] for line in capsys.readouterr().err.splitlines()]
+    assert "three rows are empty" in shown
 
 
 def test_a_bare_debug_flag_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
