@@ -17,7 +17,7 @@ from hf_transfer.hub_repository import card_license, find_repository
 from hf_transfer.package_files import PACKAGE
 from hf_transfer.tasks import TASKS, Task, model_kinds, served_tasks
 
-GENERIC = re.compile(r"(model|checkpoint|output|out|run|final|best|base|weights)s?([-_]\d+)?")
+GENERIC = re.compile(r"(model|checkpoint|output|out|run|final|best)s?([-_]\d+)?")
 ASSETS = PACKAGE / "assets"
 
 

@@ -68,7 +68,8 @@ def push(folder: Path, target: HubTarget) -> Published:
     name = full_name(target)
     record = read_record(folder / "record.json")
     if record.card.name != name:  # the card loads the model by its name on the Hub
-        write_documents(replace(record, card=replace(record.card, name=name)), folder)
+        card = replace(record.card, name=name, location=None)
+        write_documents(replace(record, card=card), folder)
     api = HfApi(token=target.hub_token)
     branch = target.hub_revision
     try:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import (
     AutoConfig,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     FNetConfig,
     FNetModel,
@@ -30,6 +31,7 @@ from hf_transfer.config.data import DataConfig
 from hf_transfer.config.run import RunConfig
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.errors import UserError
+from hf_transfer.frozen.split import split_model
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import read_logits
 from hf_transfer.store.entries import list_entries, resolve_cache_dir
@@ -520,3 +522,13 @@ def test_the_solved_head_is_in_the_plain_model(tiny_bert: Path) -> None:
     _, data = _load(tiny_bert, "text")
     logits = _logits_of(trained, data.train.select(range(20)))
     assert (logits.argmax(-1) == np.asarray(data.train["label"][:20])).mean() > 2 / len(data.labels)
+
+
+def test_a_split_says_that_it_does_not_run_in_inference_mode(tiny_bert: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_bert).eval()
+    inputs = {"input_ids": torch.tensor([[2, 5, 6, 3]]), "attention_mask": torch.ones(1, 4).long()}
+    split = split_model(model, "head")
+    with torch.inference_mode(), pytest.raises(UserError, match=r"torch.inference_mode\(\)"):
+        split.prefix(inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(split.suffix(split.prefix(inputs)), model(**inputs).logits)
