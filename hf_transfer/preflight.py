@@ -9,6 +9,7 @@ from hf_transfer.data.augmentation import require_augmentation
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import require_metrics
 from hf_transfer.models.adapters import require_loadable_method, require_method
+from hf_transfer.models.from_config import require_buildable
 from hf_transfer.models.locate import locate, read_config
 from hf_transfer.sharing.hub import full_name
 from hf_transfer.tasks import Task, find_task
@@ -28,6 +29,8 @@ def preflight(config: RunConfig, writes: bool = True) -> None:
     require_optimizer(config.training)
     task = find_task(config.task)
     require_known_names(config, task)
+    if "source_model" in config.groups:
+        require_buildable(config.source_model, task)
     if config.model.model_name_or_path is not None:
         read_config(locate(config.model), task)
     if config.transfer.keep_adapter:

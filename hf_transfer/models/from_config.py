@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, set_seed
 
 from hf_transfer.config.source_model import SourceModelConfig
-from hf_transfer.errors import UserError, one_line, unknown
+from hf_transfer.errors import UserError, unknown
 from hf_transfer.models import locate
 from hf_transfer.models.checkpoint import Checkpoint
 from hf_transfer.models.head import set_labels
@@ -18,6 +18,15 @@ from hf_transfer.models.locate import Location, Provenance
 from hf_transfer.tasks import Task, find_task
 
 IMAGE_SIZE = 224  # of an image processor, where the model config names none
+EXAMPLES = {
+    "config_overrides": '{"depths": [2, 2]}',
+    "processor_overrides": '{"size": {"height": 64, "width": 64}}',
+}
+# How transformers and torch refuse arguments of a config, a network or a processor.
+REFUSALS = (
+    *(AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError),
+    *(StrictDataclassError, ZeroDivisionError),
+)
 
 
 def build_checkpoint(
@@ -31,28 +40,21 @@ def build_checkpoint(
     be read, and a processor that does not exist.
     """
     task = find_task(task)
-    overrides = _parse_json(config.config_overrides)
-    processor_settings = _parse_json(config.processor_overrides)
-    if config.model_type not in transformers.CONFIG_MAPPING:
-        raise unknown("model type", str(config.model_type), transformers.CONFIG_MAPPING.keys())
-    _require_known(config, overrides)
-    processor = _build_processor(task, config, processor_settings, overrides)
+    require_buildable(config, task)
+    overrides = _parse_json("config_overrides", config.config_overrides)
+    processor = _build_processor(task, config, overrides)
     if task.modality == "text":
         overrides.setdefault("vocab_size", len(processor))
         overrides.setdefault("pad_token_id", processor.pad_token_id)
-    try:
-        model_config = AutoConfig.for_model(config.model_type, **overrides)
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise _wrong_override(config, error) from error
-    locate.require_modality(model_config, task, str(config.model_type), trust_remote_code=False)
+    model_config = _make_config(config, overrides)
     model_config.architectures = [task.model_class_name(model_config)]
     set_labels(model_config, labels)
     model_config.problem_type = "single_label_classification"
     set_seed(seed)
     try:
         model = task.model_class.from_config(model_config)
-    except (TypeError, ValueError, RuntimeError, IndexError, ZeroDivisionError) as error:
-        raise _wrong_override(config, error) from error
+    except REFUSALS as error:
+        raise _wrong_override("config_overrides", config, error) from error
     everything = tuple(dict(model.named_parameters()))
     return Checkpoint(
         model=model,
@@ -66,59 +68,75 @@ def build_checkpoint(
     )
 
 
-def _require_known(config: SourceModelConfig, overrides: dict[str, Any]) -> None:
-    """Raise UserError for a key that the config does not have: transformers would keep it aside."""
-    default = AutoConfig.for_model(config.model_type)
+def require_buildable(config: SourceModelConfig, task: Task) -> None:
+    """Raise UserError for what build_checkpoint would refuse, before any file is read."""
+    overrides = _parse_json("config_overrides", config.config_overrides)
+    _parse_json("processor_overrides", config.processor_overrides)
+    name = str(config.model_type)
+    if name not in transformers.CONFIG_MAPPING:
+        raise unknown("model type", name, transformers.CONFIG_MAPPING.keys())
+    default = AutoConfig.for_model(name)
     known = {*default.to_dict(), *default.attribute_map}
     for key in overrides:
-        if key not in known:
-            raise unknown(f"key of the config of {config.model_type}", key, sorted(known))
+        if key not in known:  # transformers would keep it aside
+            raise unknown(f"key of the config of {name}", key, sorted(known))
+    locate.require_modality(_make_config(config, overrides), task, name, trust_remote_code=False)
+    if task.modality == "text" and config.tokenizer_name is None:
+        raise UserError(
+            "--tokenizer_name is missing",
+            "a text model needs a tokenizer: a Hub id or a folder",
+        )
 
 
-def _wrong_override(config: SourceModelConfig, error: Exception) -> UserError:
+def _make_config(config: SourceModelConfig, overrides: dict[str, Any]) -> Any:
+    try:
+        return AutoConfig.for_model(config.model_type, **overrides)
+    except REFUSALS as error:
+        raise _wrong_override("config_overrides", config, error) from error
+
+
+def _wrong_override(flag: str, config: SourceModelConfig, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    if isinstance(error, KeyError):  # its text is the key alone
+        reason = f"unknown {reason}"
+    made = "processor" if flag == "processor_overrides" else f"{config.model_type} network"
     return UserError(
-        f"--config_overrides {config.config_overrides} gives no {config.model_type}: "
-        f"{' '.join(str(error).split())[:200]}",
-        f"see transformers' documentation of the config of {config.model_type}",
+        f"--{flag} {getattr(config, flag)} gives no {made}: {reason}",
+        f"see transformers' documentation of {config.model_type}",
     )
 
 
-def _build_processor(
-    task: Task, config: SourceModelConfig, settings: dict[str, Any], overrides: dict[str, Any]
-) -> Any:
+def _build_processor(task: Task, config: SourceModelConfig, overrides: dict[str, Any]) -> Any:
     """The tokenizer that the config names, or an image processor of the model's image size."""
     if task.modality == "text":
-        name = config.tokenizer_name
-        if name is None:
-            raise UserError(
-                "--tokenizer_name is missing",
-                "a text model needs a tokenizer: a Hub id or a folder",
-            )
+        name = str(config.tokenizer_name)
         location = Location(Provenance(name), {"pretrained_model_name_or_path": name})
         return locate.load_processor(location, task.processor_class)
     side = overrides.get("image_size", IMAGE_SIZE)
+    height, width = side if isinstance(side, list) else (side, side)
     settings = {
         "image_processor_type": "ViTImageProcessor",
-        "size": {"height": side, "width": side},
-        **settings,
+        "size": {"height": height, "width": width},
+        **_parse_json("processor_overrides", config.processor_overrides),
     }
     kind = settings.pop("image_processor_type")
-    if not hasattr(transformers, kind):
+    if not hasattr(transformers, str(kind)):
         raise UserError(
             f"transformers has no image processor {kind!r}",
             "as ViTImageProcessor, in --processor_overrides",
         )
-    with locate.quiet_transformers():
-        return getattr(transformers, kind)(**settings)
+    try:
+        with locate.quiet_transformers():
+            return getattr(transformers, kind)(**settings)
+    except REFUSALS as error:
+        raise _wrong_override("processor_overrides", config, error) from error
 
 
-def _parse_json(text: str) -> dict[str, Any]:
+def _parse_json(flag: str, text: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
-    except ValueError as error:
-        raise UserError(
-            f"{text!r} is not a JSON object: {one_line(error)}", 'as {"depths": [2, 2]}'
-        ) from error
+    except ValueError:
+        content = None
     if not isinstance(content, dict):
-        raise UserError(f"{text!r} is not a JSON object", 'as {"depths": [2, 2]}')
+        raise UserError(f"--{flag} {text!r} is not a JSON object", f"as '{EXAMPLES[flag]}'")
     return content

@@ -111,6 +111,57 @@ def test_a_plan_for_another_kind_of_input_is_refused_before_data_are_read(
     assert "was pretrained on image, text-classification needs text" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("recipe", "flags", "message"),
+    [
+        ("pretrain", ("--model_type", "resnett"), "unknown model type 'resnett'"),
+        (
+            "pretrain",
+            ("--model_type", "resnet", "--config_overrides", "[1]"),
+            "--config_overrides '[1]' is not a JSON object",
+        ),
+        (
+            "pretrain",
+            ("--model_type", "bert", "--task", "text-classification"),
+            "--tokenizer_name is missing",
+        ),
+        (
+            "image_classification",
+            ("--model_name_or_path", "builtin:letters-resnet", "--report_to", "dvclive"),
+            "--report_to dvclive needs the package dvclive",
+        ),
+        (
+            "image_classification",
+            ("--model_name_or_path", "builtin:letters-resnet", "--fp16"),
+            "--fp16 needs a GPU",
+        ),
+        (
+            "image_classification",
+            ("--model_name_or_path", "builtin:letters-resnet", "--optim_args", "fast"),
+            "does not take --optim_args fast",
+        ),
+        (
+            "compare_strategies",
+            ("--model_name_or_path", "builtin:letters-resnet", "--report_to", "tensorboard"),
+            "--report_to tensorboard does not belong to a comparison",
+        ),
+    ],
+)
+def test_a_run_is_refused_before_data_are_read_and_nothing_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    recipe: str,
+    flags: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("--dataset_name", "./nowhere.csv", "--use_cpu", *flags)
+    assert _run(monkeypatch, "run", recipe, *words) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_predict_answers_for_pictures_a_line_each(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
