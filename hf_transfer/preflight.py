@@ -36,7 +36,9 @@ def preflight(config: RunConfig, writes: bool = True) -> None:
     if config.transfer.keep_adapter:
         _require_base_that_stays(config)
     if writes:
-        _require_writable(config.output_dir.absolute())
+        _require_writable("output_dir", config.output_dir.absolute())
+    if config.cache.cache_dir:
+        _require_writable("cache_dir", Path(config.cache.cache_dir).expanduser().absolute())
     if config.hub:
         full_name(config.hub)
 
@@ -62,11 +64,6 @@ def _require_base_that_stays(config: RunConfig) -> None:
             f"--keep_adapter: {base} moves with the installed package",
             "leave out --keep_adapter, or copy it to a folder",
         )
-    if config.training.output_dir and folder.resolve() == config.output_dir.resolve():
-        raise UserError(
-            f"--keep_adapter: --output_dir {base!r} holds the base model",
-            "name another folder; the adapter needs its base",
-        )
     if config.hub and folder.is_dir():
         raise UserError(
             f"--keep_adapter: nobody can load an adapter of {base!r} from the Hub",
@@ -74,12 +71,12 @@ def _require_base_that_stays(config: RunConfig) -> None:
         )
 
 
-def _require_writable(folder: Path) -> None:
+def _require_writable(flag: str, folder: Path) -> None:
     for place in (folder.parent, folder):
         existing = next(each for each in (place, *place.parents) if each.exists())
         try:
             tempfile.TemporaryFile(dir=existing).close()
         except OSError as error:
             raise UserError(
-                f"cannot write into {str(existing)!r}", "name another --output_dir"
+                f"cannot write into {str(existing)!r}", f"name another --{flag}"
             ) from error

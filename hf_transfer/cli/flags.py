@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -31,7 +31,7 @@ NAMING = ("model_name_or_path", "model_type", "dataset_name")  # of the output f
 REQUIRED = ("model_name_or_path", "model_type", "dataset_name", "output_dir", "hub_model_id")
 HELP = {"-h", "--help", "--help_all"}
 SHARDED = ("deepspeed", "fsdp", "fsdp_config")
-OPTIONAL_BOOL = (bool | None, "bool | None")
+SWITCHES = (bool, "bool", bool | None, "bool | None")  # types of flags that are true or false
 # Flags that take a JSON object, with an example.
 JSON_FLAGS = {
     "accelerator_config": '{"split_batches": true}',
@@ -79,10 +79,11 @@ def read_flags(
     complete = _with_training_arguments(groups)
     parser = _make_parser(complete)
     names = [f.name for group in complete for f in fields(group) if f.init]
-    words = _unfold_config(words, names) + words
+    switches = {f.name for group in complete for f in fields(group) if f.type in SWITCHES}
+    words = _unfold_config(words, names, switches) + words
     _refuse_sharding(words)
     _require_json(words)
-    words = _with_true(words, complete)
+    words = _with_true(words, switches)
     try:
         *filled, _, extra = parser.parse_args_into_dataclasses(
             words, return_remaining_strings=True, look_for_args_file=False
@@ -155,12 +156,12 @@ def _as_user_error(message: str) -> UserError:
     return UserError(message.removeprefix("argument "), SEE_HELP)
 
 
-def _with_true(words: Sequence[str], groups: Sequence[type]) -> list[str]:
-    """The words with `true` behind each bare flag that is true, false or not given."""
-    flags = {f"--{f.name}" for group in groups for f in fields(group) if f.type in OPTIONAL_BOOL}
+def _with_true(words: Sequence[str], switches: Collection[str]) -> list[str]:
+    """The words with `true` behind each bare flag that is true or false."""
     filled: list[str] = []
     for word, after in itertools.zip_longest(words, words[1:], fillvalue="--"):
-        filled += [word, "true"] if word in flags and after.startswith("--") else [word]
+        is_bare = word.removeprefix("--").replace("-", "_") in switches and after.startswith("--")
+        filled += [word, "true"] if word.startswith("--") and is_bare else [word]
     return filled
 
 
@@ -245,29 +246,37 @@ def _require_given(filled: Sequence[Any]) -> None:
             )
 
 
-def _unfold_config(words: Sequence[str], names: Sequence[str]) -> list[str]:
+def _unfold_config(
+    words: Sequence[str], names: Sequence[str], switches: Collection[str]
+) -> list[str]:
     """The flags that the file after `--config` stands for."""
     joined = [word.split("=", 1)[1] for word in words if word.startswith("--config=")]
     apart = [after for word, after in itertools.pairwise(words) if word == "--config"]
     unfolded: list[str] = []
     for path in joined + apart:
-        for key, value in _read_yaml(Path(path), names).items():
+        content, written = _read_yaml(Path(path), names)
+        for key, value in content.items():
             if isinstance(value, dict):
-                value = json.dumps(value)
-            if value is not None:
-                values = value if isinstance(value, list) else [value]
-                unfolded += [f"--{key}", *map(str, values)]
+                unfolded += [f"--{key}", json.dumps(value)]
+            elif isinstance(value, list):
+                unfolded += [f"--{key}", *map(str, written[key])]
+            elif value is not None:
+                # As it is written: `no` would be False, 12:30 a number; but `on` is true.
+                unfolded += [f"--{key}", str(value if key in switches else written[key])]
     return unfolded
 
 
-def _read_yaml(path: Path, names: Sequence[str]) -> dict[str, Any]:
+def _read_yaml(path: Path, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The content of a file of flags, and the same with each value as its text."""
     if not path.is_file():
         raise UserError(
             f"no config file {str(path)!r}",
             "give --config an existing YAML file; recipes/configs has some",
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        written = yaml.load(text, yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1} of {path}" if mark else str(path)
@@ -284,4 +293,4 @@ def _read_yaml(path: Path, names: Sequence[str]) -> dict[str, Any]:
         if key not in names:
             refusal = unknown("key", str(key), names)
             raise UserError(f"{refusal.message} in {path}", refusal.hint)
-    return content
+    return content, written

@@ -27,7 +27,10 @@ class TrainingConfig(TrainingFlags, TrainingArguments):
         restore_best = self.load_best_model_at_end
         output_dir = self.output_dir
         self.load_best_model_at_end = False
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available():
+        is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+        if is_alone:
+            self.ddp_backend = None  # Accelerate would ask for processes that nobody started
+        elif not torch.accelerator.is_available():
             # As `accelerate launch` says by itself. Under torchrun, processes without it would not
             # know of one another.
             self.use_cpu = True

@@ -51,6 +51,7 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
     "dataloader_drop_last": ((False,), "every example counts"),
 }
 
+PATTERN = set("*?[")  # characters of a pattern of files
 # How `accelerate launch` tells its processes that models are sharded.
 SHARDING = {"--use_fsdp": "ACCELERATE_USE_FSDP", "--use_deepspeed": "ACCELERATE_USE_DEEPSPEED"}
 
@@ -202,6 +203,12 @@ def _require_output_dir(config: RunConfig) -> None:
     """Raise UserError unless the folder is free, or its content may be overwritten or resumed."""
     folder = config.output_dir
     _require_apart(folder, config.data.dataset_name)
+    model = config.model.model_name_or_path
+    _refuse(
+        model is not None and Path(model).is_dir() and folder.resolve() == Path(model).resolve(),
+        f"--output_dir {str(folder)!r} holds the base model",
+        "name another folder",
+    )
     _refuse(
         folder.exists() and not folder.is_dir(),
         f"--output_dir {str(folder)!r} is a file",
@@ -219,18 +226,25 @@ def _require_output_dir(config: RunConfig) -> None:
 
 def _require_apart(output: Path, dataset_name: str | None) -> None:
     """Raise UserError if the output would be written into the dataset, or around it."""
-    dataset = Path(str(dataset_name)).expanduser()
-    if dataset_name is None or not dataset.exists():
+    if dataset_name is None:
         return
-    places = (output.resolve(), dataset.resolve())
-    if any(one.is_relative_to(other) for one, other in (places, places[::-1])):
-        relation = "is" if places[0] == places[1] else "holds"
-        if places[0] != places[1] and places[0].is_relative_to(places[1]):
-            relation = "lies inside"
-        raise UserError(
-            f"--output_dir {str(output)!r} {relation} the dataset {str(dataset)!r}",
-            "name a folder outside it, for the run alone",
-        )
+    dataset = Path(dataset_name).expanduser()
+    is_pattern = not dataset.exists()
+    while not dataset.exists() and PATTERN.intersection(str(dataset)):
+        dataset = dataset.parent  # files beside those of a pattern are none of it
+    if not dataset.exists():
+        return
+    output_at, dataset_at = output.resolve(), dataset.resolve()
+    relation = None
+    if dataset_at.is_relative_to(output_at):
+        relation = "is" if dataset_at == output_at else "holds"
+    elif output_at.is_relative_to(dataset_at) and not is_pattern:
+        relation = "lies inside"
+    _refuse(
+        relation,
+        f"--output_dir {str(output)!r} {relation} the dataset {str(dataset)!r}",
+        "name a folder outside it, for the run alone",
+    )
 
 
 def _holds_unfinished_run(folder: Path, config: RunConfig) -> bool:

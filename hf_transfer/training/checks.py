@@ -40,6 +40,7 @@ def require_optimizer(training: TrainingConfig) -> None:
                 "give name=value, and a comma between two; torch's documentation lists the names",
             ) from error
     _require_schedule(training, optimizer)
+    _require_compiler(training)
 
 
 def _require_schedule(training: TrainingConfig, optimizer: torch.optim.Optimizer) -> None:
@@ -53,6 +54,18 @@ def _require_schedule(training: TrainingConfig, optimizer: torch.optim.Optimizer
             f"--lr_scheduler_type {name} with {given}: {one_line(error)}",
             "see the schedules in transformers' documentation of optimization",
         ) from error
+
+
+def _require_compiler(training: TrainingConfig) -> None:
+    if training.torch_compile:
+        backend, mode = training.torch_compile_backend, training.torch_compile_mode
+        try:
+            torch.compile(torch.nn.Identity(), backend=backend or "inductor", mode=mode)
+        except REFUSALS as error:
+            raise UserError(
+                f"--torch_compile with backend {backend} and mode {mode}: {one_line(error)}",
+                "leave out --torch_compile_backend and --torch_compile_mode",
+            ) from error
 
 
 def require_supported(model: Any, training: TrainingConfig) -> None:

@@ -141,6 +141,11 @@ def test_a_plan_for_another_kind_of_input_is_refused_before_data_are_read(
             "does not take --optim_args fast",
         ),
         (
+            "image_classification",
+            ("--model_name_or_path", "builtin:letters-resnet", "--cache_dir", "/etc/passwd"),
+            "cannot write into '/etc/passwd'",
+        ),
+        (
             "compare_strategies",
             ("--model_name_or_path", "builtin:letters-resnet", "--report_to", "tensorboard"),
             "--report_to tensorboard does not belong to a comparison",

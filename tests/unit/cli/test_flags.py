@@ -183,3 +183,33 @@ def test_a_key_from_elsewhere_is_answered_with_ours(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refusal:
         read_config(argv=_flags(tmp_path, "--config", str(path)))
     assert refusal.value.hint == "here it is report_to: wandb"
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("eval_strategy: no", "eval_strategy", "no"),  # YAML 1.1 reads it as false
+        ("logging_strategy: no", "logging_strategy", "no"),
+        ("run_name: 12:30", "run_name", "12:30"),  # and this as a number
+        ("run_name: 007", "run_name", "007"),
+        ("learning_rate: 1e-3", "learning_rate", 1e-3),
+        ("seed: 1_000", "seed", 1000),
+        ("full_determinism: on", "full_determinism", True),
+        ("overwrite_output_dir: yes", "overwrite_output_dir", True),
+        ("hub_private_repo: off", "hub_private_repo", False),
+        ("max_steps: null", "max_steps", -1),
+        ("report_to: [wandb, trackio]", "report_to", ["wandb", "trackio"]),
+        ("lr_scheduler_kwargs: {min_lr: 1.0e-6}", "lr_scheduler_kwargs", {"min_lr": 1e-6}),
+    ],
+)
+def test_a_value_in_a_file_means_what_it_would_on_the_command_line(
+    line: str, name: str, value: object, tmp_path: Path
+) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(f"{line}\n")
+    config = read_config(argv=_flags(tmp_path, "--config", str(path)))
+    assert getattr(config.training, name) == value
+
+
+def test_a_backend_for_several_processes_is_no_obstacle_to_one(tmp_path: Path) -> None:
+    assert read_config(argv=_flags(tmp_path, "--ddp_backend", "gloo")).training.ddp_backend is None

@@ -66,6 +66,8 @@ def test_a_config_made_in_python_has_no_output_folder_that_nobody_named() -> Non
         ("pets", ".", "holds"),
         ("pets", "pets/out", "lies inside"),
         ("pets/table.csv", "pets", "holds"),
+        ("pets/*.csv", "pets", "is"),
+        ("pets/t[a-z]*.csv", ".", "holds"),
     ],
 )
 @pytest.mark.parametrize("overwrites", ["true", "false"])
@@ -80,10 +82,22 @@ def test_a_dataset_is_never_overwritten(
     assert "overwrite" not in refusal.value.hint
 
 
-def test_a_dataset_beside_the_output_folder_is_no_obstacle() -> None:
+@pytest.mark.parametrize("data", ["pets", "pets/*.csv", "*.csv", "table.csv", "user/pets"])
+def test_a_dataset_beside_the_output_folder_is_no_obstacle(data: str) -> None:
     Path("pets").mkdir()
-    config = read_config(argv=_words("x", "pets", "--output_dir", "out"))
+    Path("table.csv").write_text("text,label\n")
+    config = read_config(argv=_words("x", data, "--output_dir", "out"))
     assert config.training.output_dir == "out"
+
+
+@pytest.mark.parametrize("overwrites", ["true", "false"])
+def test_the_base_model_is_never_overwritten(overwrites: str) -> None:
+    Path("base").mkdir()
+    Path("base/config.json").write_text("{}")
+    words = _words("base", "y", "--output_dir", "./base", "--overwrite_output_dir", overwrites)
+    with pytest.raises(UserError, match="holds the base model") as refusal:
+        read_config(argv=words)
+    assert "overwrite" not in refusal.value.hint
 
 
 def test_a_plan_may_be_asked_for_a_run_that_is_there() -> None:

@@ -31,6 +31,7 @@ SCHEDULE_OPTIONS = {
         ({"optim": "sgd", "optim_args": "momentum=much"}, "--optim_args momentum=much"),
         ({"optim": "sgd", "optim_args": "nesterov=1"}, "--optim sgd does not take"),
         ({"optim": "rmsprop", "optim_args": "alpha=-3"}, "--optim rmsprop does not take"),
+        ({"torch_compile": True, "torch_compile_mode": "fast"}, "mode fast: Unrecognized mode"),
         ({"optim_target_modules": "attn"}, "--optim_target_modules does not belong to --optim"),
     ],
 )
