@@ -14,6 +14,7 @@ from hf_transfer import record as facts
 from hf_transfer.config.evaluation import EvaluationConfig
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.sources import Data
+from hf_transfer.errors import UserError
 from hf_transfer.evaluation.baselines import BASELINES
 from hf_transfer.evaluation.intervals import bootstrap_interval, share_interval
 from hf_transfer.evaluation.metrics import SCORING, Metric, load_metric
@@ -23,6 +24,7 @@ from hf_transfer.models.head import parameter_count
 from hf_transfer.record import Estimate, Evaluation, ProblemType, RunRecord
 from hf_transfer.strategies.plan import Choice
 from hf_transfer.training.engine import Trained
+from hf_transfer.training.nan_guard import SMALLER_RATE
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub")
 
@@ -32,10 +34,13 @@ def evaluate(
 ) -> RunRecord:
     """The record of a run, its metrics measured once, on the test split.
 
-    `choice` tells how the plan was chosen; without it, the plan was given.
+    `choice` tells how the plan was chosen; without it, the plan was given. Raises UserError if an
+    output is not finite.
     """
     began = time.perf_counter()
     predictions = predict(trained.predictor, data.test, trained.training)
+    if not np.isfinite(predictions.logits).all():
+        raise UserError("the outputs of the trained model are not finite", SMALLER_RATE)
     baselines = {}
     for name in config.baselines:
         outputs = BASELINES[name](trained.checkpoint.task, data)

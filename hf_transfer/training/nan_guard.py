@@ -18,6 +18,13 @@ MAX_SKIPPED_IN_A_ROW = 10  # steps; after that many, the examples are not the ca
 MAX_NAMED = 8  # examples in a message
 
 
+def require_finite(model: torch.nn.Module) -> None:
+    """Raise UserError if a trained parameter is not finite: no later step has noticed the last."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not parameter.isfinite().all():
+            raise UserError(f"the weights {name} are not finite after the last step", SMALLER_RATE)
+
+
 @dataclass
 class NanGuard:
     """Checks the losses and the gradient of a step, and undoes the step's traces in the model.

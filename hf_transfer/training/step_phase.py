@@ -29,6 +29,7 @@ from hf_transfer.training.callbacks import add_callbacks
 from hf_transfer.training.contrastive import balanced_order, contrastive_loss
 from hf_transfer.training.epochs import phase_max_steps
 from hf_transfer.training.losses import LossFunction, choose_loss
+from hf_transfer.training.nan_guard import require_finite
 from hf_transfer.training.plan_run import PlanRun
 from hf_transfer.training.trainer import (
     PhaseTrainer,
@@ -77,6 +78,7 @@ def run_step_phase(
             contexts.enter_context(headless(inputs.model))
         trainer = _make_trainer(phase, run, inputs, folder, stop)
         learned = _train(trainer, phase, run, inputs, done)
+        require_finite(inputs.model)
     if phase.adapter:
         adapter = read_adapter(inputs.model)
         checkpoint = replace(checkpoint, model=merge(inputs.model), adapter=adapter)
