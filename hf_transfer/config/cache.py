@@ -1,6 +1,7 @@
 """Flags: where cached activations are stored. They do not change what is learned."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from hf_transfer.config.flag import flag
 
@@ -14,9 +15,14 @@ class CacheConfig:
     cache_frozen: bool = flag(
         True, "Compute frozen layers once and cache their activations for later runs."
     )
+    cache_inputs: Literal["auto", "true", "false"] = flag(
+        "auto",
+        "Decode and resize training images once and cache their pixels. auto: where a phase runs "
+        "the complete network on them.",
+    )
     cache_dir: str | None = flag(
-        None, "Folder of the cached activations. Default: hf_transfer/frozen below HF_HOME."
+        None, "Folder of what is cached. Default: hf_transfer/frozen below HF_HOME."
     )
     cache_limit_gb: float = flag(
-        20.0, "Maximum size of the folder of cached activations, in GB.", above=0
+        20.0, "Maximum size of the folder of what is cached, in GB.", above=0
     )

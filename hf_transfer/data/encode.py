@@ -53,6 +53,7 @@ class Encoder:
     by_length: bool
     padding: Padding | None = None  # of texts
     max_length: int | None = None  # of texts, in tokens: longer ones are truncated
+    images: Callable[[Rows], list[Any]] | None = None  # of rows, as the processor takes them
     # All that decides what a row becomes, except the row itself.
     facts: Mapping[str, Any] = field(default_factory=dict)
 
@@ -110,11 +111,20 @@ def _image_encoder(processor: "BaseImageProcessor", config: "PreTrainedConfig") 
     mode: Mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
     facts["pixels"] = PIXELS_VERSION
 
-    def collate(rows: Rows) -> Batch:
-        images = [read_image(row["image"], mode) for row in rows]
-        return {**processor(images, return_tensors="pt"), **_labels(rows)}
+    def images(rows: Rows) -> list[Any]:
+        return [read_image(row["image"], mode) for row in rows]
 
-    return Encoder(lambda split: split, collate, light=_labels, by_length=False, facts=facts)
+    def collate(rows: Rows) -> Batch:
+        return {**processor(images(rows), return_tensors="pt"), **_labels(rows)}
+
+    return Encoder(
+        rows=lambda split: split,
+        collate=collate,
+        light=_labels,
+        by_length=False,
+        images=images,
+        facts=facts,
+    )
 
 
 def _labels(rows: Rows) -> Batch:

@@ -5,12 +5,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+from accelerate import PartialState
 from transformers import set_seed
 
 from hf_transfer.config.cache import CacheConfig
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.augmentation import fit_augmentation
 from hf_transfer.data.encode import Encoder
+from hf_transfer.data.prepared import with_prepared_images
 from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError
 from hf_transfer.job import Job, make_job
@@ -69,14 +71,26 @@ def run_plan(
     run resumes from them. Raises UserError if the folder belongs to another run, Finished if all is
     done, Stopped if a signal requested it.
     """
+    cache = cache or CacheConfig()
     job = make_job(checkpoint, data, training)
     require_runnable(job, plan)
     folder = open_run(training, describe_run(plan, job))
     try:
-        return train(plan, job, cache or CacheConfig(), folder)
+        return train(plan, _with_prepared_images(job, plan, cache), cache, folder)
     except BaseException:
         release(training)
         raise
+
+
+def _with_prepared_images(job: Job, plan: Plan, cache: CacheConfig) -> Job:
+    """The job with images that are decoded once, where --cache_inputs says so."""
+    stepped = any(phase.solver == "trainer" for phase in plan.phases)
+    if cache.cache_inputs == "false" or (cache.cache_inputs == "auto" and not stepped):
+        return job
+    splits = {name: rows for name, rows in job.data.splits.items() if name != "test"}
+    with PartialState().local_main_process_first():  # it fills the store, the others read it
+        encoder = with_prepared_images(job.encoder, job.checkpoint.processor, splits, cache)
+    return replace(job, encoder=encoder)
 
 
 def train(
