@@ -15,6 +15,7 @@ from hf_transfer.config.run import CHECKPOINTS, REPORTS
 from hf_transfer.config.training_arguments import TrainingConfig
 
 ID_FILE = "tracker_id.txt"
+STEP_FILE = "tracker_step.txt"  # the last step that was reported
 RUN_ID, RESUME = "WANDB_RUN_ID", "WANDB_RESUME"  # from here alone wandb takes the id of a run
 
 
@@ -49,6 +50,8 @@ class Trackers(TrainerCallback):
         self.names_wandb_run = RUN_ID not in os.environ
         self.last: tuple[Any, ...] = ()  # state, control and other arguments of the last phase
         self._name_run(folder)
+        self.step_file = folder / STEP_FILE
+        self.reported = _read_step(self.step_file)
         self.callbacks = [
             kind() for kind in get_reporting_integration_callbacks(training.report_to)
         ]
@@ -75,8 +78,14 @@ class Trackers(TrainerCallback):
         control: TrainerControl,
         **others: Any,
     ) -> None:
-        """Log at the step of the whole run."""
-        self._send("on_log", state, control, others)
+        """Log at the step of the whole run, unless it was reported before the run was stopped."""
+        step = state.global_step + self.steps_before
+        if step >= self.reported:
+            self._send("on_log", state, control, others)
+        if step > self.reported:
+            self.reported = step
+            if state.is_world_process_zero:
+                self.step_file.write_text(str(step))
 
     def on_train_end(
         self,
@@ -122,3 +131,8 @@ class Trackers(TrainerCallback):
         if self.run_id and self.names_wandb_run:
             os.environ[RUN_ID] = self.run_id
             os.environ[RESUME] = "allow"
+
+
+def _read_step(path: Path) -> int:
+    text = path.read_text() if path.is_file() else ""
+    return int(text) if text.isdigit() else 0
