@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from hf_transfer.cli.foreign_names import FOREIGN_NAMES
+from hf_transfer.cli.parser_errors import as_user_error
 from hf_transfer.config.hub import PushConfig
 from hf_transfer.config.run import FINE_TUNING, GROUPS, RunConfig
 from hf_transfer.config.study import StudyConfig
@@ -125,7 +126,7 @@ def _make_parser(groups: Sequence[type]) -> "HfArgumentParser":
 
     class Parser(HfArgumentParser):
         def error(self, message: str) -> Any:
-            raise _as_user_error(message)
+            raise as_user_error(message, SEE_HELP)
 
         @staticmethod
         def _parse_dataclass_field(parser: Any, field: Field[Any]) -> None:
@@ -146,14 +147,6 @@ def _make_parser(groups: Sequence[type]) -> "HfArgumentParser":
     )
     parser.add_argument("--help_all", action="store_true", help="Show all flags and exit.")
     return parser
-
-
-def _as_user_error(message: str) -> UserError:
-    pattern = r"argument (--\w+).*?: invalid choice: '(.*)' \(choose from (.*)\)"
-    choice = re.match(pattern, message)
-    if choice:
-        return unknown(choice[1], choice[2], choice[3].replace("'", "").split(", "))
-    return UserError(message.removeprefix("argument "), SEE_HELP)
 
 
 def _with_true(words: Sequence[str], switches: Collection[str]) -> list[str]:
@@ -201,7 +194,7 @@ def _require_no_extra(extra: Sequence[str], words: Sequence[str], names: Sequenc
         if ours:
             raise UserError(f"unknown flag {flag!r}", f"here it is --{ours}")
         raise unknown("flag", flag, [*map("--{}".format, names)])
-    before = words[: words.index(first)]
+    before = words[: len(words) - 1 - [*reversed(words)].index(first)]
     flag = next((word for word in reversed(before) if word.startswith("--")), "the command")
     raise UserError(f"{flag} takes one value, {first!r} is one too many", SEE_HELP)
 

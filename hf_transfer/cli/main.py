@@ -1,17 +1,16 @@
 """`hf-transfer`: fine-tune pretrained checkpoints with few labels, and use what came out."""
 
 import argparse
-import re
 import sys
 from importlib.metadata import version
 from typing import NoReturn
 
 from hf_transfer.cli import cache, plan, predict, run
 from hf_transfer.cli.command import run_command
-from hf_transfer.errors import UserError, unknown
+from hf_transfer.cli.parser_errors import as_user_error
+from hf_transfer.errors import UserError
 
 COMMANDS = (run, plan, predict, cache)  # heavy imports wait until a command needs them
-CHOICE = re.compile(r"argument COMMAND: invalid choice: '(.*)' \(choose from (.*)\)")
 MISSING = "the following arguments are required: "
 
 
@@ -20,9 +19,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UserError."""
-        choice = CHOICE.match(message)
-        if choice:
-            raise unknown("command", choice[1], choice[2].replace("'", "").split(", "))
         if message.startswith(MISSING):
             first = message.removeprefix(MISSING).split(",")[0]
             usage = " ".join(self.format_usage().removeprefix("usage: ").split())
@@ -30,7 +26,7 @@ class Parser(argparse.ArgumentParser):
                 f"{self.prog}: {first} is missing",
                 f"type {usage.replace('[-h] ', '')}; {self.prog} --help says more",
             )
-        raise UserError(message, f"see {self.prog} --help")
+        raise as_user_error(message, f"see {self.prog} --help")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from hf_transfer.config.flag import flag
 from hf_transfer.config.transfer import STEPPED
 
 Augmentation = Literal["none", "light", "photo"]
+Interval = Literal["no", "steps", "epoch"]
 
 
 @dataclass
@@ -39,7 +40,9 @@ class TrainingFlags:
         0.1, "Number of warm-up steps; below 1, their share of the phase.", minimum=0
     )
     weight_decay: float | None = flag(None, "Weight decay of AdamW. Default: 0.01.", minimum=0)
-    eval_strategy: str = flag("steps", "When to evaluate on the validation split, if there is one.")
+    eval_strategy: Interval = flag(
+        "steps", "When to evaluate on the validation split, if there is one."
+    )
     eval_steps: float = flag(
         0.1, "Number of steps between evaluations; below 1, a share of the phase.", above=0
     )
@@ -50,7 +53,7 @@ class TrainingFlags:
         "when the run is stopped.",
         minimum=0,
     )
-    save_strategy: str = flag(
+    save_strategy: Interval = flag(
         "no",
         "When to save a training state, in addition to --save_minutes: no, steps (every "
         "--save_steps) or epoch.",
@@ -65,7 +68,7 @@ class TrainingFlags:
     )
     hub_strategy: str = flag("end", "Only `end`: the model is published once, when verified.")
     logging_nan_inf_filter: bool = flag(False, "Log 0 in place of losses that are not finite.")
-    logging_strategy: str = flag("epoch", "When to log the training loss.")
+    logging_strategy: Interval = flag("epoch", "When to log the training loss.")
     report_to: list[str] = flag(
         default_factory=lambda: ["none"],
         help="Trackers of the run: tensorboard, trackio, wandb, or another one of transformers; "

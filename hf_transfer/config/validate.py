@@ -130,7 +130,8 @@ def _require_known_names(config: RunConfig) -> None:
 def _require_offered(config: RunConfig) -> None:
     for name, (harmless, reason) in NOT_OFFERED.items():
         value = getattr(config.training, name)
-        _refuse(value not in harmless, f"--{name} {value} is not offered", reason)
+        shown = getattr(value, "value", value)  # of an enumeration
+        _refuse(value not in harmless, f"--{name} {shown} is not offered", reason)
     for name, variable in SHARDING.items():
         is_sharded = os.environ.get(variable, "false").lower() == "true"
         _refuse(is_sharded, f"{name} of the launcher is not offered", NOT_SHARDED)

@@ -43,6 +43,8 @@ def test_an_unknown_recipe_is_refused_with_the_nearest(
         (("predict", "x"), "hf-transfer predict: INPUT is missing", "model INPUT"),
         (("runn", "x"), "unknown command 'runn'", "did you mean 'run'"),
         (("train",), "unknown command 'train'", "run, plan, predict, cache"),
+        (("predict", "--top_k", "a", "b", "c"), "--top_k 'a' is not a whole number", "whole"),
+        (("cache", "--until_below"), "--until_below has no value", "cache --help"),
         (("cache", "list"), "hf-transfer cache does not take 'list'", "cache --help"),
         (("cache", "--nope"), "hf-transfer cache does not take '--nope'", "cache --help"),
         (("--nope",), "hf-transfer: COMMAND is missing", "--help"),
