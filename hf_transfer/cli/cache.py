@@ -7,6 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from hf_transfer.cli.command import output_may_end
 from hf_transfer.errors import UserError
 
 AGES = {"h": 3600, "d": 86_400, "w": 7 * 86_400}  # seconds
@@ -61,7 +62,8 @@ def list_or_prune(arguments: argparse.Namespace) -> None:
             "add --prune",
         )
     else:
-        _list(folder)
+        with output_may_end():
+            _list(folder)
 
 
 def _list(folder: Path) -> None:

@@ -81,6 +81,16 @@ def _sigterm_as_interrupt() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def output_may_end() -> Iterator[None]:
+    """A context in which who reads what is printed may stop, as `| head` does."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # at its end Python would flush once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _resuming_command() -> str:
     """The command line of this process, without what would start the run over."""
     words = [Path(sys.orig_argv[0]).name]

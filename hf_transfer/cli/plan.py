@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any
 
+from hf_transfer.cli.command import output_may_end
 from hf_transfer.cli.run import find_config, find_recipe, recipe_names
 from hf_transfer.errors import UserError
 from hf_transfer.tasks import TASKS
@@ -38,7 +39,9 @@ def print_plan(arguments: argparse.Namespace) -> None:
         recipe.replace("_", "-"), argv=[*map(find_config, arguments.flags)], writes=False
     )
     preflight(config, writes=False)
-    print(dry_run(config))
+    plan = dry_run(config)
+    with output_may_end():
+        print(plan)
 
 
 def plannable_recipes() -> list[str]:

@@ -21,7 +21,11 @@ class TrainingFlags:
 
     _argument_group_name = "training"
 
-    output_dir: str | None = flag(None, "Output folder of the run. It must not hold another run.")
+    output_dir: str | None = flag(
+        None,
+        "Output folder of the run. It must not hold another run. Default: below out/, named after "
+        "model and data.",
+    )
     overwrite_output_dir: bool = flag(False, "Overwrite the content of the output folder.")
     num_train_epochs: float | None = flag(
         None, "Total number of training epochs, of all phases together.", above=0

@@ -302,6 +302,16 @@ def test_cache_refuses_what_is_no_folder(
     assert (tmp_path / "file.txt").read_text() == "mine"
 
 
+def test_who_reads_the_list_of_the_cache_may_stop(cache_dir: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "from hf_transfer.cli.main import main; main()"
+    words = [sys.executable, "-c", code, "cache", "--cache_dir", str(cache_dir)]
+    done = subprocess.run(words, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("words", [("--help",), ("cache",)])
 def test_neither_help_nor_cache_waits_for_torch(words: tuple[str, ...], tmp_path: Path) -> None:
     code = "import sys; from hf_transfer.cli.main import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
