@@ -205,7 +205,7 @@ def test_every_tracker_and_optimizer_of_transformers_is_known() -> None:
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
     from transformers.training_args import OptimizerNames
 
-    assert set(TRACKERS) == set(INTEGRATION_TO_CALLBACK)
+    assert set(INTEGRATION_TO_CALLBACK) <= set(TRACKERS)
     plain = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
     others = [str(each.value) for each in OptimizerNames if each.value not in plain]
     assert len(others) > 30
