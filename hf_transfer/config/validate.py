@@ -47,6 +47,7 @@ NOT_OFFERED: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "label_names": ((None,), "use --label_column"),
     "batch_eval_metrics": ((False,), "metrics are computed over the whole split"),
+    "eval_do_concat_batches": ((True,), "metrics are computed over the whole split"),
     "prediction_loss_only": ((False,), "metrics need the predictions"),
     "dataloader_drop_last": ((False,), "every example counts"),
 }
@@ -76,6 +77,11 @@ def validate(config: RunConfig, writes: bool = True) -> None:
         not isinstance(training.lr_scheduler_kwargs or {}, dict),
         f"--lr_scheduler_kwargs {training.lr_scheduler_kwargs} is no JSON object",
         """as '{"num_cycles": 2}'""",
+    )
+    _refuse(
+        training.dataloader_persistent_workers and not training.dataloader_num_workers,
+        "--dataloader_persistent_workers needs workers",
+        "give --dataloader_num_workers, too",
     )
     evaluates = training.load_best_model_at_end and training.eval_strategy != "no"
     _refuse(

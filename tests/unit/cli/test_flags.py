@@ -92,6 +92,8 @@ def test_a_comparison_refuses_what_none_of_its_runs_would_honour(
             "needs evaluations",
             "--eval_strategy",
         ),
+        (["--eval_do_concat_batches", "false"], "is not offered", "over the whole split"),
+        (["--dataloader_persistent_workers"], "needs workers", "--dataloader_num_workers"),
         (["--bf16_full_eval"], "--bf16_full_eval True is not offered", "--bf16 is enough"),
         (["--seed", "3", "4"], "--seed takes one value", "--help"),
         (["--eval_strategy", "often"], "unknown --eval_strategy 'often'", "no, steps, epoch"),
