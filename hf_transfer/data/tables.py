@@ -168,13 +168,14 @@ def _typed(cells: list[str | None]) -> pa.Array:
     held = [cell for cell in cells if cell is not None]
     if held and all(map(WHOLE_NUMBER.fullmatch, held)):
         return pa.array([None if cell is None else int(cell) for cell in cells], pa.int64())
-    if held and all(map(NUMBER.fullmatch, held)) and not any(map(_has_leading_zero, held)):
+    if held and all(map(NUMBER.fullmatch, held)) and not any(map(_is_code, held)):
         return pa.array([None if cell is None else float(cell) for cell in cells], pa.float64())
     return pa.array(cells, pa.string())
 
 
-def _has_leading_zero(cell: str) -> bool:
-    return re.match(r"[-+]?0\d", cell) is not None
+def _is_code(cell: str) -> bool:
+    """Whether a number would lose digits: it begins with a zero, or is too long for 64 bits."""
+    return re.match(r"[-+]?(0\d|\d{19})", cell) is not None
 
 
 # --- JSON ---

@@ -22,6 +22,10 @@ CSV: dict[str, tuple[str | bytes, list[list[Any]]]] = {
     ),
     "an empty cell": ("text,label\na,\n,b\n", [["a", None], [None, "b"]]),
     "codes with leading zeros": ("text,label\na,007\nb,08\n", [["a", "b"], ["007", "08"]]),
+    "codes longer than numbers are": (
+        "text,label\na,12345678901234567890\nb,1\n",
+        [["a", "b"], ["12345678901234567890", "1"]],
+    ),
     "whole numbers": ("text,label\na,1\nb,-2\n", [["a", "b"], [1, -2]]),
     "whole numbers and an empty cell": ("text,label\na,1\nb,\n", [["a", "b"], [1, None]]),
     "real numbers": ("text,label\na,1.5\nb,2\n", [["a", "b"], [1.5, 2.0]]),
