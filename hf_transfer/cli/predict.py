@@ -3,12 +3,12 @@
 import argparse
 import csv
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_transfer.cli.command import output_may_end
 from hf_transfer.errors import UserError, unknown
 
 if TYPE_CHECKING:  # loading them takes seconds
@@ -51,17 +51,15 @@ def print_predictions(arguments: argparse.Namespace) -> None:
     if top_k is not None and top_k < 1:
         raise UserError(f"--top_k {top_k} is too small", "give 1 or more")
     finished = load_finished(arguments.model)
-    words = [line.rstrip("\n") for line in sys.stdin] if arguments.inputs == ["-"] else None
-    read = READERS[finished.task.modality]
-    inputs = read(words or arguments.inputs, finished, arguments.column)
+    words = arguments.inputs
+    if words == ["-"]:
+        words = [line.rstrip("\n") for line in sys.stdin]
+    inputs = READERS[finished.task.modality](words, finished, arguments.column)
     rows = csv.writer(sys.stdout, delimiter="\t", lineterminator="\n")
     names: list[str] = []
-    try:
+    with output_may_end():
         for number, answer in enumerate(answers(finished, _rows(inputs, names), top_k)):
             rows.writerows([names[number], *label] for label in answer)
-        sys.stdout.flush()
-    except BrokenPipeError:  # as `| head` does; at its end Python would flush once more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _rows(inputs: Iterator[Named], names: list[str]) -> Iterator["Row"]:

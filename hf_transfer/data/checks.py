@@ -1,7 +1,7 @@
 """Rows that cannot be used, and digests of rows: pure functions of their stored content."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ CheckLabel = Callable[[Any], str | None]  # stored label -> reason why it cannot
 
 @dataclass(frozen=True)
 class CheckedRow:
-    """What a row is found to be. No reason names a file: it stands in the record.
+    """What a row is found to be. A reason names no file, since it stands in the record.
 
     `image_kind` is that of data/pixels.py. `file` is the name of an image's file and its folder.
     """
@@ -102,10 +102,25 @@ def fingerprint(splits: dict[str, Dataset]) -> str:
     for name, split in sorted(splits.items()):
         digest.update(name.encode())
         for row in stored_rows(split):
-            for column, value in sorted(row.items()):
-                digest.update(f"\0{column}\0".encode())
-                digest.update(value if isinstance(value, bytes) else str(value).encode())
+            _add_row(digest, row)
     return digest.hexdigest()
+
+
+def input_digests(split: Dataset) -> set[str]:
+    """Digests of the different inputs of a split, without labels and ids."""
+    inputs = [column for column in split.column_names if column in MISSING]
+    digests = set()
+    for row in stored_rows(split.select_columns(inputs)):
+        digest = xxhash.xxh3_128()
+        _add_row(digest, row)
+        digests.add(digest.hexdigest())
+    return digests
+
+
+def _add_row(digest: xxhash.xxh3_128, row: Mapping[str, Any]) -> None:
+    for column, value in sorted(row.items()):
+        digest.update(f"\0{column}\0".encode())
+        digest.update(value if isinstance(value, bytes) else str(value).encode())
 
 
 def content_digest(split: Dataset, columns: list[str]) -> str:

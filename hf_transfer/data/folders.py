@@ -285,16 +285,21 @@ def _read_lists_of_images(found: Inventory) -> Splits | None:
     A file is named by its path, by its name, or by its name without the suffix.
     """
     parts: dict[str, list[Dataset]] = {}
-    named = 0
-    lists = [path for path in found.tables if len(path.parts) <= 2 and not _is_sidecar(path, found)]
-    for path in lists:
+    named: set[Path] = set()
+    lists: list[str] = []
+    images_at = {image.with_suffix("") for image in found.images}.union(found.images)
+    for path in found.tables:
+        # 1.json or 1.jpg.json describes the image beside it.
+        if len(path.parts) > 2 or path.with_suffix("") in images_at:
+            continue
         rows = read_table(found.root / path)
         files = _names_of_files(found.images, path.parent)
         column = _find_file_column(rows, files)
         if column is None:
             continue
         images = [files.get(str(name), path.parent / str(name)) for name in rows[column][:]]
-        named += len(set(images).intersection(found.images))
+        named.update(images)
+        lists.append(str(path))
         stored = [str(found.root / image) for image in images]
         rows = rows.remove_columns(column).add_column("image", stored)
         rows = rows.cast_column("image", Image())
@@ -302,18 +307,9 @@ def _read_lists_of_images(found: Inventory) -> Splits | None:
             parts.setdefault(split, []).append(rows.select(numbers))
     if not parts:
         return None
-    log.info("%d of the %d images are named in %s", named, len(found.images), _listed(lists))
+    count = len(named.intersection(found.images))
+    log.info("%d of the %d images are named in %s", count, len(found.images), ", ".join(lists))
     return {split: join_tables(tables) for split, tables in parts.items()}
-
-
-def _listed(paths: Sequence[Path]) -> str:
-    return ", ".join(map(str, paths))
-
-
-def _is_sidecar(table: Path, found: Inventory) -> bool:
-    """Whether a file stands beside one image, which it describes: 1.json or 1.jpg.json."""
-    beside = (path for path in found.images if path.parent == table.parent)
-    return any(table.stem in (path.name, path.stem) for path in beside)
 
 
 def _names_of_files(images: Sequence[Path], folder: Path) -> dict[str, Path]:

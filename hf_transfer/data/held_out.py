@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 
-import xxhash
 from datasets import Dataset, Value
 
-from hf_transfer.data.checks import stored_rows
+from hf_transfer.data.checks import input_digests
 from hf_transfer.errors import UserError
 
 UNLABELLED = -1  # in place of a label, as in the test splits of GLUE
@@ -47,29 +46,13 @@ def require_held_out(rows: Mapping[str, Dataset]) -> None:
     train: set[str] | None = None
     for split in ("test", "validation"):
         if split in rows and len(rows[split]):
-            held_out = _digests(rows[split])
-            train = _digests(rows["train"]) if train is None else train
+            held_out = input_digests(rows[split])
+            train = input_digests(rows["train"]) if train is None else train
             if len(held_out) >= FEWEST_ROWS and held_out <= train:
                 raise UserError(
                     f"all {len(rows[split])} rows of the {split} split are training rows, too",
                     f"give a {split} split of other rows; without one, {_offer(split)}",
                 )
-
-
-def _digests(rows: Dataset) -> set[str]:
-    """Digests of the different inputs of a split."""
-    inputs = rows.select_columns(
-        [name for name in rows.column_names if name not in ("id", "label")]
-    )
-    return {_digest(row) for row in stored_rows(inputs)}
-
-
-def _digest(row: Mapping[str, object]) -> str:
-    content = xxhash.xxh3_128()
-    for column, value in sorted(row.items()):
-        content.update(f"\0{column}\0".encode())
-        content.update(value if isinstance(value, bytes) else str(value).encode())
-    return content.hexdigest()
 
 
 def _has_whole_numbers(rows: Dataset, label: str) -> bool:
@@ -82,4 +65,6 @@ def _noun(role: str) -> str:
 
 
 def _offer(role: str) -> str:
-    return "a fifth of the training rows is held out" if role == "test" else "15 % of them may be"
+    if role == "test":
+        return "a fifth of the training rows is held out"
+    return "15 % of the training rows are held out, if they are enough"

@@ -1,7 +1,7 @@
 """Images made ready once: decoded, resized and cropped as the processor does, in the store.
 
-What is kept are the pixels just before they are rescaled and normalised: a byte per channel, a
-quarter of what the network reads. The rest is done for a batch at once.
+The pixels are kept just before they are rescaled and normalised: a byte per channel, a quarter of
+the size that the network reads. The rest is done for a batch at once.
 """
 
 import logging
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from hf_transfer.config.cache import CacheConfig
 from hf_transfer.data.checks import content_digest
 from hf_transfer.data.encode import Batch, Encoder, Rows
+from hf_transfer.errors import one_line
 from hf_transfer.sealed import NotWrittenError
 from hf_transfer.store.activations import (
     Activations,
@@ -96,7 +97,10 @@ def prove_preparation(encoder: Encoder, processor: Any, split: Dataset) -> Prepa
     preparation = Preparation(_read_pixels(encoder.images, processor), _finish(processor))
     chosen = np.linspace(0, len(split) - 1, min(SAMPLE_ROWS, len(split))).astype(int)
     sample = list(split.select(chosen))
-    whole = encoder.collate(sample)
+    try:
+        whole = encoder.collate(sample)
+    except (ValueError, TypeError, RuntimeError) as error:  # of several sizes, one at a time serves
+        raise NotPreparedError(one_line(error)) from error
     if set(whole) != {"pixel_values", "labels"}:
         raise NotPreparedError(f"the network reads {', '.join(sorted(set(whole) - {'labels'}))}")
     pixels = torch.from_numpy(preparation.pixels(sample))
@@ -118,7 +122,7 @@ def _read_pixels(
                 images(rows), do_rescale=False, do_normalize=False, return_tensors="pt"
             )["pixel_values"]
         except (ValueError, TypeError, RuntimeError) as error:
-            raise NotPreparedError(f"{type(processor).__name__}: {error}") from error
+            raise NotPreparedError(one_line(error)) from error
         bytes_ = made.to(torch.uint8)
         if not torch.equal(bytes_.to(made.dtype), made):
             raise NotPreparedError(f"{type(processor).__name__} makes no whole numbers")
@@ -151,18 +155,22 @@ def _load_or_prepare(
     stored = open_activations(folder, key)
     if stored is not None:
         return stored
-    size = preparation.pixels(list(split.select([0]))).nbytes * len(split)
-    reason = room_for(folder, size, cache.cache_limit_gb)
+    sample = preparation.pixels(list(split.select([0])))
+    reason = room_for(folder, sample.nbytes * len(split), cache.cache_limit_gb)
     if reason:
         raise NotPreparedError(reason)
+    batches = _batches(preparation, split, sample.shape[1:])
     about = {"images": len(split), "processor": str(encoder.facts["class"])}
     try:
-        return write_activations(folder, key, len(split), _batches(preparation, split), about)
+        return write_activations(folder, key, len(split), batches, about)
     except NotWrittenError as error:
         raise NotPreparedError(str(error)) from error
 
 
-def _batches(preparation: Preparation, split: Dataset) -> Iterator[list[dict[str, np.ndarray]]]:
+def _batches(
+    preparation: Preparation, split: Dataset, shape: tuple[int, ...]
+) -> Iterator[list[dict[str, np.ndarray]]]:
+    """The pixels of a split. Raises NotPreparedError if an image is not of this shape."""
     # Elsewhere than on Linux, workers would have to be sent what they call.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     workers = min(MAX_WORKERS, cores, len(split) // ROWS_PER_WORKER)
@@ -174,4 +182,6 @@ def _batches(preparation: Preparation, split: Dataset) -> Iterator[list[dict[str
     )
     quiet = not log.isEnabledFor(logging.INFO)
     for pixels in tqdm(loader, desc="preparing images", disable=quiet):
+        if pixels.shape[1:] != shape:
+            raise NotPreparedError("the processor makes images of several sizes")
         yield [{PIXELS: image} for image in pixels]

@@ -141,8 +141,7 @@ def load_data(config: DataConfig, task: Task | str, seed: int) -> Data:
 
 def _served(task: Task | str) -> Task:
     """A task by its row or name. Raises UserError if there is none, or its data cannot be read."""
-    if isinstance(task, str):
-        task = find_task(task)
+    task = find_task(task)
     if task.name not in served_tasks():
         raise UserError(
             f"the data of {task.name} cannot be read yet", f"tasks: {', '.join(served_tasks())}"

@@ -215,7 +215,7 @@ def _are_rows(values: list[Any]) -> bool:
 
 def _rows_of_object(content: dict[str, Any], path: Path) -> list[Any]:
     lists = {name: value for name, value in content.items() if isinstance(value, list)}
-    of_rows = [name for name, rows in lists.items() if _are_rows(rows)]
+    of_rows = [name for name, rows in lists.items() if rows and _are_rows(rows)]
     if len(of_rows) > 1:
         raise UserError(
             f"{path.name!r} holds several lists of rows: {', '.join(of_rows)}",

@@ -106,7 +106,8 @@ def _settle_pad_token(
 
 
 def _numbers_positions_by_pad(model: Any) -> bool:
-    return (usable_positions(model) or 0) < getattr(model.config, "max_position_embeddings", 0)
+    limit = getattr(model.config, "max_position_embeddings", None) or 0
+    return (usable_positions(model) or 0) < limit
 
 
 # --- the side ---

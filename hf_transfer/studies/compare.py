@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import PartialState
 from tqdm.auto import tqdm
 
-from hf_transfer.config.run import RunConfig
+from hf_transfer.config.run import STUDY_FILE, RunConfig
 from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.evaluation.evaluate import evaluate
@@ -41,7 +41,7 @@ def compare(config: RunConfig) -> dict[Cell, RunRecord]:
     """
     state = PartialState()
     folder = config.output_dir / "runs"
-    study = config.output_dir / "study.json"
+    study = config.output_dir / STUDY_FILE
     spec = _describe_study(config)
     if state.is_main_process:
         if config.training.overwrite_output_dir:

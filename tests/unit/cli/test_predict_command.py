@@ -1,5 +1,6 @@
 """`hf-transfer predict`: what it reads, and what it refuses."""
 
+import io
 import json
 import os
 import shutil
@@ -241,6 +242,15 @@ def test_a_reader_that_takes_a_few_lines_is_no_error(tiny_bert: Path) -> None:
     assert run.wait() == 0
     assert "Traceback" not in err
     assert "BrokenPipe" not in err
+
+
+def test_an_empty_standard_input_has_no_answers(
+    ask: Ask, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text, count in (("", 0), ("red\nthe cat sleeps\n", 2)):
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        code, lines, _ = ask(tiny_bert, "-")
+        assert (code, len(lines)) == (0, count)
 
 
 def test_a_record_of_another_version_is_passed_over(

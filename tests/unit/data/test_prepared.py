@@ -76,6 +76,27 @@ def test_prepared_images_are_those_of_the_processor(
         torch.testing.assert_close(batch["pixel_values"], _pixels(encoder, rows), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("wide", [range(64, 96), range(5, 200)])  # a batch; some of the sample
+def test_images_of_several_sizes_are_decoded_in_every_epoch(
+    wide: range, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers = range(2 * FEWEST_ROWS)
+    images = [Image.new("RGB", (24 if number in wide else 16, 16)) for number in numbers]
+    columns = {
+        "image": images,
+        "label": [0] * len(images),
+        "id": list(map("train/{}".format, numbers)),
+    }
+    rows = Dataset.from_dict(columns).cast_column("image", ImageFeature())
+    processor = ViTImageProcessorPil(do_resize=False)
+    encoder = _encoder(processor)
+    cache = CacheConfig(cache_dir=str(tmp_path))
+    with caplog.at_level("INFO"):
+        assert with_prepared_images(encoder, processor, {"train": rows}, cache) is encoder
+    assert "images are decoded in every epoch" in caplog.text
+    assert not list_entries(tmp_path)
+
+
 def test_rows_of_another_split_are_decoded(splits: dict[str, Dataset], tmp_path: Path) -> None:
     encoder = _encoder(_small())
     cache = CacheConfig(cache_dir=str(tmp_path))

@@ -77,6 +77,11 @@ JSON: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "lines": ('{"a": 1}\n\n{"a": 2}\n', [{"a": 1}, {"a": 2}]),
     "a list": ('[{"a": 1}, {"a": 2}]', [{"a": 1}, {"a": 2}]),
     "an object with a list of rows": ('{"version": 2, "data": [{"a": 1}]}', [{"a": 1}]),
+    "an object with a list of rows and an empty one": (
+        '{"errors": [], "data": [{"a": 1}]}',
+        [{"a": 1}],
+    ),
+    "one row with an empty list": ('{"a": "x", "b": []}', [{"a": "x", "b": []}]),
     "an object of columns": (
         '{"a": [1, 2], "b": ["x", "y"]}',
         [{"a": 1, "b": "x"}, {"a": 2, "b": "y"}],
