@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # so that editors and type checkers see the public names
     from hf_transfer.config.training_arguments import TrainingConfig
     from hf_transfer.config.transfer import TransferConfig
     from hf_transfer.config.validate import validate
+    from hf_transfer.data.prepared import Preparation
     from hf_transfer.data.sources import Data, load_data
     from hf_transfer.errors import Finished, Stopped, UserError
     from hf_transfer.evaluation.evaluate import evaluate, measure
@@ -24,7 +25,7 @@ if TYPE_CHECKING:  # so that editors and type checkers see the public names
     from hf_transfer.frozen.split import split_model
     from hf_transfer.inference import answers, load_finished, load_predictor
     from hf_transfer.job import Job, make_job
-    from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+    from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint, load_preparation
     from hf_transfer.models.from_config import build_checkpoint
     from hf_transfer.models.layers import LayerMap, layer_map
     from hf_transfer.models.predictor import Predictor
@@ -61,6 +62,7 @@ _MODULES = {
     "TrainingConfig": "config.training_arguments",
     "TransferConfig": "config.transfer",
     "validate": "config.validate",
+    "Preparation": "data.prepared",
     "Data": "data.sources",
     "load_data": "data.sources",
     "Finished": "errors",
@@ -79,6 +81,7 @@ _MODULES = {
     "make_job": "job",
     "Checkpoint": "models.checkpoint",
     "load_checkpoint": "models.checkpoint",
+    "load_preparation": "models.checkpoint",
     "build_checkpoint": "models.from_config",
     "Predictor": "models.predictor",
     "LayerMap": "models.layers",

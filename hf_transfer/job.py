@@ -7,6 +7,7 @@ import torch
 
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.encode import Encoder, make_encoder
+from hf_transfer.data.prepared import decoding_workers
 from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError, one_line
 from hf_transfer.models.checkpoint import Checkpoint
@@ -40,6 +41,10 @@ def make_job(checkpoint: Checkpoint, data: Data, training: TrainingConfig) -> Jo
     config = checkpoint.model.config
     takes = checkpoint.text_input
     encoder = make_encoder(data.task, checkpoint.processor, config, data.max_length, takes)
+    if data.prepared:
+        encoder = data.prepared.serve(encoder)
+    if training.dataloader_num_workers is None and encoder.decodes:
+        training = training.changed(dataloader_num_workers=decoding_workers())
     job = Job(checkpoint, data, encoder, training)
     if not encoder.by_length:  # texts were tried when `text_input` was found
         _require_answer(job)
@@ -52,7 +57,7 @@ def _require_answer(job: Job) -> None:
     model = job.model.eval()
     device = next(model.parameters()).device
     try:
-        inputs = job.encoder.collate(list(job.encoder.rows(job.data.train.select([0]))))
+        inputs = job.encoder.batch(list(job.encoder.rows(job.data.train.select([0]))))
         inputs.pop("labels")
         model(**{name: tensor.to(device) for name, tensor in inputs.items()})
     except (ValueError, RuntimeError) as error:

@@ -21,17 +21,20 @@ def main() -> None:
         evaluate,
         load_checkpoint,
         load_data,
+        load_preparation,
         require_metrics,
         run_plan,
         save,
     )
 
-    # Every image is decoded here: those that cannot be read are left out and listed in the record.
-    data = load_data(config.data, config.task, config.training.seed)
+    # Every image is decoded once, here: those that cannot be read are left out and listed in the
+    # record, the others are kept as the processor brings them to the size of pretraining.
+    preparation = load_preparation(config.model, config.task, config.cache, AutoImageProcessor)
+    data = load_data(config.data, config.task, config.training.seed, preparation)
     require_metrics(config.evaluation.metrics, data.problem_type)
 
-    # The processor brings images to the size and the normalisation of pretraining. The head is new,
-    # whatever the checkpoint knew: 21,000 classes of ImageNet do not fit 37 breeds.
+    # The head is new, whatever the checkpoint knew: 21,000 classes of ImageNet do not fit 37
+    # breeds. The processor normalises images as in pretraining.
     checkpoint = load_checkpoint(
         config.model,
         data,

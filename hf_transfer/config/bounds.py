@@ -14,7 +14,6 @@ TRAINER_BOUNDS: dict[str, dict[str, float]] = {
     "adam_beta2": {"minimum": 0, "below": 1},
     "adam_epsilon": {"minimum": 0},
     "data_seed": {"minimum": 0, "maximum": 2**32 - 1},
-    "dataloader_num_workers": {"minimum": 0},
     "dataloader_prefetch_factor": {"minimum": 1},
     "ddp_bucket_cap_mb": {"minimum": 1},
     "ddp_timeout": {"above": 0},

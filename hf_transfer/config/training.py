@@ -47,8 +47,17 @@ class TrainingFlags:
     eval_strategy: Interval = flag(
         "steps", "When to evaluate on the validation split, if there is one."
     )
-    eval_steps: float = flag(
-        0.1, "Number of steps between evaluations; below 1, a share of the phase.", above=0
+    eval_steps: float | None = flag(
+        None,
+        "Number of steps between evaluations; below 1, a share of the phase. Default: 0.1, or more "
+        "where all evaluations would take more than a tenth of the time of training.",
+        above=0,
+    )
+    dataloader_num_workers: int | None = flag(
+        None,
+        "Number of processes that load batches. Default: 0, or where images are decoded in every "
+        "epoch one per core, at most 8.",
+        minimum=0,
     )
     save_minutes: float = flag(
         1.0,

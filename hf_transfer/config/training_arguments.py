@@ -11,6 +11,9 @@ from transformers import TrainingArguments
 from hf_transfer.config.bounds import require_in_bounds
 from hf_transfer.config.training import TrainingFlags
 
+# Flags that stay None where they were not given, and are derived from model and data.
+DERIVED = ("output_dir", "eval_steps", "dataloader_num_workers")
+
 
 @dataclass
 class TrainingConfig(TrainingFlags, TrainingArguments):
@@ -24,9 +27,10 @@ class TrainingConfig(TrainingFlags, TrainingArguments):
         # Trainer restores the best step with strict=False and loses weights (transformers issue
         # 43701), and its check requires a checkpoint at every evaluation. The best step is
         # restored by training/callbacks.py.
-        restore_best = self.load_best_model_at_end
-        output_dir = self.output_dir
+        given = {name: getattr(self, name) for name in ("load_best_model_at_end", *DERIVED)}
         self.load_best_model_at_end = False
+        self.eval_steps = self.eval_steps or 1
+        self.dataloader_num_workers = self.dataloader_num_workers or 0
         is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
         if is_alone:
             self.ddp_backend = None  # Accelerate would ask for processes that nobody started
@@ -35,8 +39,8 @@ class TrainingConfig(TrainingFlags, TrainingArguments):
             # know of one another.
             self.use_cpu = True
         super().__post_init__()
-        self.load_best_model_at_end = restore_best
-        self.output_dir = output_dir  # None, and not `trainer_output`, where none was given
+        for name, value in given.items():
+            setattr(self, name, value)
         if self.device.type == "cpu":
             # There is no device to pin memory for, and torch warns at every loader.
             self.dataloader_pin_memory = False

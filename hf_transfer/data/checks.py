@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from datasets import Dataset, Image
-from PIL import UnidentifiedImageError
-from PIL.Image import DecompressionBombError
+from datasets import Dataset
 from tqdm.auto import tqdm
 
-from hf_transfer.data.pixels import image_kind, read_image
-from hf_transfer.errors import UserError, one_line
+from hf_transfer.data.pixels import image_bytes
+from hf_transfer.errors import UserError
 
 PROGRESS_BAR_ROWS = 5000  # checking fewer takes no time
 MAX_BAD_PERCENT = 1  # of a split's rows; more are no accident
 MAX_BAD_ROWS = 2  # that are left out of a split of any size
-MISSING = {"image": "no image", "text": "no text", "text_pair": "no second text"}
-READER = Image()
+TEXTS = {"text": "no text", "text_pair": "no second text"}  # column -> reason of an empty one
+DIGEST = "digest"  # column: that of the image's file, in hex
 
+# Of each image: the reason why it cannot be used, or None; its kind in data/pixels.py, or None.
+ImageFacts = Sequence[tuple[str | None, str | None]]
 CheckLabel = Callable[[Any], str | None]  # stored label -> reason why it cannot be used, or None
 
 
@@ -38,7 +38,7 @@ class CheckedRow:
 
 
 def check_split(
-    name: str, split: Dataset, check_label: CheckLabel, skip: bool
+    name: str, split: Dataset, check_label: CheckLabel, skip: bool, images: ImageFacts = ()
 ) -> tuple[list[CheckedRow], Counter[str]]:
     """The rows of a split that cannot be used, in order, and the number of images by kind.
 
@@ -47,7 +47,7 @@ def check_split(
     """
     bad: list[CheckedRow] = []
     kinds: Counter[str] = Counter()
-    for row in check_rows(split, check_label):
+    for row in check_rows(split, check_label, images):
         kinds.update(filter(None, [row.image_kind]))
         if row.reason:
             bad.append(row)
@@ -69,24 +69,27 @@ def check_split(
     return bad, kinds
 
 
-def check_rows(split: Dataset, check_label: CheckLabel) -> Iterator[CheckedRow]:
+def check_rows(
+    split: Dataset, check_label: CheckLabel, images: ImageFacts = ()
+) -> Iterator[CheckedRow]:
     """What each row of a split is found to be, in order.
 
-    Columns of the split: "id", "label" and inputs.
+    Columns of the split: "id", "label" and inputs. `images` is what data/prepared.py found.
     """
-    inputs = list(filter(MISSING.__contains__, split.column_names))
+    texts = [column for column in TEXTS if column in split.column_names]
+    light = split.select_columns(["id", "label", *texts])
     quiet = len(split) < PROGRESS_BAR_ROWS
-    for row in tqdm(_rows(split), total=len(split), desc="checking rows", disable=quiet):
+    rows = tqdm(stored_rows(light), total=len(split), desc="checking rows", disable=quiet)
+    for number, row in enumerate(rows):
         reason = check_label(row["label"])
         kind = file = None
-        for column in inputs:
-            value = row[column]
-            if isinstance(value, dict):
-                found, kind = _check_image(value)
-                file = _file_name(value)
-            else:
-                found = None if isinstance(value, str) and value.strip() else MISSING[column]
+        for column, missing in TEXTS.items():
+            if column in texts and not (row[column] or "").strip():
+                reason = reason or missing
+        if images:
+            found, kind = images[number]
             reason = reason or found
+            file = _file_name(split, number) if reason else None
         yield CheckedRow(row["id"], reason, kind, file)
 
 
@@ -101,16 +104,21 @@ def fingerprint(splits: dict[str, Dataset]) -> str:
     digest = xxhash.xxh3_128()
     for name, split in sorted(splits.items()):
         digest.update(name.encode())
-        for row in stored_rows(split):
+        for row in stored_rows(split.select_columns(["id", "label", *input_columns(split)])):
             _add_row(digest, row)
     return digest.hexdigest()
 
 
+def input_columns(split: Dataset) -> list[str]:
+    """The columns that tell which inputs a split has: that of digests stands for its images."""
+    names = [DIGEST] if DIGEST in split.column_names else ["image", *TEXTS]
+    return [name for name in names if name in split.column_names]
+
+
 def input_digests(split: Dataset) -> set[str]:
     """Digests of the different inputs of a split, without labels and ids."""
-    inputs = [column for column in split.column_names if column in MISSING]
     digests = set()
-    for row in stored_rows(split.select_columns(inputs)):
+    for row in stored_rows(split.select_columns(input_columns(split))):
         digest = xxhash.xxh3_128()
         _add_row(digest, row)
         digests.add(digest.hexdigest())
@@ -120,7 +128,7 @@ def input_digests(split: Dataset) -> set[str]:
 def _add_row(digest: xxhash.xxh3_128, row: Mapping[str, Any]) -> None:
     for column, value in sorted(row.items()):
         digest.update(f"\0{column}\0".encode())
-        digest.update(value if isinstance(value, bytes) else str(value).encode())
+        digest.update(_content(value))
 
 
 def content_digest(split: Dataset, columns: list[str]) -> str:
@@ -128,58 +136,26 @@ def content_digest(split: Dataset, columns: list[str]) -> str:
     digest = xxhash.xxh3_128()
     for row in stored_rows(split.select_columns(columns)):
         for column in columns:
-            value = row[column]
-            content = value if isinstance(value, bytes) else repr(value).encode()
+            content = _content(row[column])
             digest.update(f"{column}:{len(content)}:".encode())
             digest.update(content)
     return digest.hexdigest()
 
 
+def _content(value: Any) -> bytes:
+    """A value as bytes; of an image, those of its file."""
+    if isinstance(value, dict):
+        return image_bytes(value)
+    return value if isinstance(value, bytes) else repr(value).encode()
+
+
 def stored_rows(split: Dataset) -> Iterator[dict[str, Any]]:
-    """Rows as stored: an image is the bytes of its file, not decoded."""
-    for row in _rows(split):
-        yield {
-            column: _content(value) if isinstance(value, dict) else value
-            for column, value in row.items()
-        }
-
-
-def _rows(split: Dataset) -> Iterator[dict[str, Any]]:
     """Rows as stored: an image is a dict with the bytes, or else the path, of its file."""
     for table in split.with_format("arrow").iter(1000):
         yield from table.to_pylist()
 
 
-def _content(image: dict[str, Any]) -> bytes:
-    return Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
-
-
-def _file_name(image: dict[str, Any]) -> str | None:
+def _file_name(split: Dataset, row: int) -> str | None:
     """The name of an image's file and of its folder: no more of a path."""
-    return "/".join(Path(image["path"]).parts[-2:]) if image["path"] else None
-
-
-def _check_image(image: dict[str, Any]) -> tuple[str | None, str | None]:
-    """Reason why an image, as stored, cannot be used, or None; and its kind in data/pixels.py."""
-    if image["bytes"] is None and image["path"] is None:
-        return MISSING["image"], None
-    try:
-        content = _content(image)
-    except FileNotFoundError:
-        return "the image's file is missing", None
-    except OSError as error:
-        # The complete text of the error would name the path.
-        return f"the image's file cannot be read: {error.strerror}", None
-    if not content:
-        return "the image's file is empty", None
-    try:
-        decoded = READER.decode_example({"bytes": content, "path": None})
-        kind = image_kind(decoded)
-        if kind:
-            read_image(decoded)
-    except UnidentifiedImageError:
-        # The text of the error holds an address in memory, which differs between processes.
-        return "the image cannot be read: its format is not known", None
-    except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
-        return f"the image cannot be read: {one_line(error)}", None
-    return None, kind
+    image = split.with_format("arrow")[row]["image"][0].as_py()
+    return "/".join(Path(image["path"]).parts[-2:]) if image and image["path"] else None

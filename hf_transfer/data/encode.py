@@ -9,10 +9,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from datasets import Dataset
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from hf_transfer.data.pixels import PIXELS_VERSION, Mode, read_image
 from hf_transfer.errors import UserError
@@ -30,7 +28,6 @@ Padding = Literal["right", "left", "none"]  # the side that changes no answer; "
 DEFAULT_MAX_LENGTH = 512  # tokens; where a model takes more, --max_length gives more
 LENGTHS = "lengths"  # in a batch: the number of tokens of each row, where padding changes answers
 LIBRARIES = {"pillow": "PIL", "torchvision": "torchvision"}  # decode and resize images
-MAX_SIDE = 32  # pixels, of images as features of a linear model
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,11 @@ class TextInput:
     shortest: int = 1  # smallest number of tokens
 
 
+def as_it_is(batch: Batch) -> Batch:
+    """The batch."""
+    return batch
+
+
 @dataclass(frozen=True)
 class Encoder:
     """How rows of a task become a batch: `rows` prepares a split once, `collate` joins its rows."""
@@ -53,9 +55,16 @@ class Encoder:
     by_length: bool
     padding: Padding | None = None  # of texts
     max_length: int | None = None  # of texts, in tokens: longer ones are truncated
-    images: Callable[[Rows], list[Any]] | None = None  # of rows, as the processor takes them
+    mode: Mode | None = None  # of images
+    decodes: bool = False  # whether `collate` decodes images
+    # The rest of what `collate` began, on the device of the network; twice does no harm.
+    finish: Callable[[Batch], Batch] = field(default=as_it_is)
     # All that decides what a row becomes, except the row itself.
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def batch(self, rows: Rows) -> Batch:
+        """What the network reads of rows, finished."""
+        return self.finish(self.collate(rows))
 
     @property
     def pads_left(self) -> bool:
@@ -81,17 +90,10 @@ def make_encoder(
     return _text_encoder(processor, takes, max_length)
 
 
-def as_plain_features(
-    task: Task, train: Dataset, test: Dataset
-) -> "tuple[csr_matrix, csr_matrix] | tuple[np.ndarray, np.ndarray]":
-    """Features (rows, columns) of both splits for a linear model without pretraining.
+def word_features(train: Dataset, test: Dataset) -> "tuple[csr_matrix, csr_matrix]":
+    """TF-IDF weights (rows, words of the training split), sparse, of the texts of both splits."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # half a second, only where needed
 
-    Texts: TF-IDF weights of the words of the training split, sparse. Images: grey levels in 0..1,
-    side <= 32.
-    """
-    if task.has_images:
-        side = min(MAX_SIDE, *(min(image.size) for image in train["image"][:100]))
-        return _grey_levels(train, side), _grey_levels(test, side)
     words = TfidfVectorizer(sublinear_tf=True)
     return words.fit_transform(_texts(train)), words.transform(_texts(test))
 
@@ -100,29 +102,23 @@ def _texts(split: Dataset) -> list[str]:
     return [" ".join(filter(None, (row["text"], row.get("text_pair")))) for row in split]
 
 
-def _grey_levels(split: Dataset, side: int) -> np.ndarray:
-    images = (read_image(row["image"], "L").resize((side, side)) for row in split)
-    return np.stack([np.asarray(image).ravel() for image in images]) / 255.0
-
-
 def _image_encoder(processor: "BaseImageProcessor", config: "PreTrainedConfig") -> Encoder:
     facts = {**json.loads(processor.to_json_string()), "class": type(processor).__name__}
     facts |= {name: version(name) for name, module in LIBRARIES.items() if find_spec(module)}
     mode: Mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
     facts["pixels"] = PIXELS_VERSION
 
-    def images(rows: Rows) -> list[Any]:
-        return [read_image(row["image"], mode) for row in rows]
-
     def collate(rows: Rows) -> Batch:
-        return {**processor(images(rows), return_tensors="pt"), **_labels(rows)}
+        images = [read_image(row["image"], mode) for row in rows]
+        return {**processor(images, return_tensors="pt"), **_labels(rows)}
 
     return Encoder(
         rows=lambda split: split,
         collate=collate,
         light=_labels,
         by_length=False,
-        images=images,
+        mode=mode,
+        decodes=True,
         facts=facts,
     )
 

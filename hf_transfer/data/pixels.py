@@ -1,10 +1,16 @@
 """Pixels: what an image file holds, as the 8 bits per channel that image processors take."""
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
+import datasets
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.Image import DecompressionBombError
+
+from hf_transfer.errors import one_line
 
 Mode = Literal["RGB", "L"]
 PIXELS_VERSION = 2  # of what read_image does: cached activations of another version do not serve
@@ -14,7 +20,48 @@ FLOATING_POINT = "floating-point grey"
 TRANSPARENT = "transparent"
 WHITE = (255, 255, 255, 255)
 LARGEST_16_BITS = 65535
+UPRIGHT = 1  # value of the EXIF tag
+NO_IMAGE = "no image"
+READER = datasets.Image()
 TO_8_BITS = 257  # 65535 / 255: an 8-bit grey level that was stored in 16 bits comes back exactly
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image file as read_image reads it; or None, and the reason, which names no file."""
+
+    image: Image.Image | None = None
+    reason: str | None = None
+    kind: str | None = None  # as image_kind tells
+
+
+def open_image(stored: Mapping[str, Any], mode: Mode = "RGB") -> OpenedImage:
+    """The image of a row as stored: a dict with the bytes, or else the path, of a file."""
+    if stored["bytes"] is None and stored["path"] is None:
+        return OpenedImage(reason=NO_IMAGE)
+    try:
+        content = image_bytes(stored)
+    except FileNotFoundError:
+        return OpenedImage(reason="the image's file is missing")
+    except OSError as error:
+        # The complete text of the error would name the path.
+        return OpenedImage(reason=f"the image's file cannot be read: {error.strerror}")
+    if not content:
+        return OpenedImage(reason="the image's file is empty")
+    try:
+        decoded = READER.decode_example({"bytes": content, "path": None})
+        return OpenedImage(read_image(decoded, mode), kind=image_kind(decoded))
+    except UnidentifiedImageError:
+        # The text of the error holds an address in memory, which differs between processes.
+        return OpenedImage(reason="the image cannot be read: its format is not known")
+    except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
+        return OpenedImage(reason=f"the image cannot be read: {one_line(error)}")
+
+
+def image_bytes(stored: Mapping[str, Any]) -> bytes:
+    """The content of an image file as stored in a row. Raises OSError."""
+    content: bytes | None = stored["bytes"]
+    return Path(stored["path"]).read_bytes() if content is None else content
 
 
 def read_image(image: Image.Image, mode: Mode = "RGB") -> Image.Image:
@@ -25,8 +72,9 @@ def read_image(image: Image.Image, mode: Mode = "RGB") -> Image.Image:
     colour below them, mostly black. Raises ValueError for levels beyond 16 bits, whose range no
     file tells.
     """
-    # Only where it is turned: a transposed image is a copy, and its palette is lost in some modes.
-    image = ImageOps.exif_transpose(image)
+    # Only where it is turned: otherwise it would be copied, and lose its palette in some modes.
+    if image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
+        image = ImageOps.exif_transpose(image)
     scale = _SCALES.get(image.mode)
     if scale:
         image = Image.fromarray(scale(np.asarray(image)))

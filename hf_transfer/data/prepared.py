@@ -1,25 +1,38 @@
-"""Images made ready once: decoded, resized and cropped as the processor does, in the store.
+"""Images read once: one pass over the files of a dataset gives all that is ever needed of them.
 
-The pixels are kept just before they are rescaled and normalised: a byte per channel, a quarter of
-the size that the network reads. The rest is done for a batch at once.
+Whether a file is damaged, its digest, a thumbnail, a perceptual hash, and the pixels that the
+checkpoint's processor makes of it, just before they are rescaled and normalised: a byte per
+channel, a quarter of what the network reads. All of it is kept in the store.
 """
 
+import io
+import itertools
+import json
 import logging
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import torch
+import xxhash
+from accelerate import PartialState
 from datasets import Dataset, Image
+from PIL import Image as PILImage
+from PIL.Image import DecompressionBombError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_transfer.config.cache import CacheConfig
-from hf_transfer.data.checks import content_digest
+from hf_transfer.data.checks import DIGEST, ImageFacts, stored_rows
 from hf_transfer.data.encode import Batch, Encoder, Rows
-from hf_transfer.errors import one_line
+from hf_transfer.data.pixels import Mode, OpenedImage, image_bytes, open_image
+from hf_transfer.data.processor_parts import NotPreparedError, ProcessorParts, split_processor
 from hf_transfer.sealed import NotWrittenError
 from hf_transfer.store.activations import (
     Activations,
@@ -31,157 +44,288 @@ from hf_transfer.store.entries import resolve_cache_dir, room_for
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of what is stored: raise it where the same images give other pixels
+VERSION = 2  # of what is stored: raise it where the same images give another content
+FACTS = "facts"  # reason and kind, as JSON
+THUMBNAIL = "thumbnail"
+HASH = "hash"
 PIXELS = "pixels"
-SAMPLE_ROWS = 8  # on which both ways are compared
-MAX_DIFFERENCE = 1e-6
+SAMPLE_ROWS = 4  # on which both ways of the processor are compared
 BATCH_SIZE = 32
-FEWEST_ROWS = 200  # fewer are decoded in less time than the store takes
+MAX_SIDE = 32  # pixels, of a thumbnail
+HASH_SIZE = (9, 8)
+# What keeps one worker busy for long enough to be worth its start, about a second.
 ROWS_PER_WORKER = 250
+BYTES_PER_WORKER = 2e7
 MAX_WORKERS = 8
+
+# A photo is first reduced by a whole factor: its thumbnail takes a fraction of the time.
+REDUCING_GAP = 3.0
+NOT_STORED = {"bytes": None, "path": None}
+
+Row = dict[str, np.ndarray]  # column -> that of one image
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """The two parts of an image processor: `pixels` up to bytes, `finish` from there on."""
+    """How a checkpoint reads images, and where the result is kept."""
 
-    pixels: Callable[[Rows], np.ndarray]  # rows -> (rows, channels, height, width), uint8
-    finish: Callable[[torch.Tensor], torch.Tensor]  # these -> what the network reads
-
-
-class NotPreparedError(Exception):
-    """Why images cannot be kept ready; the processor then runs for each batch."""
+    encoder: Encoder
+    processor: Any
+    cache: CacheConfig
 
 
-def with_prepared_images(
-    encoder: Encoder, processor: Any, splits: Mapping[str, Dataset], cache: CacheConfig
-) -> Encoder:
-    """The encoder, reading the images of these splits from the store; the same if it cannot.
+@dataclass(frozen=True)
+class PreparedSplit:
+    """What the pass found of the images of a split, a row each.
 
-    The log says why not. Rows are known by their ids; those of other splits are decoded.
+    Attributes:
+        digests: Of the files, in hex.
+        facts: Reasons why images cannot be used, and their kinds.
+        thumbnails: (rows, side, side), grey levels as uint8; zeros where there is no image.
+        hashes: (rows,), uint64: of each pixel of the thumbnail in 9 x 8, whether the next is
+            brighter (dHash).
+        pixels: (rows, channels, height, width), uint8, or None where they are not kept.
     """
-    if encoder.images is None or sum(map(len, splits.values())) < FEWEST_ROWS:
-        return encoder
-    try:
-        preparation = prove_preparation(encoder, processor, next(iter(splits.values())))
-        stored = {
-            name: _load_or_prepare(preparation, encoder, split, cache)
-            for name, split in splits.items()
+
+    digests: tuple[str, ...]
+    facts: ImageFacts
+    thumbnails: np.ndarray
+    hashes: np.ndarray
+    pixels: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the pass found of all splits.
+
+    `encoder` is that of the preparation; `parts` are None where there are no pixels.
+    """
+
+    splits: Mapping[str, PreparedSplit]
+    encoder: Encoder | None = None
+    parts: ProcessorParts | None = None
+
+    @cached_property
+    def places(self) -> dict[str, tuple[PreparedSplit, int]]:
+        """Digest of an image that can be used -> a split that has it, and its row there."""
+        return {
+            digest: (split, row)
+            for split in self.splits.values()
+            for row, digest in enumerate(split.digests)
+            if split.facts[row][0] is None
         }
-    except NotPreparedError as reason:
-        log.info("images are decoded in every epoch: %s", reason)
-        return encoder
-    places = {
-        row: (stored[name], number)
-        for name, split in splits.items()
-        for number, row in enumerate(split["id"][:])
-    }
 
-    def rows_of(split: Dataset) -> Dataset:
-        known = all(map(places.__contains__, split["id"][:]))
-        return split.cast_column("image", Image(decode=False)) if known else encoder.rows(split)
+    def with_digests(self, splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
+        """The splits with the digests of their images as a column."""
+        return {
+            name: rows.add_column(DIGEST, list(self.splits[name].digests))
+            for name, rows in splits.items()
+        }
 
-    def collate(rows: Rows) -> Batch:
-        if not isinstance(rows[0]["image"], dict):
-            return encoder.collate(rows)
-        found = (places[row["id"]] for row in rows)
-        pixels = np.stack([entry.values[PIXELS][number] for entry, number in found])
-        return {"pixel_values": preparation.finish(torch.from_numpy(pixels)), **encoder.light(rows)}
+    def without_digests(self, splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
+        """These splits as before: a column of digests would be wrong once images are changed."""
+        return {name: rows.remove_columns(DIGEST) for name, rows in splits.items()}
 
-    return replace(encoder, rows=rows_of, collate=collate)
+    def thumbnails(self, rows: Dataset) -> np.ndarray:
+        """(rows, side x side), grey levels in 0..1, of rows of these splits."""
+        found = (self.places[each] for each in _digests(rows)[0])
+        return np.stack([split.thumbnails[row].ravel() for split, row in found]) / 255.0
+
+    def serve(self, encoder: Encoder) -> Encoder:
+        """The encoder, reading pixels from the store; the same if they are another processor's.
+
+        Rows are recognised by the content of their files, whatever their ids; others are decoded.
+        """
+        parts = self.parts
+        if parts is None or self.encoder is None or self.encoder.facts != encoder.facts:
+            return encoder
+
+        def rows(split: Dataset) -> Dataset:
+            digests, _ = _digests(split)
+            if not self.places.keys() >= set(digests):
+                return encoder.rows(split)
+            return split.remove_columns("image").add_column(DIGEST, list(digests))
+
+        def collate(rows: Rows) -> Batch:
+            if "image" in rows[0]:
+                return encoder.collate(rows)
+            found = (self.places[row[DIGEST]] for row in rows)
+            pixels = np.stack([split.pixels[row] for split, row in found])  # type: ignore[index]
+            return {"pixel_values": torch.from_numpy(pixels), **encoder.light(rows)}
+
+        def finish(batch: Batch) -> Batch:
+            pixels = batch.get("pixel_values")
+            if pixels is None or pixels.dtype != torch.uint8:
+                return batch
+            return {**batch, "pixel_values": parts.finish(pixels)}
+
+        return replace(encoder, rows=rows, collate=collate, finish=finish, decodes=False)
 
 
-def prove_preparation(encoder: Encoder, processor: Any, split: Dataset) -> Preparation:
-    """The two parts of a processor. Raises NotPreparedError unless they give what it gives."""
-    assert encoder.images
-    preparation = Preparation(_read_pixels(encoder.images, processor), _finish(processor))
-    chosen = np.linspace(0, len(split) - 1, min(SAMPLE_ROWS, len(split))).astype(int)
-    sample = list(split.select(chosen))
-    try:
-        whole = encoder.collate(sample)
-    except (ValueError, TypeError, RuntimeError) as error:  # of several sizes, one at a time serves
-        raise NotPreparedError(one_line(error)) from error
-    if set(whole) != {"pixel_values", "labels"}:
-        raise NotPreparedError(f"the network reads {', '.join(sorted(set(whole) - {'labels'}))}")
-    pixels = torch.from_numpy(preparation.pixels(sample))
-    finished = preparation.finish(pixels)
-    if finished.shape != whole["pixel_values"].shape:
-        raise NotPreparedError("the processor makes images of several sizes")
-    difference = float((finished - whole["pixel_values"]).abs().max())
-    if not difference <= MAX_DIFFERENCE:
-        raise NotPreparedError(f"{type(processor).__name__} gives other pixels in two parts")
-    return preparation
+@dataclass(frozen=True)
+class ImagePass:
+    """What is made of each image: a thumbnail of this side and, with `parts`, its pixels.
+
+    `facts` are those of the encoder, which decide the pixels. Without a `cache` nothing is stored.
+    """
+
+    side: int
+    mode: Mode = "RGB"
+    parts: ProcessorParts | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    cache: CacheConfig | None = None
+
+    def run(self, split: Dataset, nbytes: int) -> Iterator[list[Row]]:
+        """The columns of a split, whose files have `nbytes`, in batches, by several workers."""
+        work = len(split) / ROWS_PER_WORKER + nbytes / BYTES_PER_WORKER
+        workers = min(decoding_workers(), int(work))
+        loader = DataLoader(
+            split.select_columns("image").cast_column("image", Image(decode=False)),
+            batch_size=BATCH_SIZE,
+            collate_fn=self._read,
+            num_workers=workers if workers > 1 else 0,
+        )
+        quiet = work < 1 or not log.isEnabledFor(logging.INFO)
+        yield from tqdm(loader, desc="reading images", disable=quiet)
+
+    def _read(self, rows: Rows) -> list[Row]:
+        """The columns of some rows. Raises NotPreparedError if the processor does not take one."""
+        opened = [open_image(row["image"] or NOT_STORED, self.mode) for row in rows]
+        made = [_describe(each, self.side) for each in opened]
+        if self.parts is None:
+            return made
+        images = [each.image for each in opened if each.image is not None]
+        pixels = iter(self.parts.read(images) if images else ())
+        for row, each in zip(made, opened, strict=True):
+            row[PIXELS] = np.zeros(self.parts.shape, np.uint8)
+            if each.image is not None:
+                row[PIXELS] = next(pixels)
+        return made
 
 
-def _read_pixels(
-    images: Callable[[Rows], list[Any]], processor: Any
-) -> Callable[[Rows], np.ndarray]:
-    def pixels(rows: Rows) -> np.ndarray:
+def decoding_workers() -> int:
+    """Number of processes that decode images: one per core, at most 8.
+
+    0 with a single core or a busy machine, and elsewhere than on Linux, where workers would have to
+    be sent what they call.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return 0
+    cores = len(os.sched_getaffinity(0)) // PartialState().num_processes
+    return min(MAX_WORKERS, cores) if cores > 1 and os.getloadavg()[0] <= cores else 0
+
+
+def prepare_images(
+    splits: Mapping[str, Dataset], preparation: Preparation | None = None
+) -> Prepared:
+    """All that is needed of the images of these splits, from the store or by one pass.
+
+    Without a preparation there are no pixels. Where they cannot be kept, the log says why; the
+    processor then runs for each batch.
+    """
+    plain = ImagePass(_thumbnail_side(splits["train"]))
+    if preparation is None:
+        return Prepared(_prepare_each(splits, plain))
+    encoder = preparation.encoder
+    cache = preparation.cache
+    plain = replace(plain, mode=encoder.mode or "RGB")
+    reason = NotPreparedError("--cache_inputs false")
+    if cache.cache_inputs != "false":
         try:
-            made = processor(
-                images(rows), do_rescale=False, do_normalize=False, return_tensors="pt"
-            )["pixel_values"]
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise NotPreparedError(one_line(error)) from error
-        bytes_ = made.to(torch.uint8)
-        if not torch.equal(bytes_.to(made.dtype), made):
-            raise NotPreparedError(f"{type(processor).__name__} makes no whole numbers")
-        return bytes_.numpy()
-
-    return pixels
+            sample = _sample(splits["train"], plain.mode)
+            parts = split_processor(preparation.processor, sample)
+            complete = replace(plain, parts=parts, facts=encoder.facts, cache=cache)
+            return Prepared(_prepare_each(splits, complete), encoder, parts)
+        except NotPreparedError as error:
+            reason = error
+    log.info("images are decoded in every epoch: %s", reason)
+    return Prepared(_prepare_each(splits, plain), encoder)
 
 
-def _finish(processor: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Rescaling and normalisation by a processor's settings, for a batch at once."""
-    scale = processor.rescale_factor if getattr(processor, "do_rescale", False) else 1.0
-    mean, std = torch.zeros(1), torch.ones(1)
-    if getattr(processor, "do_normalize", False):
-        mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
-    mean, std = (values.float().reshape(-1, 1, 1) for values in (mean, std))
-
-    def finish(pixels: torch.Tensor) -> torch.Tensor:
-        return (pixels.float() * scale - mean) / std
-
-    return finish
+def _prepare_each(splits: Mapping[str, Dataset], images: ImagePass) -> dict[str, PreparedSplit]:
+    with PartialState().local_main_process_first():  # it fills the store, the others read it
+        return {name: _prepare(split, images) for name, split in splits.items()}
 
 
-def _load_or_prepare(
-    preparation: Preparation, encoder: Encoder, split: Dataset, cache: CacheConfig
+def _prepare(split: Dataset, images: ImagePass) -> PreparedSplit:
+    """What a pass makes of a split. Raises NotPreparedError where it cannot be stored."""
+    digests, nbytes = _digests(split)
+    if images.cache is None:
+        rows = list(itertools.chain.from_iterable(images.run(split, nbytes)))
+        columns = {name: np.stack(list(map(itemgetter(name), rows))) for name in (THUMBNAIL, HASH)}
+        facts = list(map(itemgetter(FACTS), rows))
+    else:
+        stored = _load_or_store(split, images, images.cache, digests, nbytes)
+        columns = dict(stored.values)
+        facts = [row[FACTS] for row in map(stored.__getitem__, range(len(stored)))]
+    found = tuple(tuple(json.loads(each.tobytes())) for each in facts)
+    return PreparedSplit(digests, found, columns[THUMBNAIL], columns[HASH], columns.get(PIXELS))
+
+
+def _load_or_store(
+    split: Dataset,
+    images: ImagePass,
+    cache: CacheConfig,
+    digests: Sequence[str],
+    nbytes: int,
 ) -> Activations:
-    """The pixels of a split: from the store, or prepared in one pass of several processes."""
+    assert images.parts
     folder = resolve_cache_dir(cache.cache_dir)
-    rows = content_digest(split, ["image"])
-    key = digest({"prepared": VERSION, "rows": rows, "encoder": dict(encoder.facts)})
+    facts = {"encoder": dict(images.facts), "side": images.side, "rows": list(digests)}
+    key = digest({"images": VERSION, **facts})
     stored = open_activations(folder, key)
     if stored is not None:
         return stored
-    sample = preparation.pixels(list(split.select([0])))
-    reason = room_for(folder, sample.nbytes * len(split), cache.cache_limit_gb)
+    needed = len(split) * (math.prod(images.parts.shape) + images.side**2)
+    reason = room_for(folder, needed, cache.cache_limit_gb)
     if reason:
         raise NotPreparedError(reason)
-    batches = _batches(preparation, split, sample.shape[1:])
-    about = {"images": len(split), "processor": str(encoder.facts["class"])}
+    about = {"images": len(split), "processor": str(images.facts["class"])}
     try:
-        return write_activations(folder, key, len(split), batches, about)
+        return write_activations(folder, key, len(split), images.run(split, nbytes), about)
     except NotWrittenError as error:
         raise NotPreparedError(str(error)) from error
 
 
-def _batches(
-    preparation: Preparation, split: Dataset, shape: tuple[int, ...]
-) -> Iterator[list[dict[str, np.ndarray]]]:
-    """The pixels of a split. Raises NotPreparedError if an image is not of this shape."""
-    # Elsewhere than on Linux, workers would have to be sent what they call.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    workers = min(MAX_WORKERS, cores, len(split) // ROWS_PER_WORKER)
-    loader = DataLoader(
-        split,
-        batch_size=BATCH_SIZE,
-        collate_fn=preparation.pixels,
-        num_workers=workers if workers > 1 else 0,
-    )
-    quiet = not log.isEnabledFor(logging.INFO)
-    for pixels in tqdm(loader, desc="preparing images", disable=quiet):
-        if pixels.shape[1:] != shape:
-            raise NotPreparedError("the processor makes images of several sizes")
-        yield [{PIXELS: image} for image in pixels]
+def _describe(opened: OpenedImage, side: int) -> Row:
+    """The columns of an image that need no processor."""
+    grey = PILImage.new("L", (side, side))
+    if opened.image is not None:
+        grey = opened.image.resize((side, side), reducing_gap=REDUCING_GAP).convert("L")
+    steps = np.asarray(grey.resize(HASH_SIZE), np.int16)
+    facts = json.dumps([opened.reason, opened.kind]).encode()
+    return {
+        FACTS: np.frombuffer(facts, np.uint8),
+        THUMBNAIL: np.asarray(grey),
+        HASH: np.packbits(steps[:, 1:] > steps[:, :-1]).view(np.uint64)[0],
+    }
+
+
+def _digests(split: Dataset) -> tuple[tuple[str, ...], int]:
+    """The digests of the files of a split, in hex, and the size of all; "" of what has no file."""
+    digests = []
+    nbytes = 0
+    for row in stored_rows(split.select_columns("image")):
+        content = b""
+        with suppress(OSError, TypeError):
+            content = image_bytes(row["image"])
+        digests.append(xxhash.xxh3_128_hexdigest(content) if content else "")
+        nbytes += len(content)
+    return tuple(digests), nbytes
+
+
+def _sample(split: Dataset, mode: Mode) -> list[PILImage.Image]:
+    """Some images of a split, at even distances, less those that cannot be read."""
+    chosen = np.linspace(0, len(split) - 1, min(SAMPLE_ROWS, len(split))).astype(int)
+    rows = stored_rows(split.select_columns("image").select(chosen))
+    opened = (open_image(row["image"] or NOT_STORED, mode).image for row in rows)
+    return list(filter(None, opened))
+
+
+def _thumbnail_side(split: Dataset) -> int:
+    """Side of the thumbnails, at most that of the smallest of the first images."""
+    sides = [MAX_SIDE]
+    for row in stored_rows(split.select_columns("image").select(range(min(100, len(split))))):
+        with suppress(OSError, TypeError, SyntaxError, DecompressionBombError):
+            sides.append(min(PILImage.open(io.BytesIO(image_bytes(row["image"]))).size))
+    return min(sides)

@@ -27,6 +27,7 @@ from hf_transfer.data.folders import join_tables, read_folder
 from hf_transfer.data.held_out import require_different, require_held_out, require_labelled
 from hf_transfer.data.labels import LABEL_KINDS, LabelKind, find_problem_type
 from hf_transfer.data.one_hot import join_one_hot
+from hf_transfer.data.prepared import Preparation, Prepared, prepare_images
 from hf_transfer.data.single_label import class_label_names, similar_names
 from hf_transfer.data.splits import examples_per_class, stratified_holdout, stratified_sample
 from hf_transfer.data.tables import READERS, is_table, read_table
@@ -77,6 +78,7 @@ class Data:
     columns: dict[str, str] = field(default_factory=dict)  # our column name -> the dataset's
     # Number of image files of each kind that `Image.convert` reads otherwise (data/pixels.py).
     image_kinds: dict[str, int] = field(default_factory=dict)
+    prepared: Prepared | None = None  # what one pass over the images found
     seconds: float = 0.0  # loading time
 
     @property
@@ -95,21 +97,21 @@ class Data:
         return self.splits["test"]
 
 
-def load_data(config: DataConfig, task: Task | str, seed: int) -> Data:
+def load_data(
+    config: DataConfig, task: Task | str, seed: int, preparation: Preparation | None = None
+) -> Data:
     """Examples to train on, to validate and to test.
+
+    Images are decoded here, once: with a preparation, what the processor makes of them is kept.
 
     Rows that cannot be used are left out first, by the data alone. A missing test split is cut from
     the training rows (a fifth, stratified, the same for every seed), a missing validation split too
     (15 %), unless `examples_per_class` is given or it would have fewer than 100 rows. Raises
-    UserError for missing sources, splits and columns, labels that do not fit the problem, and more
-    bad rows than `on_bad_example` allows.
+    UserError for what is missing or does not fit, and more bad rows than `on_bad_example` allows.
     """
     began = time.perf_counter()
     task = _served(task)
-    with PartialState().local_main_process_first():  # it fills the cache, the others read it
-        raw, origin = read_source(config, task.modality)
-    splits = join_one_hot(_pick_splits(raw, config), config)
-    columns = find_columns(splits["train"], config, task)
+    splits, columns, origin = _read_splits(config, task)
     label = columns["label"]
     problem_type = find_problem_type(splits["train"].features[label], label, config.problem_type)
     _require_countable(problem_type, config)
@@ -117,14 +119,16 @@ def load_data(config: DataConfig, task: Task | str, seed: int) -> Data:
     require_same_columns(splits, columns, task, kind)
     require_labelled(splits, label)
     stored = {split: select_columns(rows, split, columns) for split, rows in splits.items()}
-    bad, image_kinds = _check_rows(stored, kind, config)
-    rows, names = _encode(stored, {row.id for row in bad}, label, kind)
+    prepared = prepare_images(stored, preparation) if task.has_images else None
+    bad, image_kinds = _check_rows(stored, kind, config, prepared)
+    identified = prepared.with_digests(stored) if prepared else stored
+    rows, names = _encode(identified, {row.id for row in bad}, label, kind)
     require_held_out(rows)
     rows = _cut_missing(rows, config, kind, names)
     rows["train"] = _limit(rows["train"], config, seed, kind)
     _check_training_labels(rows, names, kind)
     return Data(
-        splits=rows,
+        splits=prepared.without_digests(rows) if prepared else rows,
         labels=names,
         origin=origin,
         fingerprint=fingerprint(rows),
@@ -135,8 +139,19 @@ def load_data(config: DataConfig, task: Task | str, seed: int) -> Data:
         dropped=tuple({"id": row.id, "reason": str(row.reason)} for row in bad),
         columns=columns,
         image_kinds=image_kinds,
+        prepared=prepared,
         seconds=time.perf_counter() - began,
     )
+
+
+def _read_splits(
+    config: DataConfig, task: Task
+) -> tuple[dict[str, Dataset], dict[str, str], Origin]:
+    """The splits as stored, the names of their columns, and where they come from."""
+    with PartialState().local_main_process_first():  # it fills the cache, the others read it
+        raw, origin = read_source(config, task.modality)
+    splits = join_one_hot(_pick_splits(raw, config), config)
+    return splits, find_columns(splits["train"], config, task), origin
 
 
 def _served(task: Task | str) -> Task:
@@ -271,7 +286,7 @@ def _require_countable(problem_type: ProblemType, config: DataConfig) -> None:
 
 
 def _check_rows(
-    stored: dict[str, Dataset], kind: LabelKind, config: DataConfig
+    stored: dict[str, Dataset], kind: LabelKind, config: DataConfig, prepared: Prepared | None
 ) -> tuple[list[CheckedRow], dict[str, int]]:
     """The rows to leave out, in order, and the number of images by kind of data/pixels.py.
 
@@ -283,7 +298,9 @@ def _check_rows(
     # Reversed: a test split without labels is reported before all other rows are read.
     for split, rows in reversed(stored.items()):
         check_label = partial(kind.check_label, rows.features["label"], known)
-        found, special = check_split(split, rows, check_label, config.on_bad_example == "skip")
+        images = prepared.splits[split].facts if prepared else ()
+        skip = config.on_bad_example == "skip"
+        found, special = check_split(split, rows, check_label, skip, images)
         bad = found + bad
         kinds.update(special)
     if bad:

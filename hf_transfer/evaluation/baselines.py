@@ -6,10 +6,15 @@ from typing import Any
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from hf_transfer.data.encode import as_plain_features
+from hf_transfer.data.encode import word_features
+from hf_transfer.data.labels import LABEL_KINDS
+from hf_transfer.data.prepared import prepare_images
 from hf_transfer.data.sources import Data
+from hf_transfer.data.splits import stratified_sample
 from hf_transfer.record import ProblemType
 from hf_transfer.tasks import Task
+
+MAX_ROWS = 20_000  # that a linear model is fitted on
 
 
 def majority(task: Task, data: Data) -> np.ndarray:
@@ -26,9 +31,22 @@ def majority(task: Task, data: Data) -> np.ndarray:
 
 
 def raw_inputs(task: Task, data: Data) -> np.ndarray:
-    """Outputs of a linear model of pixels or words (TF-IDF), in the shapes of `majority`."""
-    train, test = as_plain_features(task, data.train, data.test)
-    labels = np.asarray(data.train["label"][:])
+    """Outputs of a linear model of grey levels or words (TF-IDF), in the shapes of `majority`.
+
+    It is fitted on at most 20,000 training rows, stratified.
+    """
+    rows = data.train
+    if len(rows) > MAX_ROWS:
+        strata = LABEL_KINDS[data.problem_type].strata(rows["label"][:])
+        rows = rows.select(stratified_sample(strata, MAX_ROWS, seed=0))
+    labels = np.asarray(rows["label"][:])
+    train: Any
+    test: Any
+    if task.has_images:
+        images = data.prepared or prepare_images(data.splits)
+        train, test = images.thumbnails(rows), images.thumbnails(data.test)
+    else:
+        train, test = word_features(rows, data.test)
     return LINEAR_MODELS[data.problem_type](train, labels, test, len(data.labels))
 
 

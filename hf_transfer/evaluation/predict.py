@@ -84,6 +84,7 @@ def _run(predictor: Predictor, rows: Dataset, training: TrainingConfig) -> Any:
             model=predictor.model,
             args=arguments,
             data_collator=predictor.encoder.collate,
+            finish=predictor.encoder.finish,
             compute_loss_func=_no_loss,
         )
         trainer.remove_callback(ProgressCallback)

@@ -14,7 +14,7 @@ import xxhash
 from datasets import Dataset
 from torch import nn
 
-from hf_transfer.data.checks import content_digest
+from hf_transfer.data.checks import DIGEST, content_digest
 from hf_transfer.frozen.forward_pass import FrozenLayers
 from hf_transfer.models.weights import partial_weights_digest
 from hf_transfer.store.activations import digest
@@ -45,6 +45,8 @@ def cache_key(layers: FrozenLayers, rows: Dataset) -> str:
     view = layers.view
     config = json.loads(model.config.to_json_string(use_diff=False))
     inputs = [name for name in rows.column_names if name not in NOT_INPUTS]
+    if DIGEST in inputs:
+        inputs = [DIGEST]  # of the image's file
     # Augmented images depend on the batch size too: each batch has its own seed.
     augmented = view and (view.number, view.augmentation, layers.batch_size, version("kornia"))
     for name in NOT_COMPUTED_WITH:

@@ -97,6 +97,7 @@ class ForwardPass:
         dtype = self.layers.dtype
         device = next(model.parameters()).device
         inputs = {name: tensor.to(device) for name, tensor in inputs.items() if name != "labels"}
+        inputs = self.layers.encoder.finish(inputs)
         self._augment(inputs, int(batch[0]))
         with in_bfloat16(model) if dtype == "bfloat16" else nullcontext():
             outputs = self.layers.split.prefix(in_dtype_of(model, inputs))

@@ -132,7 +132,7 @@ def _frozen_layers(boundary: Boundary, job: Job, dtype: FrozenDtype) -> FrozenLa
         above=frozenset(above.difference(job.checkpoint.fixed)),
         encoder=job.encoder,
         batch_size=training.per_device_eval_batch_size,
-        workers=training.dataloader_num_workers,
+        workers=training.dataloader_num_workers or 0,
         # The trials of a study log warnings alone, and show no bars.
         quiet=bool(training.disable_tqdm) or not log.isEnabledFor(logging.INFO),
         dtype=dtype,

@@ -12,8 +12,10 @@ import safetensors
 import torch
 from transformers import set_seed
 
+from hf_transfer.config.cache import CacheConfig
 from hf_transfer.config.model import ModelConfig
-from hf_transfer.data.encode import TextInput
+from hf_transfer.data.encode import TextInput, make_encoder
+from hf_transfer.data.prepared import Preparation
 from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError, one_line
 from hf_transfer.models import head as heads
@@ -29,7 +31,7 @@ from hf_transfer.models.locate import (
 )
 from hf_transfer.models.mean_pooling_layer import MEAN_OPTIONS, find_mean_layer
 from hf_transfer.models.text_input import read_text_input
-from hf_transfer.tasks import Task
+from hf_transfer.tasks import Task, find_task
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +136,22 @@ def load_checkpoint(
         seconds=time.perf_counter() - began,
         fixed=fixed,
     )
+
+
+def load_preparation(
+    config: ModelConfig, task: Task | str, cache_config: CacheConfig, processor_class: Any = None
+) -> Preparation | None:
+    """How the processor of a checkpoint reads images, for load_data; None for a task without them.
+
+    No weights are read. Raises UserError as load_checkpoint does.
+    """
+    task = find_task(task)
+    if not task.has_images:
+        return None
+    location = locate(config)
+    model_config = read_config(location, task)
+    processor = load_processor(location, processor_class or task.processor_class)
+    return Preparation(make_encoder(task, processor, model_config), processor, cache_config)
 
 
 def randomized(checkpoint: Checkpoint, seed: int) -> Checkpoint:

@@ -14,7 +14,7 @@ from hf_transfer.config.run import STUDY_FILE, RunConfig
 from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.evaluation.evaluate import evaluate
-from hf_transfer.models.checkpoint import load_checkpoint
+from hf_transfer.models.checkpoint import load_checkpoint, load_preparation
 from hf_transfer.record import RunRecord, read_record
 from hf_transfer.resume.run_spec import require_same
 from hf_transfer.sealed import write_atomically
@@ -27,7 +27,7 @@ from hf_transfer.training.engine import run_plan
 # fmt: off
 NEUTRAL_SETTINGS = (
     "output_dir", "logging_dir", "disable_tqdm", "overwrite_output_dir", "hub_token", "strategy",
-    "cache_frozen", "cache_dir", "cache_limit_gb",
+    "cache_frozen", "cache_inputs", "cache_dir", "cache_limit_gb",
 )
 # fmt: on
 
@@ -86,7 +86,8 @@ def _run(cell: Cell, config: RunConfig) -> RunRecord:
     data_config = replace(
         config.data, examples_per_class=cell.budget, problem_type="single_label_classification"
     )
-    data = load_data(data_config, config.task, cell.seed)
+    preparation = load_preparation(config.model, config.task, config.cache)
+    data = load_data(data_config, config.task, cell.seed, preparation)
     checkpoint = load_checkpoint(config.model, data, cell.seed)
     # The study resumes cell by cell: no training state within one.
     training = config.training.changed(seed=cell.seed, output_dir=None)

@@ -21,7 +21,7 @@ from hf_transfer.frozen.forward_pass import SAMPLE_ROWS, FrozenLayers
 from hf_transfer.frozen.split import UnsplittableError, split_model
 from hf_transfer.job import Job, make_job
 from hf_transfer.models.adapters import adapter_rates, wrap_with_adapter
-from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint
+from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint, load_preparation
 from hf_transfer.models.head import parameter_count
 from hf_transfer.models.layers import LayerMap
 from hf_transfer.store.entries import resolve_cache_dir, room_for, show_bytes
@@ -109,7 +109,8 @@ class PhasePreview:
 def dry_run(config: RunConfig) -> str:
     """The plan of a run and its cost; for `--strategy auto` every strategy and its cost.
 
-    Loads checkpoint and data, runs the network forward on a few rows, and writes nothing. Raises
+    Loads checkpoint and data, runs the network forward on a few rows, and writes nothing but the
+    images that it decoded, into the store. Raises
     UserError as a run does.
     """
     preview = _prepare(config)
@@ -119,7 +120,8 @@ def dry_run(config: RunConfig) -> str:
 
 def _prepare(config: RunConfig) -> Preview:
     training = config.training
-    data = load_data(config.data, config.task, training.seed)
+    preparation = load_preparation(config.model, config.task, config.cache)
+    data = load_data(config.data, config.task, training.seed, preparation)
     require_metrics(config.evaluation.metrics, data.problem_type)
     checkpoint = load_checkpoint(config.model, data, training.seed)
     pooling = pooling_without_evidence(config.transfer, checkpoint)

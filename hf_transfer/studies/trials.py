@@ -208,7 +208,7 @@ def measure_network(job: Job, rows: Dataset) -> Network:
     """The stages of the job's network and the operations of each in a pass of encoded rows."""
     checkpoint = job.checkpoint
     model = checkpoint.model.eval().to(job.training.device)
-    inputs = job.encoder.collate(list(rows))
+    inputs = job.encoder.batch(list(rows))
     inputs.pop("labels")
     on_device = {name: tensor.to(job.training.device) for name, tensor in inputs.items()}
     flops = stage_flops(model, on_device, checkpoint.layers)

@@ -5,15 +5,15 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from accelerate import PartialState
 from transformers import set_seed
 
 from hf_transfer.config.cache import CacheConfig
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.augmentation import fit_augmentation
 from hf_transfer.data.encode import Encoder
-from hf_transfer.data.prepared import with_prepared_images
+from hf_transfer.data.prepared import Preparation, prepare_images
 from hf_transfer.data.sources import Data
+from hf_transfer.data.tokens import with_stored_tokens
 from hf_transfer.errors import UserError
 from hf_transfer.job import Job, make_job
 from hf_transfer.models.checkpoint import Checkpoint, randomized
@@ -74,22 +74,31 @@ def run_plan(
     cache = cache or CacheConfig()
     job = make_job(checkpoint, data, training)
     require_runnable(job, plan)
+    job = _with_stored_inputs(job, plan, cache)
     folder = open_run(training, describe_run(plan, job))
     try:
-        return train(plan, _with_prepared_images(job, plan, cache), cache, folder)
+        return train(plan, job, cache, folder)
     except BaseException:
         release(training)
         raise
 
 
-def _with_prepared_images(job: Job, plan: Plan, cache: CacheConfig) -> Job:
-    """The job with images that are decoded once, where --cache_inputs says so."""
+def _with_stored_inputs(job: Job, plan: Plan, cache: CacheConfig) -> Job:
+    """The job with texts that are tokenized once, and images that are decoded once.
+
+    Images are by now, unless load_data was given no preparation.
+    """
+    takes = job.checkpoint.text_input
+    if takes:
+        tokenizer = job.checkpoint.processor
+        encoder = with_stored_tokens(job.encoder, tokenizer, takes.vocabulary, cache)
+        return replace(job, encoder=encoder)
+    prepared = job.data.prepared
     stepped = any(phase.solver == "trainer" for phase in plan.phases)
-    if cache.cache_inputs == "false" or (cache.cache_inputs == "auto" and not stepped):
+    if not (job.encoder.decodes and stepped) or (prepared and prepared.encoder):
         return job
-    splits = {name: rows for name, rows in job.data.splits.items() if name != "test"}
-    with PartialState().local_main_process_first():  # it fills the store, the others read it
-        encoder = with_prepared_images(job.encoder, job.checkpoint.processor, splits, cache)
+    preparation = Preparation(job.encoder, job.checkpoint.processor, cache)
+    encoder = prepare_images(job.data.splits, preparation).serve(job.encoder)
     return replace(job, encoder=encoder)
 
 

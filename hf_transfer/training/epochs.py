@@ -9,6 +9,10 @@ from hf_transfer.strategies.plan import Phase, Plan, with_epochs
 from hf_transfer.training.batches import SampledOrder, StepBatches
 from hf_transfer.training.contrastive import balanced_order
 
+MAX_EVALUATIONS = 10  # in a phase
+MAX_EVALUATION_SHARE = 0.1  # of the operations of training
+TRAINING_COST = 3  # of a row, in forward passes: the backward pass takes twice the operations
+
 
 @dataclass(frozen=True)
 class PhaseLength:
@@ -56,6 +60,16 @@ def phase_max_steps(phase: Phase, plan: Plan, max_steps: int) -> int:
     start = round(max_steps * before / total)
     end = round(max_steps * (before + phase.epochs) / total)
     return max(1, end - start)
+
+
+def affordable_eval_steps(steps: int, trained_rows: int, validation_rows: int) -> int:
+    """Steps between two evaluations: ten in a phase, fewer where they would cost too much.
+
+    They take at most a tenth of the operations of training on `trained_rows`, which counts forward
+    and backward, but there is one.
+    """
+    affordable = MAX_EVALUATION_SHARE * TRAINING_COST * trained_rows / validation_rows
+    return math.ceil(steps / max(1, min(MAX_EVALUATIONS, int(affordable))))
 
 
 def with_passes_as_epochs(plan: Plan, labels: Sequence[int], training: TrainingConfig) -> Plan:

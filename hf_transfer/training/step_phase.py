@@ -1,5 +1,6 @@
 """A phase that is trained in steps, by Trainer."""
 
+import math
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ from hf_transfer.training.averaging import add_weight_averaging, select_by_valid
 from hf_transfer.training.batches import RowOrder, StepBatches, sampled_order
 from hf_transfer.training.callbacks import add_callbacks
 from hf_transfer.training.contrastive import balanced_order, contrastive_loss
-from hf_transfer.training.epochs import phase_max_steps
+from hf_transfer.training.epochs import affordable_eval_steps, phase_max_steps
 from hf_transfer.training.losses import LossFunction, choose_loss
 from hf_transfer.training.nan_guard import require_finite
 from hf_transfer.training.plan_run import PlanRun
@@ -181,6 +182,7 @@ def _make_trainer(
         model=inputs.model,
         args=_arguments(phase, run, inputs, folder),
         learning_rates=inputs.rates,
+        finish=run.job.encoder.finish,
         batches=inputs.batches,
         augment=inputs.augment,
         stop=stop,
@@ -200,12 +202,17 @@ def _arguments(phase: Phase, run: PlanRun, inputs: PhaseInputs, folder: Path) ->
     # A head in closed form may be the best step already.
     may_start_best = training.eval_on_start or plan.phases[0].solver == "convex"
     limited = training.max_steps > 0
-    quiet = {"disable_tqdm": True} if run.is_trial else {}
+    max_steps = phase_max_steps(phase, plan, training.max_steps) if limited else -1
+    steps = max_steps if limited else math.ceil(phase.epochs * inputs.batches.steps)
+    changes: dict[str, Any] = {"disable_tqdm": True} if run.is_trial else {}
+    if evaluates and training.eval_steps is None and training.early_stopping_patience is None:
+        trained = steps * inputs.batches.step_size
+        changes["eval_steps"] = affordable_eval_steps(steps, trained, len(inputs.validation or ()))
     return phase_arguments(
         training,
         folder,
         num_train_epochs=phase.epochs,
-        max_steps=phase_max_steps(phase, plan, training.max_steps) if limited else -1,
+        max_steps=max_steps,
         learning_rate=plan.learning_rate,
         per_device_train_batch_size=inputs.batches.batch_size // max(1, training.n_gpu),
         gradient_accumulation_steps=run.accumulation,
@@ -213,7 +220,7 @@ def _arguments(phase: Phase, run: PlanRun, inputs: PhaseInputs, folder: Path) ->
         eval_strategy=training.eval_strategy if evaluates else "no",
         eval_on_start=evaluates and not inputs.resumed and may_start_best,
         train_sampling_strategy="random",  # the order of rows is in batches.py
-        **quiet,
+        **changes,
     )
 
 

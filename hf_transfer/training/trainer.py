@@ -15,7 +15,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.augmentation import Augment
-from hf_transfer.data.encode import LENGTHS
+from hf_transfer.data.encode import LENGTHS, Batch, as_it_is
 from hf_transfer.errors import UserError
 from hf_transfer.models.unpadded import run_unpadded
 from hf_transfer.resume.callback import StepFlags, StopSignal, TrainingStateCallback, reduce_flags
@@ -27,14 +27,23 @@ from hf_transfer.training.nan_guard import SMALLER_RATE, NanGuard
 
 log = logging.getLogger(__name__)
 
+EVAL_STEPS = 0.1  # of the phase
 HISTORY_KEYS = ("step", "epoch", "loss", "learning_rate", "eval_loss", "eval_accuracy")
 
 
 class SharedBuffersTrainer(Trainer):
     """Trainer whose processes evaluate, and save, the same model.
 
-    Batches whose rows have LENGTHS are computed in parts of one length.
+    Batches are finished on the device by `finish`, the encoder's. Those whose rows have LENGTHS are
+    computed in parts of one length.
     """
+
+    def __init__(self, *, finish: Callable[[Batch], Batch] = as_it_is, **options: Any) -> None:
+        self.finish = finish
+        super().__init__(**options)
+
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
+        return self.finish(super()._prepare_inputs(inputs))
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
         """Trainer's."""
@@ -283,6 +292,11 @@ def phase_arguments(training: TrainingConfig, folder: Path, **changes: Any) -> T
 
     What Trainer would do with the output folder and the Hub is switched off.
     """
+    changes = {
+        "eval_steps": training.eval_steps or EVAL_STEPS,
+        "dataloader_num_workers": training.dataloader_num_workers or 0,
+        **changes,
+    }
     return training.changed(
         output_dir=str(folder),
         push_to_hub=False,

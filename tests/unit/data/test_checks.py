@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.checks import CheckedRow, check_rows
+from hf_transfer.data.prepared import prepare_images
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
 from hf_transfer.tasks import find_task
@@ -69,7 +70,10 @@ def damaged(picture_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def _bad(rows: Dataset) -> list[CheckedRow]:
-    return [row for row in check_rows(rows, lambda label: None) if row.reason]
+    images = (
+        prepare_images({"train": rows}).splits["train"].facts if "image" in rows.features else ()
+    )
+    return [row for row in check_rows(rows, lambda label: None, images) if row.reason]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 from transformers import AutoConfig, AutoTokenizer
 
 from hf_transfer.config.data import DataConfig
-from hf_transfer.data.encode import as_plain_features, make_encoder
+from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.sources import load_data
 from hf_transfer.tasks import find_task
 
@@ -36,7 +36,8 @@ def test_texts_are_cut_to_what_the_model_takes(tiny_bert: Path) -> None:
 def test_plain_features_of_images_are_grey_levels() -> None:
     task = find_task("image-classification")
     data = load_data(DataConfig("builtin:digits", examples_per_class=2), task, seed=0)
-    train, test = as_plain_features(task, data.train, data.test)
+    assert data.prepared
+    train, test = map(data.prepared.thumbnails, (data.train, data.test))
     assert train.shape == (20, 64)
     assert test.shape == (500, 64)
     assert np.all((train >= 0) & (train <= 1))

@@ -11,20 +11,30 @@ import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from hf_transfer.config.cache import CacheConfig
 from hf_transfer.data.encode import Encoder, make_encoder
-from hf_transfer.data.prepared import (
-    FEWEST_ROWS,
-    with_prepared_images,
-)
+from hf_transfer.data.prepared import Preparation, Prepared, prepare_images
 from hf_transfer.record import read_record
 from hf_transfer.store.entries import list_entries
 from hf_transfer.tasks import find_task
 from tests.conftest import Outcome
 
 TASK = find_task("image-classification")
+MODES = ("RGB", "L", "CMYK", "P")
+Splits = dict[str, Dataset]
+
+
+def _rows(split: str, images: list[Image.Image]) -> Dataset:
+    numbers = range(len(images))
+    columns = {
+        "image": images,
+        "label": [n % 2 for n in numbers],
+        "id": [f"{split}/{n}" for n in numbers],
+    }
+    return Dataset.from_dict(columns).cast_column("image", ImageFeature())
 
 
 def _images(number: int, first: int = 0) -> list[Image.Image]:
@@ -33,87 +43,98 @@ def _images(number: int, first: int = 0) -> list[Image.Image]:
     for n in range(first, first + number):
         rng = np.random.default_rng(n)
         pixels = rng.integers(0, 256, (12 + n % 5, 20 - n % 7, 3), dtype=np.uint8)
-        mode = ("RGB", "L", "CMYK", "P")[n % 4]
-        made.append(Image.fromarray(pixels).convert(mode))
+        made.append(Image.fromarray(pixels).convert(MODES[n % 4]))
     return made
 
 
-def _rows(split: str, number: int, first: int = 0) -> Dataset:
-    ids = [f"{split}/{n}" for n in range(number)]
-    images = _images(number, first)
-    rows = Dataset.from_dict({"image": images, "label": [n % 2 for n in range(number)], "id": ids})
-    return rows.cast_column("image", ImageFeature())
-
-
 @pytest.fixture(scope="module")
-def splits() -> dict[str, Dataset]:
-    return {"train": _rows("train", FEWEST_ROWS - 20), "validation": _rows("validation", 20, 900)}
-
-
-def _encoder(processor: Any) -> Encoder:
-    return make_encoder(TASK, processor, SimpleNamespace(num_channels=3))  # type: ignore[arg-type]
+def splits() -> Splits:
+    return {"train": _rows("train", _images(80)), "validation": _rows("validation", _images(9, 90))}
 
 
 def _small() -> Any:
     return ViTImageProcessorPil(size={"height": 16, "width": 16})
 
 
+def _encoder(processor: Any) -> Encoder:
+    return make_encoder(TASK, processor, SimpleNamespace(num_channels=3))  # type: ignore[arg-type]
+
+
+def _prepare(splits: Splits, processor: Any, cache_dir: Path, **flags: Any) -> Prepared:
+    cache = CacheConfig(cache_dir=str(cache_dir), **flags)
+    return prepare_images(splits, Preparation(_encoder(processor), processor, cache))
+
+
 def _pixels(encoder: Encoder, rows: Dataset) -> torch.Tensor:
-    pixels: torch.Tensor = encoder.collate(list(encoder.rows(rows)))["pixel_values"]
+    pixels: torch.Tensor = encoder.batch(list(encoder.rows(rows)))["pixel_values"]
     return pixels
 
 
-def test_prepared_images_are_those_of_the_processor(
-    splits: dict[str, Dataset], tmp_path: Path
-) -> None:
+def test_prepared_images_are_those_of_the_processor(splits: Splits, tmp_path: Path) -> None:
     encoder = _encoder(_small())
-    prepared = with_prepared_images(encoder, _small(), splits, CacheConfig(cache_dir=str(tmp_path)))
-    assert prepared is not encoder
-    for name in splits:
-        rows = splits[name].select(range(19, 3, -3))
-        batch = prepared.collate(list(prepared.rows(rows)))
-        assert torch.equal(batch["labels"], torch.tensor(rows["label"][:]))
-        torch.testing.assert_close(batch["pixel_values"], _pixels(encoder, rows), atol=1e-6, rtol=0)
+    prepared = _prepare(splits, _small(), tmp_path)
+    served = prepared.serve(encoder)
+    assert not served.decodes
+    for name, rows in splits.items():
+        some = rows.select(range(8, 0, -3))
+        batch = served.batch(list(served.rows(some)))
+        assert torch.equal(batch["labels"], torch.tensor(some["label"][:]))
+        expected = _pixels(encoder, splits[name].select(range(8, 0, -3)))
+        torch.testing.assert_close(batch["pixel_values"], expected, atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("wide", [range(64, 96), range(5, 200)])  # a batch; some of the sample
-def test_images_of_several_sizes_are_decoded_in_every_epoch(
-    wide: range, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    numbers = range(2 * FEWEST_ROWS)
-    images = [Image.new("RGB", (24 if number in wide else 16, 16)) for number in numbers]
-    columns = {
-        "image": images,
-        "label": [0] * len(images),
-        "id": list(map("train/{}".format, numbers)),
+def test_batches_hold_bytes_until_they_are_finished(splits: Splits, tmp_path: Path) -> None:
+    prepared = _prepare(splits, _small(), tmp_path)
+    served = prepared.serve(_encoder(_small()))
+    rows = splits["train"]
+    batch = served.collate(list(served.rows(rows.select(range(4)))))
+    assert batch["pixel_values"].dtype == torch.uint8
+    finished = served.finish(batch)
+    assert torch.equal(served.finish(finished)["pixel_values"], finished["pixel_values"])
+
+
+def test_other_rows_are_decoded(splits: Splits, tmp_path: Path) -> None:
+    encoder = _encoder(_small())
+    served = _prepare(splits, _small(), tmp_path).serve(encoder)
+    others = _rows("train", _images(5, 700))  # with the same ids
+    assert torch.equal(_pixels(served, others), _pixels(encoder, others))
+
+
+def test_an_encoder_of_another_processor_decodes(splits: Splits, tmp_path: Path) -> None:
+    other = _encoder(ViTImageProcessorPil(size={"height": 8, "width": 8}))
+    assert _prepare(splits, _small(), tmp_path).serve(other) is other
+
+
+def _blob(image: Image.Image, kind: str = "PNG") -> bytes:
+    from io import BytesIO
+
+    file = BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def test_a_second_time_nothing_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = []
+    plain = PngImageFile.load
+
+    def load(image: PngImageFile) -> Any:
+        decoded.append(image)
+        return plain(image)
+
+    files = {
+        "train": [{"bytes": _blob(image.convert("RGB")), "path": None} for image in _images(20)]
     }
-    rows = Dataset.from_dict(columns).cast_column("image", ImageFeature())
-    processor = ViTImageProcessorPil(do_resize=False)
-    encoder = _encoder(processor)
-    cache = CacheConfig(cache_dir=str(tmp_path))
-    with caplog.at_level("INFO"):
-        assert with_prepared_images(encoder, processor, {"train": rows}, cache) is encoder
-    assert "images are decoded in every epoch" in caplog.text
-    assert not list_entries(tmp_path)
-
-
-def test_rows_of_another_split_are_decoded(splits: dict[str, Dataset], tmp_path: Path) -> None:
-    encoder = _encoder(_small())
-    cache = CacheConfig(cache_dir=str(tmp_path))
-    prepared = with_prepared_images(encoder, _small(), splits, cache)
-    test = _rows("test", 5, 700)
-    assert torch.equal(_pixels(prepared, test), _pixels(encoder, test))
-
-
-def test_a_second_time_nothing_is_decoded(splits: dict[str, Dataset], tmp_path: Path) -> None:
-    cache = CacheConfig(cache_dir=str(tmp_path))
-    with_prepared_images(_encoder(_small()), _small(), splits, cache)
+    splits = {
+        name: Dataset.from_dict({"image": rows}).cast_column("image", ImageFeature())
+        for name, rows in files.items()
+    }
+    first = _prepare(splits, _small(), tmp_path)
     entries = list_entries(tmp_path)
-    assert len(entries) == 2
-    again = with_prepared_images(_encoder(_small()), _small(), splits, cache)
+    monkeypatch.setattr(PngImageFile, "load", load)
+    again = _prepare(splits, _small(), tmp_path)
+    assert len(set(map(id, decoded))) <= 4  # those on which the two ways are compared
     assert [entry.key for entry in list_entries(tmp_path)] == [entry.key for entry in entries]
-    rows = splits["train"].select(range(4))
-    assert torch.equal(_pixels(again, rows), _pixels(again, rows))
+    assert first.splits["train"].digests == again.splits["train"].digests
 
 
 @pytest.mark.parametrize(
@@ -121,17 +142,14 @@ def test_a_second_time_nothing_is_decoded(splits: dict[str, Dataset], tmp_path: 
     [
         lambda: ViTImageProcessorPil(size={"height": 8, "width": 16}),
         lambda: ViTImageProcessorPil(size={"height": 16, "width": 16}, resample=0),
-        lambda: ViTImageProcessorPil(
-            size={"height": 16, "width": 16}, do_resize=True, image_mean=[0.1] * 3
-        ),
+        lambda: ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.1] * 3),
     ],
 )
 def test_other_settings_of_the_processor_have_entries_of_their_own(
-    other: Callable[[], Any], splits: dict[str, Dataset], tmp_path: Path
+    other: Callable[[], Any], splits: Splits, tmp_path: Path
 ) -> None:
-    cache = CacheConfig(cache_dir=str(tmp_path))
-    with_prepared_images(_encoder(_small()), _small(), splits, cache)
-    with_prepared_images(_encoder(other()), other(), splits, cache)
+    _prepare(splits, _small(), tmp_path)
+    _prepare(splits, other(), tmp_path)
     assert len(list_entries(tmp_path)) == 4
 
 
@@ -143,27 +161,76 @@ def _efficientnet() -> Any:
     return EfficientNetImageProcessorPil(size={"height": 16, "width": 16})
 
 
+def _unresized() -> Any:
+    return ViTImageProcessorPil(do_resize=False)
+
+
 @pytest.mark.parametrize(
     ("processor", "cache", "reason"),
     [
         (_small, {"cache_limit_gb": 1e-6}, "--cache_limit_gb"),
+        (_small, {"cache_inputs": "false"}, "--cache_inputs false"),
         (_efficientnet, {}, "no whole numbers"),
+        (_unresized, {}, ""),
     ],
 )
 def test_where_it_cannot_be_the_processor_runs_and_the_log_says_why(
     processor: Callable[[], Any],
-    cache: dict[str, float],
+    cache: dict[str, Any],
     reason: str,
-    splits: dict[str, Dataset],
+    splits: Splits,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     encoder = _encoder(processor())
-    config = CacheConfig(cache_dir=str(tmp_path), **cache)  # type: ignore[arg-type]
     with caplog.at_level("INFO"):
-        assert with_prepared_images(encoder, processor(), splits, config) is encoder
+        prepared = _prepare(splits, processor(), tmp_path, **cache)
+    assert prepared.serve(encoder) is encoder
+    assert "images are decoded in every epoch" in caplog.text
     assert reason in caplog.text
     assert not list_entries(tmp_path)
+    assert len(prepared.splits["train"].facts) == len(splits["train"])
+
+
+def test_images_of_another_size_late_in_the_data_are_decoded_in_every_epoch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [Image.new("RGB", (24 if 64 <= n < 96 else 16, 16)) for n in range(200)]
+    splits = {"train": _rows("train", images)}
+    with caplog.at_level("INFO"):
+        prepared = _prepare(splits, _unresized(), tmp_path)
+    assert "images are decoded in every epoch" in caplog.text
+    assert prepared.parts is None
+    assert not list_entries(tmp_path)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_damaged_images_have_their_reason_and_no_pixels(cached: bool, tmp_path: Path) -> None:
+    good = [{"bytes": _blob(image.convert("RGB")), "path": None} for image in _images(3)]
+    bad = [{"bytes": b"", "path": None}, {"bytes": _blob(_images(1)[0])[:60], "path": None}, None]
+    rows = Dataset.from_dict({"image": [bad[0], *good, *bad[1:]]})
+    splits = {"train": rows.cast_column("image", ImageFeature())}
+    for _ in range(2):
+        found = (_prepare(splits, _small(), tmp_path) if cached else prepare_images(splits)).splits
+        reasons = [reason for reason, _ in found["train"].facts]
+        assert reasons[0] == "the image's file is empty"
+        assert reasons[1:4] == [None] * 3
+        assert str(reasons[4]).startswith("the image cannot be read")
+        assert reasons[5] == "no image"
+        assert not found["train"].thumbnails[[0, 4, 5]].any()
+
+
+def test_equal_files_have_equal_digests_and_similar_images_similar_hashes() -> None:
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 255, (6, 8), dtype=np.uint8))
+    image = small.resize((320, 240), Image.Resampling.BICUBIC)
+    contents = [_blob(image), _blob(image), _blob(image, "JPEG"), _blob(image.rotate(90))]
+    rows = Dataset.from_dict({"image": [{"bytes": each, "path": None} for each in contents]})
+    found = prepare_images({"train": rows.cast_column("image", ImageFeature())}).splits["train"]
+    assert found.digests[0] == found.digests[1] != found.digests[2]
+    distances = [(int(found.hashes[0]) ^ int(each)).bit_count() for each in found.hashes]
+    assert distances[1] == 0
+    assert distances[2] <= 6 < distances[3]
 
 
 def test_a_run_with_prepared_images_ends_as_one_without(

@@ -511,7 +511,7 @@ def test_layers_above_the_boundary_learn_from_all_views(tiny_vit: Path) -> None:
 
 
 def _logits_of(trained: Trained, rows: Any) -> np.ndarray:
-    batch = trained.encoder.collate(list(trained.encoder.rows(rows)))
+    batch = trained.encoder.batch(list(trained.encoder.rows(rows)))
     batch.pop("labels")
     with torch.no_grad():
         return np.asarray(read_logits(trained.model.eval()(**batch)))

@@ -348,7 +348,7 @@ def _held_out_loss(checkpoint: Checkpoint, data: Data) -> float:
     """Of a head that is solved on what the output layer reads of all rows in one batch."""
     model = checkpoint.model.eval()
     encoder = make_encoder(checkpoint.task, checkpoint.processor, model.config)
-    batch = encoder.collate(list(encoder.rows(data.train)))
+    batch = encoder.batch(list(encoder.rows(data.train)))
     labels = batch.pop("labels").numpy()
     with torch.no_grad(), headless(model):
         features = read_logits(model(**batch)).numpy()

@@ -495,7 +495,7 @@ def _phase(folder: Path, data: Data, tmp_path: Path, *flags: str) -> Phase:
 def _loss(trained: Trained, data: Data) -> float:
     """The loss of the finished model on the validation split, by hand."""
     rows = trained.encoder.rows(data.validation)
-    batch = trained.encoder.collate([rows[n] for n in range(len(rows))])
+    batch = trained.encoder.batch([rows[n] for n in range(len(rows))])
     with torch.no_grad():
         logits = trained.model(pixel_values=batch["pixel_values"]).logits
     return float(nn.functional.cross_entropy(logits, batch["labels"]))

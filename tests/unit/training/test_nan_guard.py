@@ -34,6 +34,11 @@ STEADY = (
 NAN = float("nan")
 
 
+def _key(image: torch.Tensor) -> bytes:
+    """The same for an image that was normalised in another order of operations."""
+    return image.mul(1000).round().to(torch.int16).numpy().tobytes()
+
+
 @dataclass
 class Poison:
     """Makes a value of a training batch (by number, from 1) NaN, and lists the ids of each batch.
@@ -62,9 +67,9 @@ class Poison:
     def attach(self, checkpoint: Checkpoint, rows: Dataset) -> None:
         """Add the hooks to a model that is trained on these rows."""
         encoder = make_encoder(checkpoint.task, checkpoint.processor, checkpoint.model.config)
-        images = encoder.collate(list(encoder.rows(rows)))["pixel_values"]
+        images = encoder.batch(list(encoder.rows(rows)))["pixel_values"]
         ids = zip(images, rows["id"], strict=True)
-        self.id_of_image = {image.numpy().tobytes(): row_id for image, row_id in ids}
+        self.id_of_image = {_key(image): row_id for image, row_id in ids}
         assert len(self.id_of_image) == len(rows)
         checkpoint.model.register_forward_pre_hook(self.before_forward, with_kwargs=True)
         checkpoint.model.register_forward_hook(self.after_forward)
@@ -76,7 +81,7 @@ class Poison:
         """List the ids of a batch, and multiply its last image."""
         if model.training:
             images = inputs["pixel_values"]
-            self.batches.append([self.id_of_image[image.numpy().tobytes()] for image in images])
+            self.batches.append([self.id_of_image[_key(image)] for image in images])
             images[-1] *= self.factor("input")
 
     def after_forward(self, model: torch.nn.Module, args: Any, outputs: Any) -> None:
