@@ -17,8 +17,8 @@ class CacheConfig:
     )
     cache_inputs: Literal["auto", "true", "false"] = flag(
         "auto",
-        "Decode and resize training images once and cache their pixels. auto: where a phase runs "
-        "the complete network on them.",
+        "Decode and resize images, and tokenize texts, once and cache the result. auto: where "
+        "that is possible; true: with a warning where it is not.",
     )
     cache_dir: str | None = flag(
         None, "Folder of what is cached. Default: hf_transfer/frozen below HF_HOME."

@@ -238,7 +238,8 @@ def prepare_images(
             return Prepared(_prepare_each(splits, complete), encoder, parts)
         except NotPreparedError as error:
             reason = error
-    log.info("images are decoded in every epoch: %s", reason)
+    level = logging.WARNING if cache.cache_inputs == "true" else logging.INFO
+    log.log(level, "images are decoded in every epoch: %s", reason)
     return Prepared(_prepare_each(splits, plain), encoder)
 
 

@@ -1,6 +1,7 @@
 """Texts tokenized once: their tokens are kept in the store, under the tokenizer's content."""
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,6 +23,8 @@ from hf_transfer.store.activations import (
     write_activations,
 )
 from hf_transfer.store.entries import resolve_cache_dir, room_for
+
+log = logging.getLogger(__name__)
 
 VERSION = 1  # of what is stored: raise it where the same texts give other tokens
 OURS = ("id", "label")
@@ -75,12 +78,15 @@ def _load_or_tokenize(
     names = [name for name in tokenized.column_names if name not in (*OURS, "length")]
     rows = tokenized.select_columns(names)
     sample = next(_batches(rows))
-    if room_for(folder, estimate_bytes(sample, len(rows)), cache.cache_limit_gb):
-        return None
+    reason = room_for(folder, estimate_bytes(sample, len(rows)), cache.cache_limit_gb)
     try:
-        return write_activations(folder, key, len(rows), _batches(rows), {"texts": len(rows)})
-    except NotWrittenError:
-        return None
+        if not reason:
+            return write_activations(folder, key, len(rows), _batches(rows), {"texts": len(rows)})
+    except NotWrittenError as error:
+        reason = str(error)
+    level = logging.WARNING if cache.cache_inputs == "true" else logging.INFO
+    log.log(level, "texts are tokenized in every run: %s", reason)
+    return None
 
 
 def _batches(rows: Dataset) -> Iterator[list[dict[str, np.ndarray]]]:

@@ -30,15 +30,15 @@ def majority(task: Task, data: Data) -> np.ndarray:
     return np.tile(share, (len(data.test), *[1] * share.ndim))
 
 
-def raw_inputs(task: Task, data: Data) -> np.ndarray:
+def raw_inputs(task: Task, data: Data, max_rows: int = MAX_ROWS) -> np.ndarray:
     """Outputs of a linear model of grey levels or words (TF-IDF), in the shapes of `majority`.
 
-    It is fitted on at most 20,000 training rows, stratified.
+    It is fitted on at most `max_rows` training rows, stratified.
     """
     rows = data.train
-    if len(rows) > MAX_ROWS:
+    if len(rows) > max_rows:
         strata = LABEL_KINDS[data.problem_type].strata(rows["label"][:])
-        rows = rows.select(stratified_sample(strata, MAX_ROWS, seed=0))
+        rows = rows.select(stratified_sample(strata, max_rows, seed=0))
     labels = np.asarray(rows["label"][:])
     train: Any
     test: Any

@@ -169,6 +169,7 @@ def _unresized() -> Any:
     ("processor", "cache", "reason"),
     [
         (_small, {"cache_limit_gb": 1e-6}, "--cache_limit_gb"),
+        (_small, {"cache_limit_gb": 1e-6, "cache_inputs": "true"}, "WARNING"),
         (_small, {"cache_inputs": "false"}, "--cache_inputs false"),
         (_efficientnet, {}, "no whole numbers"),
         (_unresized, {}, ""),

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import Data, load_data
@@ -48,3 +49,21 @@ def test_words_tell_labels_also_beside_one_that_always_applies(tmp_path: Path) -
 def test_words_tell_numbers(tmp_path: Path) -> None:
     data = _load(tmp_path, [10.0, 20.0, 60.0], "regression")
     assert np.abs(raw_inputs(TEXTS, data) - np.asarray(data.test["label"][:])).max() < 5
+
+
+def test_a_linear_model_is_fitted_on_some_rows_of_each_class_in_proportion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = load_data(DataConfig("builtin:digits"), "image-classification", seed=0)
+    assert len(data.train) > 900
+    fitted = []
+    plain = LogisticRegression.fit
+
+    def fit(model: LogisticRegression, features: Any, labels: np.ndarray) -> LogisticRegression:
+        fitted.append(np.bincount(labels))
+        return plain(model, features, labels)
+
+    monkeypatch.setattr(LogisticRegression, "fit", fit)
+    assert raw_inputs(data.task, data, max_rows=100).shape == (500, 10)
+    assert fitted[0].sum() == 100
+    assert fitted[0].min() >= 8

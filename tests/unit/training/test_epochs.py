@@ -7,7 +7,12 @@ import pytest
 
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.strategies.plan import Phase, Plan
-from hf_transfer.training.epochs import phase_length, phase_max_steps, with_passes_as_epochs
+from hf_transfer.training.epochs import (
+    affordable_eval_steps,
+    phase_length,
+    phase_max_steps,
+    with_passes_as_epochs,
+)
 
 HEAD = Phase("head", ("head",), 1.0, solver="convex")
 TOP = Phase("top", ("head", "body"), 1.0)
@@ -85,3 +90,19 @@ def test_batches_with_members_of_every_class_see_small_classes_again(training: A
         with_passes_as_epochs(_plan(CONTRASTIVE), list(range(5)) * 2, training()).phases[0].epochs
         == 4.0
     )
+
+
+@pytest.mark.parametrize(
+    ("steps", "batch_size", "validation", "expected"),
+    [
+        (43, 16, 120, 43),  # one epoch: 0.3 x 688 / 120 = 1 evaluation
+        (215, 16, 120, 27),  # five epochs: 8
+        (4300, 16, 120, 430),  # no more than ten
+        (3, 16, 3, 1),  # four can be afforded, three have a step
+        (2, 4, 5000, 2),  # at least one, at the end
+    ],
+)
+def test_evaluations_take_at_most_a_tenth_of_the_operations_of_training(
+    steps: int, batch_size: int, validation: int, expected: int
+) -> None:
+    assert affordable_eval_steps(steps, steps * batch_size, validation) == expected
