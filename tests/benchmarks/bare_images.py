@@ -1,7 +1,9 @@
 """What people write today: imagefolder, with_transform, a bare Trainer. Run by test_images.py."""
 
+import json
 import sys
 
+import torch
 from datasets import load_dataset
 from transformers import (
     AutoImageProcessor,
@@ -11,7 +13,9 @@ from transformers import (
 )
 
 
-def main(images: str, checkpoint: str, output_dir: str, epochs: str, workers: str) -> None:
+def main(
+    images: str, checkpoint: str, output_dir: str, epochs: str, workers: str, batch: str = "16"
+) -> None:
     rows = load_dataset("imagefolder", data_dir=images, split="train")
     test = rows.train_test_split(0.2, seed=0)
     train = test["train"].train_test_split(0.15, seed=0)
@@ -28,7 +32,7 @@ def main(images: str, checkpoint: str, output_dir: str, epochs: str, workers: st
     arguments = TrainingArguments(
         output_dir,
         num_train_epochs=float(epochs),
-        per_device_train_batch_size=16,
+        per_device_train_batch_size=int(batch),
         per_device_eval_batch_size=64,
         learning_rate=1e-3,
         eval_strategy="epoch",
@@ -36,6 +40,7 @@ def main(images: str, checkpoint: str, output_dir: str, epochs: str, workers: st
         report_to="none",
         remove_unused_columns=False,
         dataloader_num_workers=int(workers),
+        bf16=torch.cuda.is_available(),
         disable_tqdm=True,
     )
     trainer = Trainer(
@@ -47,7 +52,8 @@ def main(images: str, checkpoint: str, output_dir: str, epochs: str, workers: st
             "accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())
         },
     )
-    trainer.train()
+    trained = trainer.train()
+    print(json.dumps({"train_runtime": trained.metrics["train_runtime"]}))
     print(trainer.evaluate(test["test"].with_transform(transform)))
     trainer.save_model()
 
