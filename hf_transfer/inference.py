@@ -23,6 +23,7 @@ from hf_transfer.data.encode import make_encoder
 from hf_transfer.errors import UserError, one_line
 from hf_transfer.evaluation.metrics import SCORING, THRESHOLD
 from hf_transfer.hub_repository import find_repository
+from hf_transfer.models.audio_input import read_input
 from hf_transfer.models.locate import (
     Location,
     Provenance,
@@ -31,7 +32,6 @@ from hf_transfer.models.locate import (
     quiet_transformers,
 )
 from hf_transfer.models.predictor import Predictor
-from hf_transfer.models.text_input import read_text_input
 from hf_transfer.models.unpadded import logits_of
 from hf_transfer.record import ProblemType, RunRecord, read_record
 from hf_transfer.tasks import Task, find_task, served_tasks
@@ -39,7 +39,8 @@ from hf_transfer.tasks import Task, find_task, served_tasks
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
-Row = Mapping[str, Any]  # "image": a PIL image; or "text" and perhaps "text_pair"
+# "image": a PIL image; "audio": bytes or path; or "text" and perhaps "text_pair"
+Row = Mapping[str, Any]
 Answer = list[tuple[str, str]]  # pairs of a label and its figure, best first
 
 
@@ -58,11 +59,11 @@ class FinishedModel:
         return "text_pair" in self.columns
 
 
-def load_finished(model: str, max_length: int | None = None) -> FinishedModel:
+def load_finished(model: str, max_length: float | None = None) -> FinishedModel:
     """The finished model of a folder, a Hub id or builtin:NAME, in float32.
 
-    Its texts are truncated at `max_length` tokens. Raises UserError if there is no such model, it
-    cannot be read, or it is no classifier.
+    Texts are truncated at `max_length` tokens, sounds at `max_length` seconds. Raises UserError if
+    there is no such model, it cannot be read, or it is no classifier.
     """
     found = _find(model)
     with _readable(model), quiet_transformers():
@@ -74,7 +75,7 @@ def load_finished(model: str, max_length: int | None = None) -> FinishedModel:
             network = task.model_class.from_pretrained(**found, dtype=torch.float32)
     processor = load_processor(Location(Provenance(model), found), task.processor_class)
     config = network.config
-    takes = read_text_input(network, processor)
+    takes = read_input(network, processor)
     encoder = make_encoder(task, processor, config, max_length, takes)
     return FinishedModel(
         predictor=Predictor(network.eval(), encoder, _problem_type(config)),
@@ -84,7 +85,7 @@ def load_finished(model: str, max_length: int | None = None) -> FinishedModel:
     )
 
 
-def load_predictor(model: str, max_length: int | None = None) -> Predictor:
+def load_predictor(model: str, max_length: float | None = None) -> Predictor:
     """The Predictor of a finished model; see load_finished."""
     return load_finished(model, max_length).predictor
 

@@ -39,14 +39,15 @@ def make_job(checkpoint: Checkpoint, data: Data, training: TrainingConfig) -> Jo
     Raises UserError if the network does not take what its processor makes of an input.
     """
     config = checkpoint.model.config
-    takes = checkpoint.text_input
-    encoder = make_encoder(data.task, checkpoint.processor, config, data.max_length, takes)
+    encoder = make_encoder(
+        data.task, checkpoint.processor, config, data.max_length, checkpoint.takes
+    )
     if data.prepared:
         encoder = data.prepared.serve(encoder)
     if training.dataloader_num_workers is None and encoder.decodes:
         training = training.changed(dataloader_num_workers=decoding_workers())
     job = Job(checkpoint, data, encoder, training)
-    if not encoder.by_length:  # texts were tried when `text_input` was found
+    if not encoder.by_length:  # others were tried when `takes` was found
         _require_answer(job)
     return job
 

@@ -1,4 +1,7 @@
-"""TASKS: a row per task. With data/encode.py the only place that branches on modality."""
+"""TASKS: a row a task; MODALITIES: a row a kind of input.
+
+What else depends on the kind of input is a table by its name in the room that it belongs to.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,11 +13,31 @@ if TYPE_CHECKING:  # --help must not wait for transformers
 
 
 @dataclass(frozen=True)
+class Modality:
+    """A kind of input; its name is that of our column of it."""
+
+    name: str
+    noun: str  # an input in messages, card and report
+    plain_features: str  # what the baseline raw_inputs reads
+    limit: str | None = None  # the flag of the largest size of an input
+
+
+MODALITIES: dict[str, Modality] = {
+    row.name: row
+    for row in (
+        Modality("image", "image", "pixels"),
+        Modality("text", "text", "words (TF-IDF)", limit="max_length"),
+        Modality("audio", "sound", "log spectra (mean and spread over time)", limit="max_seconds"),
+    )
+}
+
+
+@dataclass(frozen=True)
 class Task:
     """A task: its classes in transformers and its usual columns."""
 
     name: str  # the Hub's pipeline tag
-    modality: str
+    modality: str  # name of a row of MODALITIES
     auto_class: str
     auto_processor: str
     processor_argument: str  # of transformers.pipeline
@@ -25,6 +48,11 @@ class Task:
     def has_images(self) -> bool:
         """Whether the inputs of the task are images."""
         return self.modality == "image"
+
+    @property
+    def noun(self) -> str:
+        """What an input of the task is called."""
+        return MODALITIES[self.modality].noun
 
     @property
     def model_class(self) -> Any:
@@ -92,7 +120,7 @@ TASKS: dict[str, Task] = {
             auto_processor="AutoFeatureExtractor",
             processor_argument="feature_extractor",
             mapping="MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING",
-            column_names=(),
+            column_names=("audio", "sound", "speech", "recording", "file"),
         ),
     )
 }

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # loading them takes seconds
     from datasets import Dataset
 
     from hf_transfer.inference import FinishedModel, Row
+    from hf_transfer.tasks import Task
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +24,14 @@ Named = tuple[str, "Row"]  # how an input is printed, and what the model reads
 
 def add_parser(subparsers: Any) -> None:
     """Add the command `predict`."""
-    parser = subparsers.add_parser("predict", help="classify images or texts with a model")
+    parser = subparsers.add_parser("predict", help="classify images, texts or sounds with a model")
     parser.add_argument("model", help="folder of a run, or model id on the Hub")
     parser.add_argument(
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="images or folders of images; texts, .txt files, folders of them, or tables (CSV, "
-        "TSV, JSON Lines, Parquet); - reads lines from standard input",
+        help="images, sounds, or folders of them; texts, .txt files, folders of them, or tables "
+        "(CSV, TSV, JSON Lines, Parquet); - reads lines from standard input",
     )
     parser.add_argument(
         "--top_k",
@@ -103,7 +104,7 @@ def _read_text_file(path: Path, finished: "FinishedModel", column: str | None) -
     from hf_transfer.data.tables import is_table, read_table
 
     if path.is_dir():
-        texts = take_inventory(path).texts
+        texts = take_inventory(path).inputs["text"]
         if not texts:
             raise UserError(
                 f"the folder {str(path)!r} holds no .txt files", "name texts or a table"
@@ -174,31 +175,35 @@ def _find_column(table: "Dataset", finished: "FinishedModel") -> str:
     return found
 
 
-# --- images ---
+# --- images and sounds ---
 
 
-def _read_images(
-    words: list[str], finished: "FinishedModel", column: str | None
-) -> Iterator[Named]:
+def _read_files(words: list[str], finished: "FinishedModel", column: str | None) -> Iterator[Named]:
+    task = finished.task
     if column is not None:
-        raise UserError(f"--column {column} is for tables of texts", "leave it out for images")
+        raise UserError(
+            f"--column {column} is for tables of texts", f"leave it out for {task.noun}s"
+        )
     for word in words:
         path = Path(word)
-        for file in _images_below(path) if path.is_dir() else [path]:
-            yield str(file), {"image": _open_image(file)}
+        for file in _files_below(path, task) if path.is_dir() else [path]:
+            yield str(file), {task.modality: OPENERS[task.modality](file)}
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """The images below a folder; other files are counted in the log."""
+def _files_below(folder: Path, task: "Task") -> list[Path]:
+    """The inputs of a task below a folder; other files are counted in the log."""
     from hf_transfer.data.folders import take_inventory
 
     found = take_inventory(folder)
-    others = len((*found.texts, *found.tables, *found.others))
+    inputs = found.inputs[task.modality]
+    others = len(found.not_of(task.modality))
     if others or found.hidden:
-        log.info("%s: %d files are no images, %d are hidden", folder, others, found.hidden)
-    if not found.images:
-        raise UserError(f"the folder {str(folder)!r} holds no images", "name another, or files")
-    return [folder / image for image in found.images]
+        log.info("%s: %d files are no %ss, %d are hidden", folder, others, task.noun, found.hidden)
+    if not inputs:
+        raise UserError(
+            f"the folder {str(folder)!r} holds no {task.noun}s", "name another, or files"
+        )
+    return [folder / file for file in inputs]
 
 
 def _open_image(path: Path) -> Any:
@@ -219,7 +224,26 @@ def _open_image(path: Path) -> Any:
         ) from error
 
 
+def _open_sound(path: Path) -> Any:
+    from hf_transfer.data.sounds import why_unreadable
+
+    sound = {"bytes": None, "path": str(path)}
+    if not path.exists():
+        raise UserError(
+            f"no file {str(path)!r}", "this model classifies sounds: name files or folders"
+        )
+    reason = why_unreadable(sound)
+    if reason:
+        raise UserError(
+            f"{str(path)!r} is not a sound that can be used: {reason}",
+            "leave it out, or save it as WAV or FLAC",
+        )
+    return sound
+
+
+OPENERS: dict[str, Callable[[Path], Any]] = {"image": _open_image, "audio": _open_sound}
 READERS: dict[str, Callable[[list[str], "FinishedModel", str | None], Iterator[Named]]] = {
     "text": _read_texts,
-    "image": _read_images,
+    "image": _read_files,
+    "audio": _read_files,
 }

@@ -34,6 +34,9 @@ class DataConfig:
     text_pair_column: str | None = flag(
         None, "Name of the column with the second text of a pair.", modality="text"
     )
+    audio_column: str | None = flag(
+        None, "Name of the column with the sounds. Default: found by type.", modality="audio"
+    )
     label_column: str | None = flag(
         None,
         "Name of the column with the labels. Default: label, labels, target, class or category.",
@@ -51,6 +54,12 @@ class DataConfig:
         minimum=1,
         modality="text",
     )
+    max_seconds: float = flag(
+        30.0,
+        "Maximum length of a sound in seconds; of longer sounds the beginning is read.",
+        above=0,
+        modality="audio",
+    )
     max_train_samples: int | None = flag(None, "Maximum number of training examples.", minimum=1)
     examples_per_class: int | None = flag(
         None,
@@ -59,7 +68,7 @@ class DataConfig:
     )
     on_bad_example: Literal["skip", "raise"] = flag(
         "skip",
-        "What to do with images that cannot be read, empty texts, and labels that are "
+        "What to do with images and sounds that cannot be read, empty texts, and labels that are "
         "missing or out of range. skip: leave them out and list them in the record, up to 1 "
         "percent of a split; raise: end the run at the first.",
     )

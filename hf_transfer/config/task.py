@@ -11,4 +11,7 @@ class TaskConfig:
 
     _argument_group_name = "task"
 
-    task: str = flag("image-classification", "Task: image-classification or text-classification.")
+    task: str = flag(
+        "image-classification",
+        "Task: image-classification, text-classification or audio-classification.",
+    )

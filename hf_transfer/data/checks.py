@@ -19,8 +19,8 @@ MAX_BAD_ROWS = 2  # that are left out of a split of any size
 TEXTS = {"text": "no text", "text_pair": "no second text"}  # column -> reason of an empty one
 DIGEST = "digest"  # column: that of the image's file, in hex
 
-# Of each image: the reason why it cannot be used, or None; its kind in data/pixels.py, or None.
-ImageFacts = Sequence[tuple[str | None, str | None]]
+# Of each file: why it cannot be used, or None; an image's kind in data/pixels.py, or None.
+FileFacts = Sequence[tuple[str | None, str | None]]
 CheckLabel = Callable[[Any], str | None]  # stored label -> reason why it cannot be used, or None
 
 
@@ -38,7 +38,7 @@ class CheckedRow:
 
 
 def check_split(
-    name: str, split: Dataset, check_label: CheckLabel, skip: bool, images: ImageFacts = ()
+    name: str, split: Dataset, check_label: CheckLabel, skip: bool, files: FileFacts = ()
 ) -> tuple[list[CheckedRow], Counter[str]]:
     """The rows of a split that cannot be used, in order, and the number of images by kind.
 
@@ -47,7 +47,7 @@ def check_split(
     """
     bad: list[CheckedRow] = []
     kinds: Counter[str] = Counter()
-    for row in check_rows(split, check_label, images):
+    for row in check_rows(split, check_label, files):
         kinds.update(filter(None, [row.image_kind]))
         if row.reason:
             bad.append(row)
@@ -70,11 +70,12 @@ def check_split(
 
 
 def check_rows(
-    split: Dataset, check_label: CheckLabel, images: ImageFacts = ()
+    split: Dataset, check_label: CheckLabel, files: FileFacts = ()
 ) -> Iterator[CheckedRow]:
     """What each row of a split is found to be, in order.
 
-    Columns of the split: "id", "label" and inputs. `images` is what data/prepared.py found.
+    Columns of the split: "id", "label" and inputs. `files` is what data/prepared.py or
+    data/sounds.py found.
     """
     texts = [column for column in TEXTS if column in split.column_names]
     light = split.select_columns(["id", "label", *texts])
@@ -86,8 +87,8 @@ def check_rows(
         for column, missing in TEXTS.items():
             if column in texts and not (row[column] or "").strip():
                 reason = reason or missing
-        if images:
-            found, kind = images[number]
+        if files:
+            found, kind = files[number]
             reason = reason or found
             file = _file_name(split, number) if reason else None
         yield CheckedRow(row["id"], reason, kind, file)
@@ -111,7 +112,7 @@ def fingerprint(splits: dict[str, Dataset]) -> str:
 
 def input_columns(split: Dataset) -> list[str]:
     """The columns that tell which inputs a split has: that of digests stands for its images."""
-    names = [DIGEST] if DIGEST in split.column_names else ["image", *TEXTS]
+    names = [DIGEST] if DIGEST in split.column_names else ["image", "audio", *TEXTS]
     return [name for name in names if name in split.column_names]
 
 
@@ -156,6 +157,7 @@ def stored_rows(split: Dataset) -> Iterator[dict[str, Any]]:
 
 
 def _file_name(split: Dataset, row: int) -> str | None:
-    """The name of an image's file and of its folder: no more of a path."""
-    image = split.with_format("arrow")[row]["image"][0].as_py()
-    return "/".join(Path(image["path"]).parts[-2:]) if image and image["path"] else None
+    """The name of an input's file and of its folder: no more of a path."""
+    column = "image" if "image" in split.column_names else "audio"
+    file = split.with_format("arrow")[row][column][0].as_py()
+    return "/".join(Path(file["path"]).parts[-2:]) if file and file["path"] else None

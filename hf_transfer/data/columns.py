@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 
-from datasets import Dataset, Image, Value
+from datasets import Audio, Dataset, Image, Value
 
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.labels import LabelKind
@@ -11,11 +11,13 @@ from hf_transfer.errors import UserError, unknown
 from hf_transfer.tasks import Task
 
 TEXT_DTYPES = ("string", "large_string")
+# Modality -> type of a column of files. Sounds are decoded by data/sounds.py.
+FILE_FEATURES: dict[str, Image | Audio] = {"image": Image(), "audio": Audio(decode=False)}
 LABEL_COLUMNS = ("label", "labels", "target", "class", "category")
 
 
 def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, str]:
-    """Our column name ("image" or "text", "text_pair", "label") -> the dataset's.
+    """Our column name ("image", "audio" or "text", "text_pair", "label") -> the dataset's.
 
     Raises UserError for flags of another modality, and for columns that are not given and cannot be
     found, do not exist, hold another kind of input or have two roles.
@@ -68,20 +70,21 @@ def _require_column(train: Dataset, ours: str, theirs: str | None, task: Task) -
         raise UserError(error.message, f"check {flag}; {error.hint}")
     if ours != "label" and not holds_inputs(train.features[theirs], task):
         raise UserError(
-            f"the column {theirs!r} holds no {task.modality}", f"check {flag}; columns: {listed}"
+            f"the column {theirs!r} holds no {task.noun}s", f"check {flag}; columns: {listed}"
         )
     return theirs
 
 
 def holds_inputs(feature: object, task: Task) -> bool:
     """Whether a column of this feature holds inputs of the task's modality."""
-    if task.modality == "image":
-        return isinstance(feature, Image) or _holds_files(feature)
+    kind = FILE_FEATURES.get(task.modality)
+    if kind is not None:
+        return isinstance(feature, type(kind)) or _holds_files(feature)
     return isinstance(feature, Value) and feature.dtype in TEXT_DTYPES
 
 
 def _holds_files(feature: object) -> bool:
-    """Whether a column holds the bytes of files: images where nothing names them so."""
+    """Whether a column holds the bytes of files, of whatever kind."""
     if isinstance(feature, dict):
         return "bytes" in feature and _holds_files(feature["bytes"])
     return isinstance(feature, Value) and feature.dtype in ("binary", "large_binary")
@@ -97,7 +100,7 @@ def require_same_columns(
         for ours, theirs in columns.items():
             feature = rows.features.get(theirs)
             if feature is None or (ours != "label" and not holds_inputs(feature, task)):
-                content = "labels" if ours == "label" else f"{task.modality}s"
+                content = "labels" if ours == "label" else f"{task.noun}s"
                 raise UserError(
                     f"the split {split!r} has no column {theirs!r} of {content}",
                     "all splits need the same columns",
@@ -116,9 +119,12 @@ def require_same_columns(
 
 
 def select_columns(rows: Dataset, split: str, columns: dict[str, str]) -> Dataset:
-    """A split with our columns and ids, bytes as images; labels as stored, no other columns."""
+    """A split with our columns and ids, files as such; labels as stored, no other columns."""
     names = dict(zip(columns.values(), columns, strict=True))
     rows = rows.select_columns(list(names)).rename_columns(names)
-    if "image" in names.values() and not isinstance(rows.features["image"], Image):
-        rows = rows.cast_column("image", Image())
+    for ours, kind in FILE_FEATURES.items():
+        feature = rows.features.get(ours)
+        is_read_so = isinstance(feature, type(kind)) and feature.decode == kind.decode
+        if feature is not None and not is_read_so:
+            rows = rows.cast_column(ours, kind)
     return rows.add_column("id", [f"{split}/{row}" for row in range(len(rows))])

@@ -1,4 +1,4 @@
-"""Rows -> model inputs. With tasks.py the only place that branches on modality."""
+"""Rows -> model inputs: an encoder a modality."""
 
 import itertools
 import json
@@ -9,16 +9,29 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from datasets import Dataset
 
 from hf_transfer.data.pixels import PIXELS_VERSION, Mode, read_image
+from hf_transfer.data.sound_batches import (
+    MAX_SECONDS,
+    MAX_SECONDS_KEY,
+    AudioInput,
+    sound_batches,
+)
+from hf_transfer.data.sounds import read_sound, spectrum_features
 from hf_transfer.errors import UserError
 from hf_transfer.tasks import Task
 
 if TYPE_CHECKING:  # loading them takes two seconds
     from scipy.sparse import csr_matrix
-    from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import (
+        BaseImageProcessor,
+        PreTrainedConfig,
+        PreTrainedTokenizerBase,
+        SequenceFeatureExtractor,
+    )
 
 Rows = list[dict[str, Any]]
 Batch = dict[str, Any]
@@ -26,8 +39,11 @@ Collate = Callable[[Rows], Batch]
 Padding = Literal["right", "left", "none"]  # the side that changes no answer; "none": both do
 
 DEFAULT_MAX_LENGTH = 512  # tokens; where a model takes more, --max_length gives more
-LENGTHS = "lengths"  # in a batch: the number of tokens of each row, where padding changes answers
+# In a batch, where padding changes answers: the number of positions of each row that are its own.
+LENGTHS = "lengths"
+POSITIONS = "positions"  # the same of activations, which may have others
 LIBRARIES = {"pillow": "PIL", "torchvision": "torchvision"}  # decode and resize images
+PLAIN_RATE = 16_000  # samples a second, of sounds as features of a linear model
 
 
 @dataclass(frozen=True)
@@ -53,10 +69,12 @@ class Encoder:
     collate: Collate
     light: Collate  # without what the first layers alone read: images; ids and masks remain
     by_length: bool
-    padding: Padding | None = None  # of texts
-    max_length: int | None = None  # of texts, in tokens: longer ones are truncated
+    padding: Padding | None = None  # of texts and sounds
+    # Attributes of the processor to save with it: the length at which inputs are truncated.
+    limit: Mapping[str, float] = field(default_factory=dict)
+    equal_lengths: bool = False  # whether frozen layers read batches of rows of one length
     mode: Mode | None = None  # of images
-    decodes: bool = False  # whether `collate` decodes images
+    decodes: bool = False  # whether `collate` decodes files
     # The rest of what `collate` began, on the device of the network; twice does no harm.
     finish: Callable[[Batch], Batch] = field(default=as_it_is)
     # All that decides what a row becomes, except the row itself.
@@ -74,20 +92,17 @@ class Encoder:
 
 def make_encoder(
     task: Task,
-    processor: "BaseImageProcessor | PreTrainedTokenizerBase",
+    processor: "BaseImageProcessor | PreTrainedTokenizerBase | SequenceFeatureExtractor",
     config: "PreTrainedConfig",
-    max_length: int | None = None,
-    takes: TextInput | None = None,
+    max_length: float | None = None,
+    takes: TextInput | AudioInput | None = None,
 ) -> Encoder:
     """Encoder for a task and a model's processor and config.
 
-    `takes` is what the network takes of a text; without it, the tokenizer's settings hold.
+    `max_length` is in tokens of a text, in seconds of a sound. `takes` is what the network takes of
+    it; without it, the tokenizer's settings hold, and sounds are padded on the right.
     """
-    if task.has_images:
-        return _image_encoder(processor, config)
-    side: Padding = "left" if processor.padding_side == "left" else "right"
-    takes = takes or TextInput(side, getattr(config, "max_position_embeddings", None))
-    return _text_encoder(processor, takes, max_length)
+    return ENCODERS[task.modality](processor, config, max_length, takes)
 
 
 def word_features(train: Dataset, test: Dataset) -> "tuple[csr_matrix, csr_matrix]":
@@ -102,7 +117,19 @@ def _texts(split: Dataset) -> list[str]:
     return [" ".join(filter(None, (row["text"], row.get("text_pair")))) for row in split]
 
 
-def _image_encoder(processor: "BaseImageProcessor", config: "PreTrainedConfig") -> Encoder:
+def sound_features(train: Dataset, test: Dataset) -> "tuple[np.ndarray, np.ndarray]":
+    """Log spectra (rows, 402) of the first 30 s of the sounds of both splits."""
+    return _spectra(train), _spectra(test)
+
+
+def _spectra(split: Dataset) -> np.ndarray:
+    sounds = (read_sound(row["audio"], PLAIN_RATE, MAX_SECONDS) for row in split)
+    return np.stack(list(map(spectrum_features, sounds)))
+
+
+def _image_encoder(
+    processor: "BaseImageProcessor", config: "PreTrainedConfig", *_: object
+) -> Encoder:
     facts = {**json.loads(processor.to_json_string()), "class": type(processor).__name__}
     facts |= {name: version(name) for name, module in LIBRARIES.items() if find_spec(module)}
     mode: Mode = "L" if getattr(config, "num_channels", 3) == 1 else "RGB"
@@ -128,8 +155,13 @@ def _labels(rows: Rows) -> Batch:
 
 
 def _text_encoder(
-    tokenizer: "PreTrainedTokenizerBase", takes: TextInput, max_length: int | None
+    tokenizer: "PreTrainedTokenizerBase",
+    config: "PreTrainedConfig",
+    max_length: float | None,
+    takes: TextInput | None,
 ) -> Encoder:
+    side: Padding = "left" if tokenizer.padding_side == "left" else "right"
+    takes = takes or TextInput(side, getattr(config, "max_position_embeddings", None))
     limits = (max_length or DEFAULT_MAX_LENGTH, tokenizer.model_max_length, takes.positions)
     length = min(int(limit) for limit in limits if limit and limit > 0)  # XLNet: -1
 
@@ -149,7 +181,8 @@ def _text_encoder(
         light=collate,
         by_length=True,
         padding=takes.padding,
-        max_length=length,
+        # So that truncation=True cuts a text where training did.
+        limit={"model_max_length": length},
         # The tokens themselves are in the rows.
         facts={"pad": tokenizer.pad_token_id, "side": tokenizer.padding_side},
     )
@@ -186,3 +219,36 @@ def _require_embeddings(
             f"embeddings, its tokenizer {len(tokenizer)} tokens",
             f"load the model, call resize_token_embeddings({len(tokenizer)}), and save it again",
         )
+
+
+def _audio_encoder(
+    extractor: "SequenceFeatureExtractor",
+    config: "PreTrainedConfig",
+    max_length: float | None,
+    takes: AudioInput | None,
+) -> Encoder:
+    sounds = sound_batches(extractor, max_length, takes)
+    padding = sounds.takes.padding
+
+    def light(rows: Rows) -> Batch:
+        lengths = {LENGTHS: sounds.widths(rows)} if padding == "none" else {}
+        return {**sounds.masks(rows), **lengths, **_labels(rows)}
+
+    return Encoder(
+        rows=sounds.with_lengths if padding else lambda split: split,
+        collate=lambda rows: {**light(rows), **sounds.read(rows)},
+        light=light,
+        by_length=padding is not None,
+        padding=padding,
+        limit={MAX_SECONDS_KEY: sounds.seconds},
+        equal_lengths=padding is not None,
+        facts=sounds.facts,
+    )
+
+
+# Modality -> encoder of (processor, config, max_length, takes).
+ENCODERS: dict[str, Callable[..., Encoder]] = {
+    "image": _image_encoder,
+    "text": _text_encoder,
+    "audio": _audio_encoder,
+}

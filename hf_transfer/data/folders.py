@@ -1,5 +1,6 @@
 """Folders: their files are counted, then read as class folders, as tables, or as both joined."""
 
+import itertools
 import logging
 import os
 import re
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
+from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
+from hf_transfer.data.columns import FILE_FEATURES, TEXT_DTYPES
 from hf_transfer.data.tables import is_table, read_table
 from hf_transfer.errors import UserError, one_line
+from hf_transfer.tasks import MODALITIES
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +26,14 @@ SPLIT_NAMES = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-IMAGE_SUFFIXES = frozenset(ImageFolder.EXTENSIONS)
+SUFFIXES = {
+    "image": frozenset(ImageFolder.EXTENSIONS),
+    # What libsndfile reads; M4A and WMA are not among it.
+    "audio": frozenset(
+        [".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"]
+    ),
+    "text": frozenset([".txt"]),
+}
 SHARD = re.compile(r"[-_]?\d+[-_]of[-_]\d+$")
 SHARE_OF_FILES = 0.9  # of a column's first cells that must name an image for it to be such a column
 SAMPLE = 50  # cells
@@ -36,11 +46,15 @@ class Inventory:
     """The files below a folder, as paths relative to it, sorted; `hidden` is a number of files."""
 
     root: Path
-    images: tuple[Path, ...]
-    texts: tuple[Path, ...]
+    inputs: dict[str, tuple[Path, ...]]  # by modality
     tables: tuple[Path, ...]
     others: tuple[Path, ...]
     hidden: int
+
+    def not_of(self, modality: str) -> list[Path]:
+        """All files but the inputs of a modality."""
+        groups = [paths for name, paths in self.inputs.items() if name != modality]
+        return [*itertools.chain(*groups), *self.tables, *self.others]
 
 
 def take_inventory(root: Path) -> Inventory:
@@ -59,22 +73,18 @@ def take_inventory(root: Path) -> Inventory:
         hidden += len(names) - len(shown)
         files += [Path(folder, name).relative_to(root) for name in shown]
     files.sort(key=lambda path: path.parts)
-    of_kind: dict[str, list[Path]] = {kind: [] for kind in KINDS}
+    of_kind: dict[str, list[Path]] = {kind: [] for kind in (*SUFFIXES, "table", "other")}
     for path in files:
         of_kind[_kind_of_file(path)].append(path)
-    return Inventory(root, hidden=hidden, **{kind: tuple(of_kind[kind]) for kind in KINDS})
-
-
-KINDS = ("images", "texts", "tables", "others")
+    groups = {kind: tuple(paths) for kind, paths in of_kind.items()}
+    tables, others = groups.pop("table"), groups.pop("other")
+    return Inventory(root, groups, tables, others, hidden)
 
 
 def _kind_of_file(path: Path) -> str:
     suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
-        return "images"
-    if is_table(path):
-        return "tables"
-    return "texts" if suffix == ".txt" else "others"
+    modality = next((name for name, known in SUFFIXES.items() if suffix in known), None)
+    return modality or ("table" if is_table(path) else "other")
 
 
 def _is_hidden(name: str) -> bool:
@@ -82,23 +92,24 @@ def _is_hidden(name: str) -> bool:
 
 
 def read_folder(root: Path, modality: str) -> Splits:
-    """The splits of a folder: images or texts in class folders, tables, or tables that name images.
+    """The splits of a folder: inputs in class folders, tables, or tables that name files.
 
     What is not read is counted in the log. Raises UserError if there is nothing to read.
     """
     found = take_inventory(root)
-    inputs = found.images if modality == "image" else found.texts
-    if modality == "image" and found.images:
-        joined = _read_lists_of_images(found)
-        if joined:
-            return joined
-    if found.tables and not (modality == "image" and found.images):
+    inputs = found.inputs[modality]
+    noun = MODALITIES[modality].noun
+    are_files = modality in FILE_FEATURES and bool(inputs)
+    joined = _read_lists_of_files(found, modality) if are_files else None
+    if joined:
+        return joined
+    if found.tables and not are_files:
         return _read_tables(found)
     if not inputs:
         raise UserError(
-            f"the folder {root.name!r} holds no {modality} that can be read"
+            f"the folder {root.name!r} holds no {noun} that can be read"
             + (f": {_count_suffixes(found.others)}" if found.others else ""),
-            f"give a folder of {modality}s per class, or CSV / JSON Lines / Parquet files, "
+            f"give a folder of {noun}s per class, or CSV / JSON Lines / Parquet files, "
             "named train, validation, test",
         )
     return _read_class_folders(found, inputs, modality)
@@ -117,7 +128,8 @@ def _read_class_folders(found: Inventory, inputs: Sequence[Path], modality: str)
     used = set().union(*classes.values())
     if not used:
         raise UserError(
-            f"the {len(inputs)} {modality}s of {found.root.name!r} stand in no class folders",
+            f"the {len(inputs)} {MODALITIES[modality].noun}s of {found.root.name!r} stand in no "
+            "class folders",
             "put them into a folder per class, or add a table that names them: "
             "labels.csv with the columns file, label",
         )
@@ -179,12 +191,15 @@ def _as_dataset(
     root: Path, rows: Mapping[Path, str], names: Sequence[str], modality: str
 ) -> Dataset:
     paths = [str(root / path) for path in rows]
-    inputs = paths if modality == "image" else [_read_text(root / path) for path in rows]
-    feature = Image() if modality == "image" else Value("string")
-    features = Features({modality: feature, "label": ClassLabel(names=list(names))})
+    inputs = paths if modality in FILE_FEATURES else [_read_text(root / path) for path in rows]
+    features = Features({modality: Value("string"), "label": ClassLabel(names=list(names))})
     numbers = {name: number for number, name in enumerate(names)}
-    return Dataset.from_dict(
+    made = Dataset.from_dict(
         {modality: inputs, "label": [numbers[name] for name in rows.values()]}, features=features
+    )
+    # Cast afterwards: what is made of sounds at once is encoded, which needs torchcodec.
+    return (
+        made.cast_column(modality, FILE_FEATURES[modality]) if modality in FILE_FEATURES else made
     )
 
 
@@ -204,9 +219,8 @@ def _log_passed_over(found: Inventory, unused: Sequence[Path], modality: str) ->
         place = (
             "directly in the folder" if folder == "." else f"in {folder}/, outside class folders"
         )
-        log.warning("not read: %d %ss %s", count, modality, place)
-    kinds = [kind for kind in KINDS if kind != f"{modality}s"]
-    foreign = [path for kind in kinds for path in getattr(found, kind)]
+        log.warning("not read: %d %ss %s", count, MODALITIES[modality].noun, place)
+    foreign = found.not_of(modality)
     if foreign:
         log.info("not read: %s", _count_suffixes(foreign))
     if found.hidden:
@@ -223,7 +237,7 @@ def _count_suffixes(paths: Iterable[Path]) -> str:
 
 def _read_tables(found: Inventory) -> Splits:
     files = assign_splits(found.tables)
-    rest = (*found.images, *found.texts, *found.others)
+    rest = [*itertools.chain(*found.inputs.values()), *found.others]
     if rest:
         log.info("not read: %s", _count_suffixes(rest))
     return {split: _read_all(found.root, paths) for split, paths in files.items()}
@@ -276,45 +290,69 @@ def join_tables(tables: Sequence[Dataset]) -> Dataset:
         ) from error
 
 
-# --- tables that name images ---
+# --- tables that name files ---
 
 
-def _read_lists_of_images(found: Inventory) -> Splits | None:
-    """Tables with a column that names image files beside or below them; None if there are none.
+def _read_lists_of_files(found: Inventory, modality: str) -> Splits | None:
+    """Tables with a column that names inputs beside or below them; None if there are none.
 
     A file is named by its path, by its name, or by its name without the suffix.
     """
     parts: dict[str, list[Dataset]] = {}
     named: set[Path] = set()
     lists: list[str] = []
-    images_at = {image.with_suffix("") for image in found.images}.union(found.images)
+    inputs = found.inputs[modality]
+    inputs_at = {path.with_suffix("") for path in inputs}.union(inputs)
     for path in found.tables:
-        # 1.json or 1.jpg.json describes the image beside it.
-        if len(path.parts) > 2 or path.with_suffix("") in images_at:
+        # 1.json or 1.jpg.json describes the file beside it.
+        if len(path.parts) > 2 or path.with_suffix("") in inputs_at:
             continue
         rows = read_table(found.root / path)
-        files = _names_of_files(found.images, path.parent)
+        files = _names_of_files(inputs, path.parent)
         column = _find_file_column(rows, files)
         if column is None:
             continue
-        images = [files.get(str(name), path.parent / str(name)) for name in rows[column][:]]
-        named.update(images)
+        listed = [files.get(str(name), path.parent / str(name)) for name in rows[column][:]]
+        named.update(listed)
         lists.append(str(path))
-        stored = [str(found.root / image) for image in images]
-        rows = rows.remove_columns(column).add_column("image", stored)
-        rows = rows.cast_column("image", Image())
-        for split, numbers in _split_rows(path, images).items():
+        stored = [str(found.root / file) for file in listed]
+        rows = _with_files(rows.rename_columns({column: modality}), modality, stored, modality)
+        for split, numbers in _split_rows(path, listed).items():
             parts.setdefault(split, []).append(rows.select(numbers))
     if not parts:
         return None
-    count = len(named.intersection(found.images))
-    log.info("%d of the %d images are named in %s", count, len(found.images), ", ".join(lists))
+    count = len(named.intersection(inputs))
+    noun = MODALITIES[modality].noun
+    log.info("%d of the %d %ss are named in %s", count, len(inputs), noun, ", ".join(lists))
     return {split: join_tables(tables) for split, tables in parts.items()}
 
 
-def _names_of_files(images: Sequence[Path], folder: Path) -> dict[str, Path]:
-    """Each way to name an image in a table in `folder` -> its path; what names two is left out."""
-    below = [path for path in images if path.is_relative_to(folder)]
+def with_named_files(rows: Dataset, folder: Path, modality: str) -> Dataset:
+    """The rows of a table, files in place of a column that names files of a modality.
+
+    Paths are relative to `folder`, the table's. The same rows if there is no such column.
+    """
+    suffixes = SUFFIXES[modality] if modality in FILE_FEATURES else ()
+    for column, feature in rows.features.items():
+        if suffixes and getattr(feature, "dtype", None) in TEXT_DTYPES:
+            cells = rows[column][:]
+            files = [folder / cell for cell in filter(None, cells[:SAMPLE])]
+            named = sum(file.suffix.lower() in suffixes and file.is_file() for file in files)
+            if files and named >= SHARE_OF_FILES * len(files):
+                stored = [str(folder / cell) if cell else None for cell in cells]
+                return _with_files(rows, column, stored, modality)
+    return rows
+
+
+def _with_files(rows: Dataset, column: str, paths: Sequence[str | None], modality: str) -> Dataset:
+    """The rows with files in a column in place of their names."""
+    rows = rows.remove_columns(column).add_column(column, list(paths), feature=Value("string"))
+    return rows.cast_column(column, FILE_FEATURES[modality])
+
+
+def _names_of_files(inputs: Sequence[Path], folder: Path) -> dict[str, Path]:
+    """Each way to name a file in a table in `folder` -> its path; what names two is left out."""
+    below = [path for path in inputs if path.is_relative_to(folder)]
     names = Counter(path.name for path in below)
     stems = Counter(path.stem for path in below)
     files = {path.stem: path for path in below if stems[path.stem] == 1}
@@ -331,11 +369,11 @@ def _find_file_column(rows: Dataset, files: Mapping[str, Path]) -> str | None:
     return None
 
 
-def _split_rows(table: Path, images: Sequence[Path]) -> dict[str, list[int]]:
-    """Split -> rows of a table: by the table's own path, else by the folder of each image."""
+def _split_rows(table: Path, files: Sequence[Path]) -> dict[str, list[int]]:
+    """Split -> rows of a table: by the table's own path, else by the folder of each file."""
     own = _split_in_path(table)
-    folders = [split_of_name(image.parts[0]) for image in images]
-    splits = folders if own is None and None not in folders else [own or "train"] * len(images)
+    folders = [split_of_name(file.parts[0]) for file in files]
+    splits = folders if own is None and None not in folders else [own or "train"] * len(files)
     rows: dict[str, list[int]] = {}
     for number, split in enumerate(splits):
         rows.setdefault(str(split), []).append(number)

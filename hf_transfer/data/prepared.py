@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_transfer.config.cache import CacheConfig
-from hf_transfer.data.checks import DIGEST, ImageFacts, stored_rows
+from hf_transfer.data.checks import DIGEST, FileFacts, stored_rows
 from hf_transfer.data.encode import Batch, Encoder, Rows
 from hf_transfer.data.pixels import Mode, OpenedImage, image_bytes, open_image
 from hf_transfer.data.processor_parts import NotPreparedError, ProcessorParts, split_processor
@@ -88,7 +88,7 @@ class PreparedSplit:
     """
 
     digests: tuple[str, ...]
-    facts: ImageFacts
+    facts: FileFacts
     thumbnails: np.ndarray
     hashes: np.ndarray
     pixels: np.ndarray | None

@@ -1,11 +1,9 @@
 """Data: the splits of a task, read from a Hub id, a folder, a file or builtin:NAME."""
 
 import logging
-import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,31 +12,29 @@ from zipfile import BadZipFile
 
 import numpy as np
 from accelerate import PartialState
-from datasets import Dataset, DownloadManager, load_dataset_builder, load_from_disk
-from datasets.exceptions import DatasetsError
-from datasets.packaged_modules.csv.csv import CsvConfig
-from huggingface_hub import hf_hub_download
+from datasets import Dataset, DownloadManager, load_from_disk
 
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.data.checks import CheckedRow, check_split, fingerprint, summarize_bad
 from hf_transfer.data.columns import find_columns, require_same_columns, select_columns
-from hf_transfer.data.folders import join_tables, read_folder
+from hf_transfer.data.described import load_described, readable
+from hf_transfer.data.folders import read_folder, with_named_files
 from hf_transfer.data.held_out import require_different, require_held_out, require_labelled
 from hf_transfer.data.labels import LABEL_KINDS, LabelKind, find_problem_type
 from hf_transfer.data.one_hot import join_one_hot
 from hf_transfer.data.prepared import Preparation, Prepared, prepare_images
 from hf_transfer.data.single_label import class_label_names, similar_names
+from hf_transfer.data.sounds import sound_facts
 from hf_transfer.data.splits import examples_per_class, stratified_holdout, stratified_sample
 from hf_transfer.data.tables import READERS, is_table, read_table
 from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.hub_repository import find_repository
 from hf_transfer.record import ProblemType
-from hf_transfer.tasks import Task, find_task, served_tasks
+from hf_transfer.tasks import MODALITIES, Task, find_task, served_tasks
 
 log = logging.getLogger(__name__)
 
-HUB_FILE = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
 FORMATS = (*READERS, ".zip")
 VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 TEST_SHARE = 0.2
@@ -61,8 +57,8 @@ class Origin:
 class Data:
     """Splits "train", "test" and, where there is one, "validation".
 
-    Columns: the task's modality ("image", or "text" and perhaps "text_pair"), "label" (id of a
-    class, multi-hot row over `labels`, or number, by the problem type) and "id" (split/row).
+    Columns: the task's modality ("image", "audio", or "text" and perhaps "text_pair"), "label" (id
+    of a class, multi-hot row over `labels`, or number, by the problem type) and "id" (split/row).
     """
 
     splits: dict[str, Dataset]
@@ -71,7 +67,8 @@ class Data:
     fingerprint: str
     task: Task
     problem_type: ProblemType = "single_label_classification"
-    max_length: int | None = None  # of a text, in tokens; None: as the model takes
+    # Of a text in tokens, of a sound in seconds; None: as the model takes.
+    max_length: float | None = None
     cut: tuple[str, ...] = ()  # splits that the source lacks, cut from its training rows
     # "id" and "reason" of each row that cannot be used and was left out.
     dropped: tuple[dict[str, str], ...] = ()
@@ -134,7 +131,7 @@ def load_data(
         fingerprint=fingerprint(rows),
         task=task,
         problem_type=problem_type,
-        max_length=config.max_length,
+        max_length=getattr(config, MODALITIES[task.modality].limit or "", None),
         cut=tuple(sorted(set(rows) - set(splits))),
         dropped=tuple({"id": row.id, "reason": str(row.reason)} for row in bad),
         columns=columns,
@@ -179,25 +176,26 @@ def read_source(config: DataConfig, modality: str) -> tuple[Mapping[str, Dataset
             f"no folder or file {name!r}", "check --dataset_name; a Hub id looks like user/name"
         )
     found = find_repository(name, "dataset", config.dataset_revision)
-    raw = _load(name, config.dataset_config_name, revision=found.revision)
+    raw = load_described(name, config.dataset_config_name, revision=found.revision)
     return raw, Origin(found.id, found.revision, found.license)
 
 
 def _read_path(path: Path, config: DataConfig, modality: str) -> Mapping[str, Dataset]:
     if path.is_file():
         if is_table(path):
-            return {config.train_split: read_table(path)}
+            rows = read_table(path)
+            return {config.train_split: with_named_files(rows, path.parent, modality)}
         if path.suffix.lower() == ".zip":
             return read_folder(_unpacked(path), modality)
         raise UserError(f"cannot read {path.name!r}", f"a file is one of {', '.join(FORMATS)}")
     if (path / "dataset_dict.json").is_file():
-        with _readable():
+        with readable():
             return load_from_disk(str(path))
     if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
-        with _readable():
+        with readable():
             return {config.train_split: load_from_disk(str(path))}
     if config.dataset_config_name or _names_its_files(path):
-        return _load(str(path), config.dataset_config_name)
+        return load_described(str(path), config.dataset_config_name)
     return read_folder(path, modality)
 
 
@@ -221,43 +219,6 @@ def _unpacked(path: Path) -> Path:
     if not folder.is_dir():
         raise UserError(f"{path.name!r} is no zip file", "zip the folder again")
     return folder
-
-
-def _load(name: str, config_name: str | None, **options: object) -> Mapping[str, Dataset]:
-    """A dataset as its own description says; CSV files as read_table reads them."""
-    with _readable():
-        builder = load_dataset_builder(name, config_name, **options)
-        files = builder.config.data_files
-        if isinstance(builder.config, CsvConfig) and files and not builder.config.names:
-            return {str(split): _read_csv_files(paths) for split, paths in files.items()}
-        builder.download_and_prepare()
-        return builder.as_dataset()
-
-
-def _read_csv_files(files: Iterable[str]) -> Dataset:
-    return join_tables([read_table(_local(file)) for file in files])
-
-
-def _local(file: str) -> Path:
-    """The path of a data file, downloaded if it is on the Hub."""
-    found = HUB_FILE.fullmatch(file)
-    if found is None:
-        return Path(file)
-    repository, revision, name = found.groups()
-    return Path(hf_hub_download(repository, name, repo_type="dataset", revision=revision))
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    try:
-        yield
-    # Causes: damaged files, labels that are named twice, columns that differ between files.
-    except (DatasetsError, ValueError, OSError) as error:
-        raise UserError(
-            f"cannot read the dataset: {one_line(error.__cause__ or error)}",
-            "give a folder of images per class, or CSV / JSON Lines / Parquet files, "
-            "named train, validation, test",
-        ) from error
 
 
 def _pick_splits(raw: Mapping[str, Dataset], config: DataConfig) -> dict[str, Dataset]:
@@ -298,9 +259,9 @@ def _check_rows(
     # Reversed: a test split without labels is reported before all other rows are read.
     for split, rows in reversed(stored.items()):
         check_label = partial(kind.check_label, rows.features["label"], known)
-        images = prepared.splits[split].facts if prepared else ()
+        files = prepared.splits[split].facts if prepared else sound_facts(rows, config.max_seconds)
         skip = config.on_bad_example == "skip"
-        found, special = check_split(split, rows, check_label, skip, images)
+        found, special = check_split(split, rows, check_label, skip, files)
         bad = found + bad
         kinds.update(special)
     if bad:

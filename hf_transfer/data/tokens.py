@@ -44,7 +44,7 @@ def with_stored_tokens(
     content = {**_content(tokenizer), "vocabulary": vocabulary}
 
     def rows(split: Dataset) -> Dataset:
-        facts = {"tokens": VERSION, "tokenizer": content, "length": encoder.max_length}
+        facts = {"tokens": VERSION, "tokenizer": content, "length": dict(encoder.limit)}
         texts = content_digest(split, input_columns(split))
         stored = _load_or_tokenize(digest({**facts, "rows": texts}), encoder, split, cache)
         return encoder.rows(split) if stored is None else _as_dataset(stored, split)

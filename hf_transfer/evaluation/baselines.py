@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from hf_transfer.data.encode import word_features
+from hf_transfer.data.encode import sound_features, word_features
 from hf_transfer.data.labels import LABEL_KINDS
 from hf_transfer.data.prepared import prepare_images
 from hf_transfer.data.sources import Data
@@ -31,7 +31,7 @@ def majority(task: Task, data: Data) -> np.ndarray:
 
 
 def raw_inputs(task: Task, data: Data, max_rows: int = MAX_ROWS) -> np.ndarray:
-    """Outputs of a linear model of grey levels or words (TF-IDF), in the shapes of `majority`.
+    """Outputs of a linear model of grey levels, words or spectra, in the shapes of `majority`.
 
     It is fitted on at most `max_rows` training rows, stratified.
     """
@@ -46,7 +46,7 @@ def raw_inputs(task: Task, data: Data, max_rows: int = MAX_ROWS) -> np.ndarray:
         images = data.prepared or prepare_images(data.splits)
         train, test = images.thumbnails(rows), images.thumbnails(data.test)
     else:
-        train, test = word_features(rows, data.test)
+        train, test = FEATURES[task.modality](rows, data.test)
     return LINEAR_MODELS[data.problem_type](train, labels, test, len(data.labels))
 
 
@@ -70,6 +70,11 @@ def _ridge(train: Any, labels: np.ndarray, test: Any, classes: int) -> np.ndarra
     return Ridge().fit(train, labels).predict(test)
 
 
+# Modality -> features of two splits.
+FEATURES: dict[str, Callable[..., tuple[Any, Any]]] = {
+    "text": word_features,
+    "audio": sound_features,
+}
 # (training features, labels, test features, number of classes) -> outputs
 LINEAR_MODELS: dict[ProblemType, Callable[[Any, np.ndarray, Any, int], np.ndarray]] = {
     "single_label_classification": _logistic,

@@ -7,7 +7,7 @@ run alone. Both parts run the model's own `forward` instead, with stand-ins for 
 - the prefix records the output of the last frozen block of each tower (encoder, decoder), then
   breaks off;
 - in the suffix that block returns what was recorded, and the frozen blocks before it hand on their
-  input without computing anything.
+  input without computing anything; so do the convolutions that turn a sound into vectors.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from hf_transfer.models.head import in_place_of, read_logits
-from hf_transfer.models.layers import layer_blocks
+from hf_transfer.models.layers import embedding_modules, layer_blocks
 
 Tensors = dict[str, torch.Tensor]
 
@@ -64,7 +64,11 @@ class BlockSplit:
     inputs_read: set[str] = field(init=False, default_factory=set)
     positions_read: dict[str, int] = field(init=False, default_factory=dict)
     _structures: dict[str, _OutputStructure] = field(init=False, default_factory=dict)
-    _absent_inputs: dict[str, torch.Size] = field(init=False, default_factory=dict)
+    # Path -> shape of what a module of the embeddings returned, and its axis of positions.
+    _embeddings: dict[str, tuple[torch.Size, int]] = field(init=False, default_factory=dict)
+    _absent_inputs: dict[str, tuple[torch.Size, str | None]] = field(
+        init=False, default_factory=dict
+    )
     _activations: Tensors = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -85,7 +89,9 @@ class BlockSplit:
         main_input = self.model.main_input_name
         activations = dict(inputs)
         if main_input in inputs and inputs[main_input].is_floating_point():
-            self._absent_inputs = {main_input: activations.pop(main_input).shape[1:]}
+            shape = activations.pop(main_input).shape[1:]
+            masks = (name for name, tensor in activations.items() if tensor.shape[1:2] == shape[:1])
+            self._absent_inputs = {main_input: (shape, next(masks, None))}
         self.inputs_read = set(activations)
         rows = len(next(iter(inputs.values())))
         for path in self.last_blocks:
@@ -94,9 +100,11 @@ class BlockSplit:
                 name = self._name(path, leaf)
                 tensor = leaves[leaf].detach()
                 if len(tensor) != rows:
-                    raise UnsplittableError(
-                        f"{path} returns a tensor of length {len(tensor)} for {rows} rows"
-                    )
+                    if leaf == self._structures[path].tensors[0]:
+                        raise UnsplittableError(
+                            f"{path} returns a tensor of length {len(tensor)} for {rows} rows"
+                        )
+                    continue  # as WavLM's position bias: zeros serve, unless the check says no
                 count = self.positions_read.get(name)
                 activations[name] = tensor if count is None else tensor[:, :count]
         return activations
@@ -116,6 +124,8 @@ class BlockSplit:
                 self._replace_block(path, partial(self._skip, path), patches)
             for path in self.last_blocks:
                 self._replace_block(path, partial(self._replay, path), patches)
+            for path in () if self.positions_read else self._embeddings:
+                self._replace_block(path, partial(self._embed, path), patches)
             yield
 
     def trim(self, activations: Mapping[str, torch.Tensor]) -> Tensors:
@@ -151,7 +161,12 @@ class BlockSplit:
     def _run_to_last_blocks(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """Path of each last frozen block -> its output; what runs behind them is not computed."""
         outputs: dict[str, Any] = {}
+        shapes: dict[str, torch.Size] = {}
         with torch.no_grad(), ExitStack() as patches:
+            for path in embedding_modules(self.model):
+                hook = partial(_keep_shape, shapes, path)
+                handle = self.model.get_submodule(path).register_forward_hook(hook)
+                patches.callback(handle.remove)
             for path in (*self.earlier_blocks, *self.last_blocks):
                 forward = self.model.get_submodule(path).forward
                 self._replace_block(path, partial(self._record, path, forward, outputs), patches)
@@ -160,7 +175,21 @@ class BlockSplit:
         missing = set(self.last_blocks) - set(outputs)
         if missing:
             raise UnsplittableError(f"{', '.join(missing)} did not run")
+        self._find_embeddings(shapes, tree_flatten(outputs[self.last_blocks[0]])[0][0])
         return outputs
+
+    def _find_embeddings(self, shapes: Mapping[str, torch.Size], output: Any) -> None:
+        """Find the embeddings with an axis as long as the positions of a block's output.
+
+        Those of texts cost nothing; where an axis is not clear, the embeddings run on zeros.
+        """
+        self._embeddings = {}
+        if len(self.last_blocks) > 1 or self.model.main_input_name == "input_ids":
+            return
+        for path, shape in shapes.items():
+            axes = [axis for axis, size in enumerate(shape[1:], 1) if size == output.shape[1]]
+            if output.ndim == 3 and shape[:1] == output.shape[:1] and len(axes) == 1:
+                self._embeddings[path] = (shape, axes[0])
 
     def _replace_block(self, path: str, forward: Any, patches: ExitStack) -> None:
         patches.enter_context(in_place_of(self.model.get_submodule(path), forward))
@@ -188,8 +217,10 @@ class BlockSplit:
         names = [name for name in kwargs if name.startswith(BLOCK_OUTPUT)]
         self._activations = {name: kwargs.pop(name) for name in names}
         some = self._activations[names[0]]
-        for name, shape in self._absent_inputs.items():
-            kwargs[name] = _zeros(some, (len(some), *shape))
+        for name, (shape, mask) in self._absent_inputs.items():
+            # A sound is as long as its mask.
+            length = shape[0] if mask is None else kwargs[mask].shape[1]
+            kwargs[name] = _zeros(some, (len(some), length, *shape[1:]))
         return args, kwargs
 
     def _replay(self, path: str, *args: Any, **kwargs: Any) -> Any:
@@ -202,11 +233,21 @@ class BlockSplit:
         leaves = list(structure.leaves)
         for leaf in structure.tensors:
             name = self._name(path, leaf)
+            if name not in self._activations:
+                continue
             leaves[leaf] = self._activations[name]
             if name in self.positions_read:
                 trimmed = _tensors(args, kwargs)[0].shape[1] - self.positions_read[name]
                 leaves[leaf] = F.pad(leaves[leaf], (0, 0, 0, trimmed))
         return tree_unflatten(leaves, structure.spec)
+
+    def _embed(self, path: str, *_: Any, **__: Any) -> torch.Tensor:
+        """Stand-in of a module of the embeddings in the suffix: zeros, as long as activations."""
+        shape, axis = self._embeddings[path]
+        some = next(iter(self._activations.values()))
+        sizes = [len(some), *shape[1:]]
+        sizes[axis] = some.shape[1]
+        return _zeros(some, sizes)
 
     def _skip(self, path: str, *args: Any, **kwargs: Any) -> Any:
         """Stand-in of an earlier frozen block in the suffix: it returns its input, or zeros.
@@ -271,6 +312,13 @@ def _count_positions(gradient: torch.Tensor | None) -> int:
         return 0
     read = gradient.abs().amax((0, 2)).nonzero()
     return int(read[-1]) + 1 if len(read) else 0
+
+
+def _keep_shape(
+    shapes: dict[str, torch.Size], path: str, _: nn.Module, __: Any, output: Any
+) -> None:
+    if isinstance(output, torch.Tensor):
+        shapes[path] = output.shape
 
 
 def _tensors(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:

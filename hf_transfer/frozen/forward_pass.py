@@ -1,5 +1,6 @@
 """A forward pass of the frozen layers over all rows of a dataset, checked on a sample first."""
 
+import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_transfer.data.augmentation import Augment
-from hf_transfer.data.encode import Encoder
+from hf_transfer.data.encode import LENGTHS, Encoder
 from hf_transfer.frozen.precision import in_bfloat16, in_dtype_of, to_float32, to_numpy
 from hf_transfer.frozen.split import CheckedSplit, UnsplittableError, is_activation
 from hf_transfer.strategies.plan import FrozenDtype
@@ -65,7 +66,7 @@ class FrozenLayers:
 class ForwardPass:
     """Frozen layers and the rows to pass through them, in `order`.
 
-    `lengths` (rows,) are in tokens, 0 for images.
+    `lengths` (rows,) are in tokens or samples, 0 for inputs of one size.
     """
 
     layers: FrozenLayers
@@ -76,8 +77,15 @@ class ForwardPass:
     @property
     def batches(self) -> list[np.ndarray]:
         """The row numbers of each batch."""
-        size = self.layers.batch_size
-        return [self.order[start : start + size] for start in range(0, len(self.order), size)]
+        return self.group(self.order, self.layers.batch_size)
+
+    def group(self, rows: np.ndarray, size: int) -> list[np.ndarray]:
+        """Row numbers in batches of at most `size`, of one length where the encoder wants it."""
+        parts = [rows]
+        if self.layers.encoder.equal_lengths:
+            parts = np.split(rows, np.flatnonzero(np.diff(self.lengths[rows])) + 1)
+        cut = ((part, range(0, len(part), size)) for part in parts)
+        return [part[start : start + size] for part, starts in cut for start in starts]
 
     def run(self, batches: Sequence[np.ndarray], quiet: bool = False) -> Iterator[list[Row]]:
         """The activations of batches of row numbers: a list of rows for each batch."""
@@ -96,7 +104,11 @@ class ForwardPass:
         model = self.layers.split.model
         dtype = self.layers.dtype
         device = next(model.parameters()).device
-        inputs = {name: tensor.to(device) for name, tensor in inputs.items() if name != "labels"}
+        inputs = {
+            name: tensor.to(device)
+            for name, tensor in inputs.items()
+            if name not in ("labels", LENGTHS)
+        }
         inputs = self.layers.encoder.finish(inputs)
         self._augment(inputs, int(batch[0]))
         with in_bfloat16(model) if dtype == "bfloat16" else nullcontext():
@@ -145,12 +157,14 @@ def check_on_sample(forward_pass: ForwardPass) -> tuple[ForwardPass, list[Row]]:
     chosen = forward_pass.order[((np.arange(count) + 0.5) / count * rows).astype(int)]
     precise = replace(forward_pass, layers=replace(layers, dtype="float32"))
     # The shortest row of the sample is computed beside longer ones, and alone.
-    sample, alone = precise.run([chosen, chosen[-1:]], quiet=True)
+    groups = precise.group(chosen, count)
+    *computed, alone = precise.run([*groups, chosen[-1:]], quiet=True)
+    sample = list(itertools.chain.from_iterable(computed))
     _require_light_inputs(layers, forward_pass.rows.select(chosen))
     _require_same_without_padding(alone[0], sample[-1], layers.encoder.by_length)
     if layers.dtype == "float32":
         return forward_pass, sample
-    (coarse,) = forward_pass.run([chosen], quiet=True)
+    coarse = list(itertools.chain.from_iterable(forward_pass.run(groups, quiet=True)))
     worst = max(map(_difference, coarse, sample))
     reason = first_reason(None if worst <= MAX_BFLOAT16_DIFFERENCE else f"{worst:.1%}")
     if reason is None:

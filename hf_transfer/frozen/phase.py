@@ -118,7 +118,7 @@ def _frozen_layers(boundary: Boundary, job: Job, dtype: FrozenDtype) -> FrozenLa
 
     Raises UnsplittableError.
     """
-    if job.encoder.padding == "none":
+    if job.encoder.padding == "none" and not job.encoder.equal_lengths:
         raise UnsplittableError("the answer to a text depends on the padding beside it")
     model = job.model.eval()
     layer_map = job.checkpoint.layers

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from datasets import Dataset, Image, concatenate_datasets
+from datasets import Audio, Dataset, Image, concatenate_datasets
 
-from hf_transfer.data.encode import Collate, Encoder
+from hf_transfer.data.encode import LENGTHS, POSITIONS, Collate, Encoder
 from hf_transfer.frozen.features import Features
 
 # Columns that say where the activations of a row are: the number of the row in its split, that of
@@ -16,12 +16,12 @@ PLACE = ("row", "split", "view")
 
 
 def replay_rows(rows: Dataset, split: int, views: int = 1) -> Dataset:
-    """The rows without images, which the frozen layers alone read, once for each view.
+    """The rows without images and sounds, which the frozen layers alone read, once for each view.
 
     The columns of PLACE are added; the rows of a view follow one another.
     """
-    images = [name for name, feature in rows.features.items() if isinstance(feature, Image)]
-    light = rows.remove_columns(images).add_column("row", list(range(len(rows))))
+    files = [name for name, feature in rows.features.items() if isinstance(feature, (Image, Audio))]
+    light = rows.remove_columns(files).add_column("row", list(range(len(rows))))
     light = light.add_column("split", [split] * len(rows))
     each_view = [light.add_column("view", [view] * len(rows)) for view in range(views)]
     return concatenate_datasets(each_view)
@@ -42,8 +42,12 @@ def replay_collate(encoder: Encoder, features: Sequence[Sequence[Features]]) -> 
                 activations.setdefault(name, []).append(tensor)
             light.append({name: row[name] for name in row if name not in PLACE})
         batch = encoder.light(light)
-        length = batch["input_ids"].shape[1] if "input_ids" in batch else 0
         for name, tensors in activations.items():
+            length = max(map(len, tensors))
+            if LENGTHS in batch:
+                batch[POSITIONS] = torch.tensor(list(map(len, tensors)))
+            if "input_ids" in batch:
+                length = batch["input_ids"].shape[1]
             batch[name] = _stack(tensors, length, encoder.pads_left)
         for each in itertools.chain(*features):
             each.release_memory()

@@ -16,10 +16,12 @@ from hf_transfer.config.cache import CacheConfig
 from hf_transfer.config.model import ModelConfig
 from hf_transfer.data.encode import TextInput, make_encoder
 from hf_transfer.data.prepared import Preparation
+from hf_transfer.data.sound_batches import AudioInput
 from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError, one_line
 from hf_transfer.models import head as heads
 from hf_transfer.models.adapters import Adapter
+from hf_transfer.models.audio_input import read_input
 from hf_transfer.models.layers import LayerMap, find_head, layer_map
 from hf_transfer.models.locate import (
     Location,
@@ -30,7 +32,6 @@ from hf_transfer.models.locate import (
     read_config,
 )
 from hf_transfer.models.mean_pooling_layer import MEAN_OPTIONS, find_mean_layer
-from hf_transfer.models.text_input import read_text_input
 from hf_transfer.tasks import Task, find_task
 
 log = logging.getLogger(__name__)
@@ -77,9 +78,9 @@ class Checkpoint:
         return heads.find_linear_head(self.model, self.output_layer)
 
     @cached_property
-    def text_input(self) -> TextInput | None:
-        """What the model takes of a text, and its tokenizer is set up for; None for images."""
-        return read_text_input(self.model, self.processor)
+    def takes(self) -> TextInput | AudioInput | None:
+        """What the model takes of a text or a sound; its tokenizer is set up for it."""
+        return read_input(self.model, self.processor)
 
     @property
     def reads_mean(self) -> bool:

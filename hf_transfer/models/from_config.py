@@ -7,6 +7,7 @@ from typing import Any
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, set_seed
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 
 from hf_transfer.config.source_model import SourceModelConfig
 from hf_transfer.errors import UserError, unknown
@@ -18,6 +19,7 @@ from hf_transfer.models.locate import Location, Provenance
 from hf_transfer.tasks import Task, find_task
 
 IMAGE_SIZE = 224  # of an image processor, where the model config names none
+EXTRACTOR_SIZES = ("num_mel_bins", "max_length")  # of a feature extractor, as of its network
 EXAMPLES = {
     "config_overrides": '{"depths": [2, 2]}',
     "processor_overrides": '{"size": {"height": 64, "width": 64}}',
@@ -107,29 +109,46 @@ def _wrong_override(flag: str, config: SourceModelConfig, error: Exception) -> U
 
 
 def _build_processor(task: Task, config: SourceModelConfig, overrides: dict[str, Any]) -> Any:
-    """The tokenizer that the config names, or an image processor of the model's image size."""
+    """The tokenizer that the config names, or a processor of the sizes that the network takes."""
     if task.modality == "text":
         name = str(config.tokenizer_name)
         location = Location(Provenance(name), {"pretrained_model_name_or_path": name})
         return locate.load_processor(location, task.processor_class)
-    side = overrides.get("image_size", IMAGE_SIZE)
-    height, width = side if isinstance(side, list) else (side, side)
-    settings = {
-        "image_processor_type": "ViTImageProcessor",
-        "size": {"height": height, "width": width},
-        **_parse_json("processor_overrides", config.processor_overrides),
-    }
-    kind = settings.pop("image_processor_type")
+    key, default, settings = DEFAULT_PROCESSORS[task.modality](config, overrides)
+    settings |= _parse_json("processor_overrides", config.processor_overrides)
+    kind = settings.pop(key, default)
     if not hasattr(transformers, str(kind)):
         raise UserError(
-            f"transformers has no image processor {kind!r}",
-            "as ViTImageProcessor, in --processor_overrides",
+            f"transformers has no {key.removesuffix('_type').replace('_', ' ')} {kind!r}",
+            f"as {default}, in --processor_overrides",
         )
     try:
         with locate.quiet_transformers():
             return getattr(transformers, kind)(**settings)
     except REFUSALS as error:
         raise _wrong_override("processor_overrides", config, error) from error
+
+
+def _image_settings(
+    config: SourceModelConfig, overrides: dict[str, Any]
+) -> tuple[str, str, dict[str, Any]]:
+    side = overrides.get("image_size", IMAGE_SIZE)
+    height, width = side if isinstance(side, list) else (side, side)
+    size = {"height": height, "width": width}
+    return "image_processor_type", "ViTImageProcessor", {"size": size}
+
+
+def _audio_settings(
+    config: SourceModelConfig, overrides: dict[str, Any]
+) -> tuple[str, str, dict[str, Any]]:
+    """The usual extractor of a model type, which takes what the network takes."""
+    kind = FEATURE_EXTRACTOR_MAPPING_NAMES.get(str(config.model_type), "Wav2Vec2FeatureExtractor")
+    settings = {name: overrides[name] for name in EXTRACTOR_SIZES if name in overrides}
+    return "feature_extractor_type", kind, settings
+
+
+# Modality -> key of the class, its default, and the settings that follow from the network's.
+DEFAULT_PROCESSORS = {"image": _image_settings, "audio": _audio_settings}
 
 
 def _parse_json(flag: str, text: str) -> dict[str, Any]:

@@ -79,6 +79,14 @@ def layer_blocks(model: Any) -> list[tuple[int, list[tuple[str, ...]]]]:
     return list(towers.values())
 
 
+def embedding_modules(model: Any) -> list[str]:
+    """The paths of the modules that turn raw input into vectors, before the first layer."""
+    before = itertools.takewhile(lambda part: not part.begins_layer, _parts(model, model, ""))
+    modules = dict(model.named_modules())
+    paths = [part.path for part in before if part.path in modules]
+    return [path for path in paths if EMBEDDING_MODULES.search(path.rpartition(".")[2])]
+
+
 def find_head(model: Any) -> set[str]:
     """The names of the parameters outside the base model.
 

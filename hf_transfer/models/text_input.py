@@ -121,10 +121,10 @@ def _find_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> Padding:
     short, long = (dict(tokenizer(text, truncation=True, max_length=length)) for text in PROBES)
     if len(short["input_ids"]) == len(long["input_ids"]):
         return own  # nothing is padded
-    alone = _read(model, tokenizer.pad([short], return_tensors="pt"))
+    alone = read_head_input(model, tokenizer.pad([short], return_tensors="pt"))
     for side in (own, other):
         batch = tokenizer.pad([short, long], padding_side=side, return_tensors="pt")
-        beside = _read(model, batch)
+        beside = read_head_input(model, batch)
         difference = (beside[0] - alone[0]).norm() / alone[0].norm().clamp(min=1e-12)
         if difference <= MAX_DIFFERENCE:
             return side
@@ -137,7 +137,7 @@ def _shortest(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
     for length in range(1, len(tokens["input_ids"])):
         short = {name: values[:length] for name, values in tokens.items()}
         try:
-            _read(model, tokenizer.pad([short], return_tensors="pt"))
+            read_head_input(model, tokenizer.pad([short], return_tensors="pt"))
         except RuntimeError:
             continue
         return length
@@ -145,8 +145,8 @@ def _shortest(model: Any, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 @torch.inference_mode()
-def _read(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """What the head reads of each text, or else its logits."""
+def read_head_input(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """What the head reads of each row, or else its logits."""
     device = next(model.parameters()).device
     inputs = {name: tensor.to(device) for name, tensor in batch.items()}
     was_training = model.training

@@ -16,22 +16,26 @@ def logits_of(model: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return read_logits(model(**batch))
 
 
-def run_unpadded(model: Any, lengths: torch.Tensor, **batch: Any) -> dict[str, Any]:
+def run_unpadded(
+    model: Any, lengths: torch.Tensor, positions: torch.Tensor | None = None, **batch: Any
+) -> dict[str, Any]:
     """The logits of a batch padded on the right, computed in parts whose rows have one length.
 
-    `lengths` (rows,) are numbers of tokens; of `batch` only what has a row for each is read. FNet,
-    for one, mixes all positions of a row and has no mask: it answers to a padded text as to another
-    text.
+    `lengths` (rows,) are numbers of tokens or samples, `positions` (rows,) those of activations in
+    place of these; of `batch` only what has a row for each is read. FNet, for one, mixes all
+    positions of a row and has no mask: it answers to a padded text as to another text.
     """
     parts: list[torch.Tensor] = []
     order: list[torch.Tensor] = []
     tensors = {name: tensor for name, tensor in batch.items() if len(getattr(tensor, "shape", ()))}
     for length in torch.unique(lengths):
         rows = torch.nonzero(lengths == length).squeeze(1)
-        part = {
-            name: tensor[rows, :length] if tensor.ndim > 1 else tensor[rows]
-            for name, tensor in tensors.items()
-        }
+        part = {name: tensor[rows] for name, tensor in tensors.items()}
+        for name, tensor in part.items():
+            if tensor.ndim > 2 and positions is not None:
+                part[name] = tensor[:, : positions[rows[0]]]
+            elif tensor.ndim > 1:
+                part[name] = tensor[:, :length]
         parts.append(read_logits(model(**part)))
         order.append(rows)
     return {"logits": torch.cat(parts)[torch.argsort(torch.cat(order))]}

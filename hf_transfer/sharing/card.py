@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from hf_transfer.evaluation.metrics import Metric, find_metric
 from hf_transfer.package_files import package_folder
 from hf_transfer.record import BaseModelFacts, ClassMetrics, DatasetFacts, ProblemType, RunRecord
-from hf_transfer.tasks import find_task
+from hf_transfer.tasks import MODALITIES, find_task
 
 BASELINE_NAMES: dict[ProblemType, dict[str, str]] = {
     "single_label_classification": {"majority": "majority class", "raw_inputs": "raw inputs"},
@@ -114,7 +114,8 @@ def template_facts(record: RunRecord) -> dict[str, Any]:
         "name": record.card.name,
         "location": record.card.location or record.card.name,
         "task": task,
-        "kind": task.modality,
+        "kind": task.noun,
+        "raw_features": MODALITIES[task.modality].plain_features,
         "curve": any(phase.history for phase in record.phases),
         "labels": labels,
         "shown_labels": ", ".join(map("*{}*".format, labels[:MAX_LABELS_SHOWN])) + more,

@@ -117,9 +117,8 @@ def _write_files(
         save_adapter(adapter, checkpoint.model, checkpoint.head, base, folder)
     else:
         checkpoint.model.save_pretrained(folder)
-    if trained.encoder.max_length is not None:
-        # So that truncation=True cuts a text where training did.
-        checkpoint.processor.model_max_length = trained.encoder.max_length
+    for name, limit in trained.encoder.limit.items():
+        setattr(checkpoint.processor, name, limit)
     checkpoint.processor.save_pretrained(folder)
     _remove_local_paths(folder)
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}

@@ -10,7 +10,7 @@ from transformers import set_seed
 from hf_transfer.config.cache import CacheConfig
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.augmentation import fit_augmentation
-from hf_transfer.data.encode import Encoder
+from hf_transfer.data.encode import Encoder, TextInput
 from hf_transfer.data.prepared import Preparation, prepare_images
 from hf_transfer.data.sources import Data
 from hf_transfer.data.tokens import with_stored_tokens
@@ -88,8 +88,8 @@ def _with_stored_inputs(job: Job, plan: Plan, cache: CacheConfig) -> Job:
 
     Images are by now, unless load_data was given no preparation.
     """
-    takes = job.checkpoint.text_input
-    if takes:
+    takes = job.checkpoint.takes
+    if isinstance(takes, TextInput):
         tokenizer = job.checkpoint.processor
         encoder = with_stored_tokens(job.encoder, tokenizer, takes.vocabulary, cache)
         return replace(job, encoder=encoder)

@@ -141,11 +141,14 @@ _splits: dict[str, dict[str, str | None]] = defaultdict(
     dict
 )  # place -> architecture -> why it is run whole
 _paddings: dict[str, list[str]] = defaultdict(list)  # side, or "none" -> architectures of texts
+_sounds: list[str] = []  # of each audio architecture, what padding does to an answer
 _results: dict[str, dict[str, Any]] = defaultdict(lambda: {"outcomes": Counter(), "reason": ""})
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Remember what became of each architecture."""
+    if report.when == "call":
+        _sounds.extend(str(row) for name, row in report.user_properties if name == "sounds")
     name = report.nodeid.partition("[")[2].rstrip("]")
     if (
         "tests/architectures" not in report.nodeid
@@ -200,6 +203,10 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
                 terminalreporter.write_line(f"    {name}: {row['reason'] or 'FAILED'}")
     for padding, names in sorted(_paddings.items()):
         terminalreporter.write_line(f"padding {padding}: {len(names)}: {', '.join(sorted(names))}")
+    if _sounds:
+        terminalreporter.write_line("a sound alone and in a batch, largest difference of logits:")
+    for row in _sounds:
+        terminalreporter.write_line(f"    {row}")
     for place, reasons in _splits.items():
         if len(reasons) > sum(map(len, SAMPLE.values())):
             share = _share_split(reasons)

@@ -73,6 +73,19 @@ def test_any_two_recipes_share_at_most_60_percent_of_their_lines() -> None:
         assert shared <= 0.6 * min(pages[one].total(), pages[other].total()), (one, other)
 
 
+def test_all_tables_by_modality_have_the_same_rows() -> None:
+    from hf_transfer.cli.predict import OPENERS, READERS
+    from hf_transfer.data.columns import FILE_FEATURES
+    from hf_transfer.data.encode import ENCODERS
+    from hf_transfer.data.folders import SUFFIXES
+    from hf_transfer.tasks import MODALITIES, TASKS
+
+    for table in (ENCODERS, SUFFIXES, READERS):
+        assert table.keys() == MODALITIES.keys()
+    assert OPENERS.keys() == FILE_FEATURES.keys() <= MODALITIES.keys()
+    assert {task.modality for task in TASKS.values()} == MODALITIES.keys()
+
+
 def test_editors_see_the_names_that_are_imported_at_first_use() -> None:
     tree = TREES[PACKAGE / "__init__.py"]
     block = next(node for node in tree.body if isinstance(node, ast.If))

@@ -48,13 +48,15 @@ def test_flags_of_one_modality_are_refused_by_every_task_of_another() -> None:
         "text_column": "text",
         "text_pair_column": "text",
         "max_length": "text",
+        "audio_column": "audio",
+        "max_seconds": "audio",
     }
     assert set(marked.values()) <= {task.modality for task in TASKS.values()}
     for flag, modality in marked.items():
         foreign = [TASKS[name] for name in served_tasks() if TASKS[name].modality != modality]
         assert foreign
         for task in foreign:
-            config = DataConfig(**{flag: 8 if flag == "max_length" else "text"})
+            config = DataConfig(**{flag: 8 if flag.startswith("max_") else "text"})
             with pytest.raises(UserError, match=f"--{flag} does not belong to {task.name}"):
                 find_columns(_rows("text", "label"), config, task)
 

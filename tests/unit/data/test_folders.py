@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from datasets import Dataset
 from PIL import Image
 
 from hf_transfer.config.data import DataConfig
-from hf_transfer.data.folders import assign_splits, read_folder
+from hf_transfer.data.folders import assign_splits, read_folder, with_named_files
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
 
@@ -241,3 +242,13 @@ def test_rows_used_and_dropped_are_all_rows_of_the_files(tmp_path: Path) -> None
     (tmp_path / "rows.csv").write_text("text,label\n" + "\n".join(lines))
     data = load_data(DataConfig(str(tmp_path / "rows.csv")), "text-classification", 0)
     assert sum(map(len, data.splits.values())) + len(data.dropped) == 300
+
+
+def test_a_single_table_names_images_from_its_own_folder(tmp_path: Path) -> None:
+    root = _filled(tmp_path, "1.png", "2.png")
+    table = Dataset.from_dict({"photo": ["1.png", None, "2.png"], "label": ["a", "b", "a"]})
+    rows = with_named_files(table, root, "image")
+    assert isinstance(rows[2]["photo"], Image.Image)
+    assert rows[1]["photo"] is None
+    assert with_named_files(table, tmp_path / "elsewhere", "image") is table
+    assert with_named_files(table, root, "text") is table

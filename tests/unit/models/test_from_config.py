@@ -1,3 +1,4 @@
+import json
 import re
 
 import pytest
@@ -94,3 +95,25 @@ def test_an_unknown_model_type_is_refused_with_the_nearest() -> None:
     with pytest.raises(UserError) as refusal:
         build_checkpoint(SourceModelConfig(model_type="resnett"), IMAGES, LABELS, seed=0)
     assert "did you mean 'resnet'" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("model_type", "overrides", "kind"),
+    [
+        ("wav2vec2", {}, "Wav2Vec2FeatureExtractor"),
+        (
+            "audio-spectrogram-transformer",
+            {"max_length": 64, "num_mel_bins": 32},
+            "ASTFeatureExtractor",
+        ),
+    ],
+)
+def test_a_network_of_sounds_has_the_extractor_of_its_type(
+    model_type: str, overrides: dict[str, int], kind: str
+) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, **overrides}
+    config = SourceModelConfig(model_type, config_overrides=json.dumps(sizes))
+    task = find_task("audio-classification")
+    extractor = build_checkpoint(config, task, LABELS, seed=0).processor
+    assert type(extractor).__name__ == kind
+    assert {name: getattr(extractor, name) for name in overrides} == overrides
