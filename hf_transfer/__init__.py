@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # so that editors and type checkers see the public names
     from hf_transfer.data.sources import Data, load_data
     from hf_transfer.errors import Finished, Stopped, UserError
     from hf_transfer.evaluation.evaluate import evaluate, measure
-    from hf_transfer.evaluation.metrics import require_metrics
+    from hf_transfer.evaluation.metrics import load_tag_metrics, require_metrics
     from hf_transfer.evaluation.predict import Predictions, predict
     from hf_transfer.frozen.split import split_model
     from hf_transfer.inference import answers, load_finished, load_predictor
@@ -70,6 +70,7 @@ _MODULES = {
     "UserError": "errors",
     "evaluate": "evaluation.evaluate",
     "measure": "evaluation.evaluate",
+    "load_tag_metrics": "evaluation.metrics",
     "require_metrics": "evaluation.metrics",
     "Predictions": "evaluation.predict",
     "predict": "evaluation.predict",

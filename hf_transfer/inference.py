@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from transformers.utils import cached_file, find_adapter_config_file
 
 from hf_transfer.config.model import ModelConfig
 from hf_transfer.data.encode import make_encoder
+from hf_transfer.data.token_labels import IGNORED, split_words
 from hf_transfer.errors import UserError, one_line
 from hf_transfer.evaluation.metrics import SCORING, THRESHOLD
 from hf_transfer.hub_repository import find_repository
@@ -39,9 +40,11 @@ from hf_transfer.tasks import Task, find_task, served_tasks
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 32
-# "image": a PIL image; "audio": bytes or path; or "text" and perhaps "text_pair"
+# "image": a PIL image; "audio": bytes or path; or "text" (where words have labels, also a list) and
+# perhaps "text_pair"
 Row = Mapping[str, Any]
-Answer = list[tuple[str, str]]  # pairs of a label and its figure, best first
+# Pairs of a label and its figure, best first; where words have labels, after the word.
+Answer = list[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -96,28 +99,61 @@ def answers(
     """The answer to each row: the `top_k` best labels, or the default of the problem type.
 
     Single label: the most probable. Multi-label: all above 0.5, or ("none", ""). Regression: the
-    number.
+    number. Words with labels: those of every word; a text is split into words.
     """
-    remaining = iter(rows)
+    remaining = map(_with_words, rows) if finished.task.labels_words else iter(rows)
     while batch := list(itertools.islice(remaining, BATCH_SIZE)):
-        for outputs in _outputs(finished.predictor, batch):
-            yield _in_words(outputs, finished, top_k)
+        for row, outputs in zip(batch, _outputs(finished.predictor, batch), strict=True):
+            if finished.task.labels_words:
+                yield _of_each_word(row["text"], outputs, finished, top_k or 1)
+            else:
+                yield _in_words(outputs, finished, top_k)
+
+
+def _with_words(row: Row) -> Row:
+    """The row with its text as a list of words. Raises UserError if it has none."""
+    text = row["text"]
+    words = split_words(text) if isinstance(text, str) else text
+    if not words or None in words:
+        raise UserError(f"there is no word in {str(text)[:40]!r}", "fix it or leave it out")
+    return {**row, "text": words}
 
 
 @torch.inference_mode()
-def _outputs(predictor: Predictor, rows: list[Row]) -> np.ndarray:
-    """Probabilities (rows, labels), or numbers (rows,), computed as in the evaluation."""
+def _outputs(predictor: Predictor, rows: list[Row]) -> Sequence[np.ndarray]:
+    """Probabilities (rows, labels), or numbers (rows,), computed as in the evaluation.
+
+    Where words have labels, an array (words, labels) for each row.
+    """
     encoder = predictor.encoder
     labelled = [{**row, "label": 0} for row in rows]
+    has_words = isinstance(rows[0].get("text"), list)
+    if has_words:
+        labelled = [{**row, "label": [0] * len(row["text"]), "id": ""} for row in rows]
     if encoder.by_length:
         with _no_progress_bar():
             labelled = list(encoder.rows(Dataset.from_list(labelled)))
     batch = encoder.collate(labelled)
-    del batch["labels"]
+    answered = batch.pop("labels") != IGNORED
     device = PartialState().device
     model = predictor.model.to(device)
     logits = logits_of(model, {name: tensor.to(device) for name, tensor in batch.items()})
-    return SCORING[predictor.problem_type].activation(logits.double().cpu().numpy())
+    outputs = SCORING[predictor.problem_type].activation(logits.double().cpu().numpy())
+    if not has_words:
+        return list(outputs)
+    ends = np.cumsum([len(row["text"]) for row in rows])
+    return np.split(outputs[answered.numpy()], ends[:-1])
+
+
+def _of_each_word(
+    words: Sequence[str], outputs: np.ndarray, finished: FinishedModel, top_k: int
+) -> Answer:
+    """The best labels of each word, one after another; a label stands behind its word."""
+    found: Answer = []
+    for word, own in zip(words, outputs, strict=True):
+        for label in np.argsort(-own, kind="stable")[:top_k]:
+            found.append((word, finished.labels[label], f"{own[label]:.4f}"))
+    return found
 
 
 def _in_words(outputs: np.ndarray, finished: FinishedModel, top_k: int | None) -> Answer:

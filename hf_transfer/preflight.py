@@ -7,7 +7,7 @@ from hf_transfer.config.run import RunConfig
 from hf_transfer.config.validate import validate
 from hf_transfer.data.augmentation import require_augmentation
 from hf_transfer.errors import UserError
-from hf_transfer.evaluation.metrics import require_metrics
+from hf_transfer.evaluation.metrics import load_tag_metrics, require_metrics
 from hf_transfer.models.adapters import require_loadable_method, require_method
 from hf_transfer.models.from_config import require_buildable
 from hf_transfer.models.locate import locate, read_config
@@ -52,7 +52,10 @@ def require_known_names(config: RunConfig, task: Task) -> None:
     problem_type = config.data.problem_type
     if {"source_model", "study"}.intersection(config.groups):  # for one class per row alone
         problem_type = problem_type or "single_label_classification"
-    require_metrics(config.evaluation.metrics, problem_type)
+    if task.labels_words:
+        load_tag_metrics(config.evaluation.metrics)
+    else:
+        require_metrics(config.evaluation.metrics, problem_type)
 
 
 def _require_base_that_stays(config: RunConfig) -> None:

@@ -55,6 +55,11 @@ class Task:
         return MODALITIES[self.modality].noun
 
     @property
+    def labels_words(self) -> bool:
+        """Whether an input is a list of words, each with a label of its own."""
+        return self.name == "token-classification"
+
+    @property
     def model_class(self) -> Any:
         """AutoModel class of the task."""
         import transformers
@@ -111,7 +116,7 @@ TASKS: dict[str, Task] = {
             auto_processor="AutoTokenizer",
             processor_argument="tokenizer",
             mapping="MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
-            column_names=(),
+            column_names=("tokens", "words", "text", "sentence"),
         ),
         Task(
             name="audio-classification",

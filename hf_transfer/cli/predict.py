@@ -45,7 +45,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def print_predictions(arguments: argparse.Namespace) -> None:
-    """Print input, label and probability (regression: the number), separated by tabs."""
+    """Print input, label and probability (regression: the number), separated by tabs.
+
+    Of words with tags: word, tag and probability.
+    """
     from hf_transfer.inference import answers, load_finished
 
     top_k = arguments.top_k
@@ -60,7 +63,10 @@ def print_predictions(arguments: argparse.Namespace) -> None:
     names: list[str] = []
     with output_may_end():
         for number, answer in enumerate(answers(finished, _rows(inputs, names), top_k)):
-            rows.writerows([names[number], *label] for label in answer)
+            if finished.task.labels_words:  # word, tag, probability; an empty line between texts
+                rows.writerows([()] * bool(number) + list(answer))
+            else:
+                rows.writerows([names[number], *label] for label in answer)
 
 
 def _rows(inputs: Iterator[Named], names: list[str]) -> Iterator["Row"]:
@@ -77,7 +83,7 @@ def _read_texts(words: list[str], finished: "FinishedModel", column: str | None)
     """Texts as they stand, and those of the files that exist."""
     for word in words:
         path = Path(word)
-        if _exists(path):
+        if word and _exists(path):  # an empty line would be the current folder
             yield from _read_text_file(path, finished, column)
         elif _looks_like_a_file(path):
             raise UserError(f"no file {word!r}", "check the path; a text may have no such ending")
@@ -129,7 +135,15 @@ def _alone(texts: Mapping[str, str], finished: "FinishedModel") -> Iterator[Name
             f"give a table with the columns {first!r} and {second!r}",
         )
     for name, text in texts.items():
-        yield name, {"text": text}
+        if finished.task.labels_words:
+            yield from ((line, {"text": line}) for line in _lines(text))
+        else:
+            yield name, {"text": text}
+
+
+def _lines(text: str) -> list[str]:
+    """The lines that are not blank: a text each, where words have tags."""
+    return list(filter(str.strip, text.splitlines()))
 
 
 def _read_text(path: Path) -> str:
@@ -142,12 +156,16 @@ def _read_text(path: Path) -> str:
 def _read_columns(
     table: "Dataset", finished: "FinishedModel", column: str | None
 ) -> Iterator[Named]:
-    columns = {"text": column or _find_column(table, finished)}
+    column = column or _find_column(table, finished)
+    columns = {"text": column}
     if finished.reads_pairs:
         columns["text_pair"] = finished.columns["text_pair"]
     for name in columns.values():
         if name not in table.column_names:
             raise unknown("column", name, table.column_names)
+    if finished.task.labels_words:
+        yield from ((str(number), {"text": cell}) for number, cell in enumerate(table[column]))
+        return
     for number, cells in enumerate(
         zip(*(table[name][:] for name in columns.values()), strict=True)
     ):
@@ -160,9 +178,16 @@ def _read_columns(
 def _find_column(table: "Dataset", finished: "FinishedModel") -> str:
     """The column of the training data, of a usual name, or the only one of texts."""
     from hf_transfer.data.columns import holds_inputs
+    from hf_transfer.tasks import find_task
 
+    tasks = [finished.task]
+    if finished.task.labels_words:  # texts are split into words
+        tasks.append(find_task("text-classification"))
     names = [
-        name for name in table.column_names if holds_inputs(table.features[name], finished.task)
+        name
+        for task in tasks
+        for name in table.column_names
+        if holds_inputs(table.features[name], task)
     ]
     usual = (finished.columns.get("text"), *finished.task.column_names)
     only = names[0] if len(names) == 1 else None

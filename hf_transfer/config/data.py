@@ -15,8 +15,9 @@ class DataConfig:
 
     dataset_name: str | None = flag(
         None,
-        "Dataset: an id on the Hub, a folder, a CSV, TSV, JSON Lines or Parquet file, or "
-        "builtin:digits, builtin:docstrings, builtin:languages.",
+        "Dataset: an id on the Hub, a folder, a CSV, TSV, JSON Lines, Parquet or CoNLL "
+        "file, or "
+        "builtin:digits, builtin:docstrings, builtin:identifiers, builtin:languages.",
     )
     dataset_config_name: str | None = flag(None, "Configuration name of the dataset.")
     dataset_revision: str | None = flag(None, "Branch, tag or commit of the dataset.")
@@ -39,7 +40,8 @@ class DataConfig:
     )
     label_column: str | None = flag(
         None,
-        "Name of the column with the labels. Default: label, labels, target, class or category.",
+        "Name of the column with the labels. Default: label, labels, target, class or category; "
+        "of tags: ner_tags, tags, ...",
     )
     problem_type: ProblemType | None = flag(
         None,
@@ -49,8 +51,8 @@ class DataConfig:
     )
     max_length: int | None = flag(
         None,
-        "Maximum length of a text in tokens; longer texts are truncated. Default: what the "
-        "model takes, at most 512.",
+        "Maximum length of a text in tokens; longer texts are truncated, those whose words have "
+        "tags go through in windows. Default: what the model takes, at most 512.",
         minimum=1,
         modality="text",
     )

@@ -18,7 +18,8 @@ class EvaluationConfig:
         "Metrics on the test split. Single label: accuracy, f1_macro, log_loss (default), "
         "balanced_accuracy, f1_weighted, or a metric of the evaluate library. Multi-label: "
         "f1_micro, f1_macro, exact_match, log_loss (default). Regression: rmse, mae, r2 "
-        "(default), pearson, spearman.",
+        "(default), pearson, spearman. Words with tags: entity_f1 where tags mark entities, "
+        "accuracy, f1_macro (default), entity_precision, entity_recall, log_loss.",
     )
     baselines: list[str] = flag(
         default_factory=lambda: ["majority"],

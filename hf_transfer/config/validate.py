@@ -179,6 +179,11 @@ def _require_comparable(config: RunConfig) -> None:
     metrics = config.evaluation.metrics
     fewest = min(config.study.budgets)
     _refuse(
+        config.task == "token-classification",
+        "a comparison needs one class per row, not a tag per word",
+        "it is over labels per class; run the recipe of the task per strategy",
+    )
+    _refuse(
         config.training.push_to_hub,
         "--push_to_hub does not belong to a comparison",
         "push a run of the strategy that you choose",

@@ -1,4 +1,4 @@
-"""Datasets that need no network: handwritten digits, docstrings, messages in many languages."""
+"""Datasets that need no network: digits, docstrings, Python code, messages in many languages."""
 
 import ast
 import gettext
@@ -15,6 +15,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
+from hf_transfer.data.identifiers import collect_identifiers
 from hf_transfer.data.splits import stratified_holdout
 from hf_transfer.errors import UserError, unknown
 
@@ -189,6 +190,12 @@ BUILTIN: dict[str, tuple[Callable[[], DatasetDict], str]] = {
         collect_docstrings,
         "Docstrings of the Python standard library, at most 100 words each; the label is the "
         "module.",
+    ),
+    "identifiers": (
+        collect_identifiers,
+        "Functions, class headers and imports of the Python standard library, without docstrings "
+        "and comments; each word is tagged with what it stands for. The test modules are others "
+        "than those of training.",
     ),
     "languages": (
         collect_languages,

@@ -11,6 +11,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from hf_transfer.data.pixels import image_bytes
+from hf_transfer.data.token_labels import check_words
 from hf_transfer.errors import UserError
 
 PROGRESS_BAR_ROWS = 5000  # checking fewer takes no time
@@ -84,14 +85,21 @@ def check_rows(
     for number, row in enumerate(rows):
         reason = check_label(row["label"])
         kind = file = None
-        for column, missing in TEXTS.items():
-            if column in texts and not (row[column] or "").strip():
-                reason = reason or missing
+        for column in texts:
+            reason = reason or _check_text(column, row)
         if files:
             found, kind = files[number]
             reason = reason or found
             file = _file_name(split, number) if reason else None
         yield CheckedRow(row["id"], reason, kind, file)
+
+
+def _check_text(column: str, row: Mapping[str, Any]) -> str | None:
+    """Reason why a text, or a list of words, cannot be used; None if it can."""
+    value = row[column]
+    if isinstance(value, list):
+        return check_words(value, row["label"])
+    return None if (value or "").strip() else TEXTS[column]
 
 
 def summarize_bad(bad: Sequence[CheckedRow]) -> str:

@@ -1,19 +1,28 @@
 """Which columns of a dataset are the input and the label."""
 
+import logging
 from dataclasses import fields
 
 from datasets import Audio, Dataset, Image, Value
 
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.labels import LabelKind
+from hf_transfer.data.multi_label import is_list
 from hf_transfer.data.single_label import class_label_names
 from hf_transfer.errors import UserError, unknown
 from hf_transfer.tasks import Task
+
+log = logging.getLogger(__name__)
 
 TEXT_DTYPES = ("string", "large_string")
 # Modality -> type of a column of files. Sounds are decoded by data/sounds.py.
 FILE_FEATURES: dict[str, Image | Audio] = {"image": Image(), "audio": Audio(decode=False)}
 LABEL_COLUMNS = ("label", "labels", "target", "class", "category")
+# Of words with tags, and of texts with spans of characters.
+TAG_COLUMNS = (
+    *("ner_tags", "tags", "labels", "label", "spans", "entities", "annotations"),
+    *("pos_tags", "upos", "chunk_tags"),
+)
 
 
 def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, str]:
@@ -29,8 +38,16 @@ def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, st
                 f"--{field.name} does not belong to {task.name}",
                 "leave it out, or use the recipe of another task",
             )
-    label = config.label_column or _first(LABEL_COLUMNS, train.column_names)
+    usual = TAG_COLUMNS if task.labels_words else LABEL_COLUMNS
+    label = config.label_column or _first(usual, train.column_names)
+    others = [name for name in usual if name in train.column_names and name != label]
+    if others and not config.label_column:
+        log.info("labels: column %s, not %s; see --label_column", label, ", ".join(others))
     columns = {task.modality: _find_input(train, config, task, label), "label": label}
+    if config.text_pair_column and task.labels_words:
+        raise UserError(
+            f"--text_pair_column does not belong to {task.name}", "give one column of words"
+        )
     if config.text_pair_column:
         columns["text_pair"] = config.text_pair_column
     found = {ours: _require_column(train, ours, theirs, task) for ours, theirs in columns.items()}
@@ -69,8 +86,9 @@ def _require_column(train: Dataset, ours: str, theirs: str | None, task: Task) -
         error = unknown("column", theirs, train.column_names)
         raise UserError(error.message, f"check {flag}; {error.hint}")
     if ours != "label" and not holds_inputs(train.features[theirs], task):
+        content = "lists of words" if task.labels_words else f"{task.noun}s"
         raise UserError(
-            f"the column {theirs!r} holds no {task.noun}s", f"check {flag}; columns: {listed}"
+            f"the column {theirs!r} holds no {content}", f"check {flag}; columns: {listed}"
         )
     return theirs
 
@@ -80,6 +98,12 @@ def holds_inputs(feature: object, task: Task) -> bool:
     kind = FILE_FEATURES.get(task.modality)
     if kind is not None:
         return isinstance(feature, type(kind)) or _holds_files(feature)
+    if task.labels_words:
+        return is_list(feature) and _holds_texts(feature.feature)
+    return _holds_texts(feature)
+
+
+def _holds_texts(feature: object) -> bool:
     return isinstance(feature, Value) and feature.dtype in TEXT_DTYPES
 
 

@@ -21,6 +21,8 @@ from hf_transfer.data.sound_batches import (
     sound_batches,
 )
 from hf_transfer.data.sounds import read_sound, spectrum_features
+from hf_transfer.data.token_labels import IGNORED
+from hf_transfer.data.word_pieces import find_word_pieces
 from hf_transfer.errors import UserError
 from hf_transfer.tasks import Task
 
@@ -102,7 +104,7 @@ def make_encoder(
     `max_length` is in tokens of a text, in seconds of a sound. `takes` is what the network takes of
     it; without it, the tokenizer's settings hold, and sounds are padded on the right.
     """
-    return ENCODERS[task.modality](processor, config, max_length, takes)
+    return ENCODERS[task.modality](processor, config, max_length, takes, task.labels_words)
 
 
 def word_features(train: Dataset, test: Dataset) -> "tuple[csr_matrix, csr_matrix]":
@@ -111,6 +113,15 @@ def word_features(train: Dataset, test: Dataset) -> "tuple[csr_matrix, csr_matri
 
     words = TfidfVectorizer(sublinear_tf=True)
     return words.fit_transform(_texts(train)), words.transform(_texts(test))
+
+
+def which_word(train: Dataset, test: Dataset) -> "tuple[csr_matrix, csr_matrix]":
+    """Which word of the training split (words, different words) each word of both splits is."""
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    vocabulary = CountVectorizer(analyzer=lambda word: [word])
+    known = vocabulary.fit_transform(itertools.chain.from_iterable(train["text"]))
+    return known, vocabulary.transform(itertools.chain.from_iterable(test["text"]))
 
 
 def _texts(split: Dataset) -> list[str]:
@@ -159,6 +170,7 @@ def _text_encoder(
     config: "PreTrainedConfig",
     max_length: float | None,
     takes: TextInput | None,
+    labels_words: bool = False,
 ) -> Encoder:
     side: Padding = "left" if tokenizer.padding_side == "left" else "right"
     takes = takes or TextInput(side, getattr(config, "max_position_embeddings", None))
@@ -168,15 +180,20 @@ def _text_encoder(
     def collate(rows: Rows) -> Batch:
         inputs = [_without(row, "id", "label", "length") for row in rows]
         if takes.padding != "none":
-            return {**tokenizer.pad(inputs, return_tensors="pt"), **_labels(rows)}
+            batch = tokenizer.pad(inputs, return_tensors="pt")
+            return {**batch, **labels(rows, batch["input_ids"].shape[1])}
         lengths = [max(row["length"], takes.shortest) for row in rows]
         padded = tokenizer.pad(
             inputs, padding="max_length", max_length=max(lengths), return_tensors="pt"
         )
-        return {**padded, **_labels(rows), LENGTHS: torch.tensor(lengths)}
+        return {**padded, **labels(rows, max(lengths)), LENGTHS: torch.tensor(lengths)}
 
+    def labels(rows: Rows, width: int) -> Batch:
+        return _word_labels(rows, width, takes.padding == "left") if labels_words else _labels(rows)
+
+    tokenize = _tokenize_words if labels_words else _tokenize
     return Encoder(
-        rows=partial(_tokenize, tokenizer=tokenizer, length=length, vocabulary=takes.vocabulary),
+        rows=partial(tokenize, tokenizer=tokenizer, length=length, vocabulary=takes.vocabulary),
         collate=collate,
         light=collate,
         by_length=True,
@@ -207,6 +224,34 @@ def _tokenize(
     return split.map(tokenize, batched=True, remove_columns=texts, desc="tokenizing")
 
 
+def _word_labels(rows: Rows, width: int, pads_left: bool) -> Batch:
+    """Labels of tokens (rows, width); padding has none."""
+    labels = torch.full((len(rows), width), IGNORED)
+    for number, row in enumerate(rows):
+        start = width - row["length"] if pads_left else 0
+        labels[number, start : start + row["length"]] = torch.tensor(row["label"])
+    return {"labels": labels}
+
+
+def _tokenize_words(
+    split: Dataset, tokenizer: "PreTrainedTokenizerBase", length: int, vocabulary: int | None
+) -> Dataset:
+    """Windows of the rows of a split: tokens, their number and their labels, in place of words."""
+    pieces = find_word_pieces(tokenizer, length, split["text"])
+
+    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        rows: dict[str, list[Any]] = {name: [] for name in ("id", "label", "length", *pieces.frame)}
+        words = pieces.tokens(batch["text"])
+        for row, tokens, labels in zip(batch["id"], words, batch["label"], strict=True):
+            for window in pieces.windows(tokens, labels):
+                for name, value in {"id": row, **window}.items():
+                    rows[name].append(value)
+        _require_embeddings(rows["input_ids"], tokenizer, vocabulary)
+        return rows
+
+    return split.map(tokenize, batched=True, remove_columns=split.column_names, desc="tokenizing")
+
+
 def _require_embeddings(
     rows: list[list[int]], tokenizer: "PreTrainedTokenizerBase", vocabulary: int | None
 ) -> None:
@@ -226,6 +271,7 @@ def _audio_encoder(
     config: "PreTrainedConfig",
     max_length: float | None,
     takes: AudioInput | None,
+    *_: object,
 ) -> Encoder:
     sounds = sound_batches(extractor, max_length, takes)
     padding = sounds.takes.padding
@@ -246,7 +292,7 @@ def _audio_encoder(
     )
 
 
-# Modality -> encoder of (processor, config, max_length, takes).
+# Modality -> encoder of (processor, config, max_length, takes, labels_words).
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "image": _image_encoder,
     "text": _text_encoder,

@@ -7,11 +7,12 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, List, Value
 
-from hf_transfer.data import multi_label, regression, single_label
+from hf_transfer.data import multi_label, regression, single_label, token_labels
 from hf_transfer.data.multi_label import is_list
 from hf_transfer.data.splits import strata_of_numbers, strata_of_sets
 from hf_transfer.errors import UserError
 from hf_transfer.record import ProblemType
+from hf_transfer.tasks import Task
 
 TEXT = r"string|large_string"
 NAMES = rf"{TEXT}|bool|u?int\d+"
@@ -77,25 +78,67 @@ LABEL_KINDS: dict[ProblemType, LabelKind] = {
 }
 
 
-def find_problem_type(feature: object, column: str, requested: ProblemType | None) -> ProblemType:
+# The labels of words: one class for each, in a list per row.
+WORD_TAGS = LabelKind(
+    expected="a list of tags in each row, one for each word",
+    accepts=lambda feature: _lists_labels(feature),
+    check_label=token_labels.check_label,
+    find_label_names=token_labels.find_label_names,
+    encode_labels=token_labels.encode_labels,
+    encoded_feature=lambda names: List(Value("int64")),
+    strata=token_labels.strata,
+    present=token_labels.present_tags,
+    require_learnable=token_labels.require_learnable,
+)
+
+
+def find_label_kind(problem_type: ProblemType, task: Task) -> LabelKind:
+    """How the labels of a task's data are read."""
+    return WORD_TAGS if task.labels_words else LABEL_KINDS[problem_type]
+
+
+def find_problem_type(
+    feature: object, column: str, requested: ProblemType | None, labels_words: bool = False
+) -> ProblemType:
     """The requested problem type, or the default for a label column: lists are multi-label.
 
-    Real numbers may be a grade or a measure, so neither classes nor a regression is ever guessed
-    from them. Raises UserError if the column does not fit the problem type.
+    Where words have labels, each has one class. Real numbers may be a grade or a measure, so
+    neither classes nor a regression is ever guessed from them. Raises UserError if the column does
+    not fit the problem type.
     """
+    is_multi_label = is_list(feature) and not labels_words
     default: ProblemType = (
-        "multi_label_classification" if is_list(feature) else "single_label_classification"
+        "multi_label_classification" if is_multi_label else "single_label_classification"
     )
     problem_type = requested or default
-    kind = LABEL_KINDS[problem_type]
+    if labels_words and problem_type != default:
+        raise UserError(
+            f"--problem_type {requested} does not belong to words with tags",
+            "each word has one tag: leave it out",
+        )
+    kind = WORD_TAGS if labels_words else LABEL_KINDS[problem_type]
     if kind.accepts(feature):
         return problem_type
     held = f"the label column {column!r} holds {_type_name(feature)} values"
+    if labels_words:
+        raise UserError(held, f"token-classification needs {kind.expected}")
     if requested is None and LABEL_KINDS["regression"].accepts(feature):
         raise UserError(
             held, f"to learn numbers give --problem_type regression; classes need {kind.expected}"
         )
     raise UserError(held, f"{problem_type} needs {kind.expected}")
+
+
+def require_countable(problem_type: ProblemType, task: Task, per_class: int | None) -> None:
+    """Raise UserError for a number of examples `per_class` where a row has not one class."""
+    if per_class is None:
+        return
+    if task.labels_words or problem_type != "single_label_classification":
+        counted = task.name if task.labels_words else problem_type
+        raise UserError(
+            f"examples per class can be counted for one class per row, not for {counted}",
+            "leave out --examples_per_class; --max_train_samples limits all examples together",
+        )
 
 
 def _has_dtype(feature: object, dtypes: str) -> bool:

@@ -21,11 +21,17 @@ from hf_transfer.data.columns import find_columns, require_same_columns, select_
 from hf_transfer.data.described import load_described, readable
 from hf_transfer.data.folders import read_folder, with_named_files
 from hf_transfer.data.held_out import require_different, require_held_out, require_labelled
-from hf_transfer.data.labels import LABEL_KINDS, LabelKind, find_problem_type
+from hf_transfer.data.labels import (
+    LabelKind,
+    find_label_kind,
+    find_problem_type,
+    require_countable,
+)
 from hf_transfer.data.one_hot import join_one_hot
 from hf_transfer.data.prepared import Preparation, Prepared, prepare_images
 from hf_transfer.data.single_label import class_label_names, similar_names
 from hf_transfer.data.sounds import sound_facts
+from hf_transfer.data.spans import read_spans
 from hf_transfer.data.splits import examples_per_class, stratified_holdout, stratified_sample
 from hf_transfer.data.tables import READERS, is_table, read_table
 from hf_transfer.errors import UserError, one_line, unknown
@@ -59,6 +65,7 @@ class Data:
 
     Columns: the task's modality ("image", "audio", or "text" and perhaps "text_pair"), "label" (id
     of a class, multi-hot row over `labels`, or number, by the problem type) and "id" (split/row).
+    Where the task labels words, "text" is a list of words and "label" a list of ids, one for each.
     """
 
     splits: dict[str, Dataset]
@@ -110,9 +117,10 @@ def load_data(
     task = _served(task)
     splits, columns, origin = _read_splits(config, task)
     label = columns["label"]
-    problem_type = find_problem_type(splits["train"].features[label], label, config.problem_type)
-    _require_countable(problem_type, config)
-    kind = LABEL_KINDS[problem_type]
+    feature = splits["train"].features[label]
+    problem_type = find_problem_type(feature, label, config.problem_type, task.labels_words)
+    require_countable(problem_type, task, config.examples_per_class)
+    kind = find_label_kind(problem_type, task)
     require_same_columns(splits, columns, task, kind)
     require_labelled(splits, label)
     stored = {split: select_columns(rows, split, columns) for split, rows in splits.items()}
@@ -147,7 +155,8 @@ def _read_splits(
     """The splits as stored, the names of their columns, and where they come from."""
     with PartialState().local_main_process_first():  # it fills the cache, the others read it
         raw, origin = read_source(config, task.modality)
-    splits = join_one_hot(_pick_splits(raw, config), config)
+    splits = _pick_splits(raw, config)
+    splits = read_spans(splits, config) if task.labels_words else join_one_hot(splits, config)
     return splits, find_columns(splits["train"], config, task), origin
 
 
@@ -236,14 +245,6 @@ def _pick_splits(raw: Mapping[str, Dataset], config: DataConfig) -> dict[str, Da
         given[role] = given[role] or next(filter(unused.__contains__, usual), None)
     require_different(given)
     return {role: raw[name] for role, name in given.items() if name is not None}
-
-
-def _require_countable(problem_type: ProblemType, config: DataConfig) -> None:
-    if config.examples_per_class is not None and problem_type != "single_label_classification":
-        raise UserError(
-            f"examples per class can be counted for one class per row, not for {problem_type}",
-            "leave out --examples_per_class; --max_train_samples limits all examples together",
-        )
 
 
 def _check_rows(

@@ -7,7 +7,7 @@ import numpy as np
 MIN_STRATUM = 5  # rows; a fifth of fewer is none
 
 
-def strata_of_sets(rows: Sequence[Sequence[float]]) -> list[int]:
+def strata_of_sets(rows: Sequence[Sequence[float]] | np.ndarray) -> list[int]:
     """Stratum of each multi-hot row: one per set of labels; the rare sets together are one."""
     _, which, counts = np.unique(np.asarray(rows), axis=0, return_inverse=True, return_counts=True)
     which = which.ravel()

@@ -1,4 +1,4 @@
-"""Tables: CSV, TSV, JSON, JSON Lines and Parquet files, whose cells keep the text of the file."""
+"""Tables: CSV, TSV, JSON, JSON Lines, Parquet, CoNLL files; cells keep the text of the file."""
 
 import csv
 import glob
@@ -16,6 +16,7 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets.exceptions import DatasetsError
 
+from hf_transfer.data.conll import SUFFIXES, read_sentences
 from hf_transfer.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
@@ -182,14 +183,15 @@ def _is_code(cell: str) -> bool:
 
 
 def _read_json(path: Path) -> Dataset:
-    """Rows of JSON Lines, of a list of objects, or of an object of columns or with such a list."""
+    """Rows of JSON Lines, of a list of objects, or of one of columns or with such a list."""
     text = _read_text(path)
     try:
         content = json.loads(text)
     except json.JSONDecodeError:
         content = list(_json_lines(text, path))
-    if isinstance(content, dict):
-        content = _rows_of_object(content, path)
+    if isinstance(content, dict):  # of JSON Lines, one row
+        is_row = path.suffix.lower() != ".json"
+        content = [content] if is_row else _rows_of_object(content, path)
     if not isinstance(content, list) or not _are_rows(content):
         raise UserError(
             f"{path.name!r} holds no rows", 'give an object per line: {"text": "...", "label": 1}'
@@ -241,6 +243,10 @@ def _json_column(name: str, rows: list[dict[str, Any]], path: Path) -> pa.Array:
         ) from error
 
 
+def _read_conll(path: Path) -> Dataset:
+    return read_sentences(_lines(_read_text(path)), path)
+
+
 READERS: dict[str, Callable[[Path], Dataset]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
@@ -248,4 +254,5 @@ READERS: dict[str, Callable[[Path], Dataset]] = {
     ".jsonl": _read_json,
     ".ndjson": _read_json,
     ".parquet": _read_parquet,
+    **dict.fromkeys(SUFFIXES, _read_conll),
 }

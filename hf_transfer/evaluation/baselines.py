@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from hf_transfer.data.encode import sound_features, word_features
-from hf_transfer.data.labels import LABEL_KINDS
+from hf_transfer.data.encode import sound_features, which_word, word_features
+from hf_transfer.data.labels import find_label_kind
 from hf_transfer.data.prepared import prepare_images
 from hf_transfer.data.sources import Data
 from hf_transfer.data.splits import stratified_sample
+from hf_transfer.data.token_labels import flat_labels
 from hf_transfer.record import ProblemType
 from hf_transfer.tasks import Task
 
@@ -20,14 +21,14 @@ MAX_ROWS = 20_000  # that a linear model is fitted on
 def majority(task: Task, data: Data) -> np.ndarray:
     """Outputs that are the same for every test row: the best without looking at an input.
 
-    Classes and labels: their shares of the training rows, (test, classes). Regression: the mean of
-    the training labels, (test,).
+    Classes and labels: their shares of the training rows, (test, classes); of words with tags, of
+    the training words, (test words, tags). Regression: the mean of the training labels, (test,).
     """
-    labels = np.asarray(data.train["label"][:])
+    labels = flat_labels(data.train["label"][:])
     if data.problem_type == "single_label_classification":
         labels = np.eye(len(data.labels))[labels]
     share = labels.mean(0)
-    return np.tile(share, (len(data.test), *[1] * share.ndim))
+    return np.tile(share, (len(flat_labels(data.test["label"][:])), *[1] * share.ndim))
 
 
 def raw_inputs(task: Task, data: Data, max_rows: int = MAX_ROWS) -> np.ndarray:
@@ -37,16 +38,17 @@ def raw_inputs(task: Task, data: Data, max_rows: int = MAX_ROWS) -> np.ndarray:
     """
     rows = data.train
     if len(rows) > max_rows:
-        strata = LABEL_KINDS[data.problem_type].strata(rows["label"][:])
+        strata = find_label_kind(data.problem_type, task).strata(rows["label"][:])
         rows = rows.select(stratified_sample(strata, max_rows, seed=0))
-    labels = np.asarray(rows["label"][:])
+    labels = flat_labels(rows["label"][:])
     train: Any
     test: Any
     if task.has_images:
         images = data.prepared or prepare_images(data.splits)
         train, test = images.thumbnails(rows), images.thumbnails(data.test)
     else:
-        train, test = FEATURES[task.modality](rows, data.test)
+        read = which_word if task.labels_words else FEATURES[task.modality]
+        train, test = read(rows, data.test)
     return LINEAR_MODELS[data.problem_type](train, labels, test, len(data.labels))
 
 

@@ -17,11 +17,12 @@ from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.baselines import BASELINES
 from hf_transfer.evaluation.intervals import bootstrap_interval, share_interval
-from hf_transfer.evaluation.metrics import SCORING, Metric, load_metric
-from hf_transfer.evaluation.per_class import describe
+from hf_transfer.evaluation.metrics import SCORING, Metric, load_metric, load_tag_metrics
+from hf_transfer.evaluation.per_class import count_outputs, describe
 from hf_transfer.evaluation.predict import Predictions, predict
+from hf_transfer.evaluation.tags import estimate_score, resample
 from hf_transfer.models.head import parameter_count
-from hf_transfer.record import Estimate, Evaluation, ProblemType, RunRecord
+from hf_transfer.record import Estimate, Evaluation, RunRecord
 from hf_transfer.strategies.plan import Choice
 from hf_transfer.training.engine import Trained
 from hf_transfer.training.nan_guard import SMALLER_RATE
@@ -44,7 +45,7 @@ def evaluate(
     baselines = {}
     for name in config.baselines:
         outputs = BASELINES[name](trained.checkpoint.task, data)
-        baselines[name] = _metrics(outputs, predictions.labels, predictions.problem_type, config)
+        baselines[name] = _metrics(outputs, predictions, data.labels, config)
     evaluation = replace(measure(predictions, data.labels, config), baselines=baselines)
     choice = choice or Choice(trained.plan, requested=trained.plan.strategy)
     return _record(trained, choice, data, evaluation, time.perf_counter() - began)
@@ -57,11 +58,10 @@ def measure(
     split: str = "test",
 ) -> Evaluation:
     """Metrics of predictions with their intervals, of all rows and of each class; no baselines."""
-    problem_type = predictions.problem_type
     return Evaluation(
         split=split,
         n=len(predictions.ids),
-        metrics=_metrics(predictions.outputs, predictions.labels, problem_type, config),
+        metrics=_metrics(predictions.outputs, predictions, label_names, config),
         baselines={},
         **describe(predictions, label_names, config.confidence),
     )
@@ -76,8 +76,22 @@ def estimate(metric: Metric, labels: np.ndarray, outputs: np.ndarray, level: flo
 
 
 def _metrics(
-    outputs: np.ndarray, labels: np.ndarray, problem_type: ProblemType, config: EvaluationConfig
+    outputs: np.ndarray,
+    predictions: Predictions,
+    label_names: tuple[str, ...],
+    config: EvaluationConfig,
 ) -> dict[str, Estimate]:
+    """The metrics of outputs for the rows of `predictions`."""
+    labels = predictions.labels
+    problem_type = predictions.problem_type
+    if predictions.row_of_word is not None:
+        found = load_tag_metrics(config.metrics, label_names)
+        counts = count_outputs(outputs, predictions, label_names)
+        drawn = resample(counts)
+        return {
+            name: estimate_score(metric.score, counts, drawn, config.confidence)
+            for name, metric in found.items()
+        }
     names = config.metrics or SCORING[problem_type].default_metrics
     metrics = {name: load_metric(name, problem_type) for name in names}
     level = config.confidence

@@ -56,6 +56,11 @@ def bootstrap_interval(
     for draw in range(RESAMPLES):
         rows = rng.integers(0, n, n)
         draws[draw] = score(labels[rows], outputs[rows])
+    return interval_of_draws(value, draws, level, n)
+
+
+def interval_of_draws(value: float, draws: np.ndarray, level: float, n: int) -> Estimate:
+    """A value with the bias-corrected percentile interval of its resampled values."""
     below = np.mean(draws < value) + np.mean(draws == value) / 2
     bias = norm.ppf(np.clip(below, 1 / RESAMPLES, 1 - 1 / RESAMPLES))
     z = norm.ppf(0.5 + level / 2)

@@ -15,6 +15,7 @@ from scipy.special import expit, softmax
 from scipy.stats import rankdata
 
 from hf_transfer.errors import UserError, unknown
+from hf_transfer.evaluation import tags
 from hf_transfer.record import ProblemType
 
 # (labels, outputs) -> value. One class per row: class ids (n,) and probabilities (n, classes);
@@ -31,8 +32,12 @@ def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 def log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean negative log probability of the right class, in nats."""
-    right = probabilities[np.arange(len(labels)), labels]
-    return float(-np.mean(np.log(np.clip(right, CLIP, 1.0))))
+    return float(log_losses(labels, probabilities).mean())
+
+
+def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """(n,) negative log probability of the right class, in nats."""
+    return -np.log(np.clip(probabilities[np.arange(len(labels)), labels], CLIP, 1.0))
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -165,7 +170,7 @@ class Metric:
 
     name: str
     title: str
-    score: Score
+    score: Callable[..., Any]  # a Score; in TAG_METRICS a TagScore
     hub_id: str
     higher_is_better: bool = True
     is_share: bool = False
@@ -202,6 +207,17 @@ METRICS: dict[ProblemType, dict[str, Metric]] = {
         Metric("spearman", "Spearman's rho", spearman, "spearmanr"),
     ),
 }
+
+
+# Of words with tags. The first three need tags that mark entities.
+TAG_METRICS = _rows(
+    _share("entity_f1", "entity F1", tags.entity_f1, "seqeval"),
+    _share("entity_precision", "entity precision", tags.entity_precision, "seqeval"),
+    _share("entity_recall", "entity recall", tags.entity_recall, "seqeval"),
+    _share("accuracy", "accuracy", tags.tag_accuracy, "accuracy"),
+    _share("f1_macro", "F1 (macro)", tags.tag_f1_macro, "f1"),
+    _error("log_loss", "log loss", tags.tag_log_loss, "log_loss"),
+)
 
 
 @dataclass(frozen=True)
@@ -249,7 +265,7 @@ def find_metric(name: str, problem_type: ProblemType) -> Metric:
     The latter is downloaded when it first scores. Its title is its name, and nobody knows whether
     it is a share.
     """
-    known = METRICS[problem_type].get(name)
+    known = METRICS[problem_type].get(name) or TAG_METRICS.get(name)
     return known or Metric(name, name, functools.partial(_score_by_evaluate, name), name)
 
 
@@ -262,7 +278,8 @@ def load_metric(name: str, problem_type: ProblemType = "single_label_classificat
     known = METRICS[problem_type]
     if name in known:
         return known[name]
-    others = [other for other, metrics in METRICS.items() if name in metrics]
+    others: list[str] = [other for other, metrics in METRICS.items() if name in metrics]
+    others += ["token-classification"] if name in TAG_METRICS else []
     if others or problem_type != "single_label_classification":
         of_others = f"; {name} is for {' and '.join(others)}" if others else ""
         raise UserError(
@@ -287,6 +304,29 @@ def require_metrics(names: Iterable[str] | None, problem_type: ProblemType | Non
     for name in names or ():
         if problem_type is not None or name not in METRICS["multi_label_classification"]:
             load_metric(name, problem_type or "single_label_classification")
+
+
+def load_tag_metrics(
+    names: Iterable[str] | None, label_names: Iterable[str] | None = None
+) -> dict[str, Metric]:
+    """The metrics of words with tags called `names`, or the default ones.
+
+    Raises UserError for others, and for those of entities where no tags mark any; `label_names` of
+    None are not known yet.
+    """
+    marks = label_names is None or tags.tag_types(tuple(label_names))
+    default = ("entity_f1", "accuracy", "f1_macro") if marks else ("accuracy", "f1_macro")
+    found = {}
+    for name in names or default:
+        if name not in TAG_METRICS:
+            raise unknown("metric of words with tags", name, TAG_METRICS)
+        if name.startswith("entity") and not marks:
+            raise UserError(
+                f"the metric {name!r} needs tags that mark entities, as B-PER, I-PER and O",
+                "leave it out: accuracy and f1_macro are by tag",
+            )
+        found[name] = TAG_METRICS[name]
+    return found
 
 
 @functools.cache

@@ -6,8 +6,15 @@ from typing import Any
 import numpy as np
 
 from hf_transfer.evaluation.intervals import f1_interval, share_interval
-from hf_transfer.evaluation.metrics import Counts, confusion_matrix, count_classes, count_labels
+from hf_transfer.evaluation.metrics import (
+    Counts,
+    confusion_matrix,
+    count_classes,
+    count_labels,
+    log_losses,
+)
 from hf_transfer.evaluation.predict import Predictions
+from hf_transfer.evaluation.tags import TagCounts, count_tags, describe_names, resample
 from hf_transfer.record import ClassMetrics, ProblemType
 
 MAX_POINTS = 500  # more could not be told apart in a plot
@@ -19,12 +26,25 @@ def describe(predictions: Predictions, label_names: Names, level: float) -> dict
     return FIELDS[predictions.problem_type](predictions, label_names, level)
 
 
+def count_outputs(outputs: np.ndarray, predictions: Predictions, label_names: Names) -> TagCounts:
+    """The counts of words with tags, by row, where these outputs stand for the model's."""
+    assert predictions.row_of_word is not None
+    labels = predictions.labels
+    losses = log_losses(labels, outputs)
+    return count_tags(labels, outputs.argmax(-1), losses, predictions.row_of_word, label_names)
+
+
 def _single_label(predictions: Predictions, label_names: Names, level: float) -> dict[str, Any]:
     matrix = confusion_matrix(predictions.labels, predictions.predicted_labels, len(label_names))
     cells = np.argwhere(matrix)
-    counts = count_classes(predictions.labels, predictions.outputs)
+    if predictions.row_of_word is not None:
+        words = count_outputs(predictions.outputs, predictions, label_names)
+        per_class = describe_names(words, resample(words), label_names, level)
+    else:
+        counts = count_classes(predictions.labels, predictions.outputs)
+        per_class = _per_class(counts, label_names, level)
     return {
-        "per_class": _per_class(counts, label_names, level),
+        "per_class": per_class,
         "confusion": np.column_stack([cells, matrix[tuple(cells.T)]]).tolist(),
     }
 

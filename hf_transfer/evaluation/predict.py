@@ -11,6 +11,7 @@ from datasets import Dataset
 from transformers import ProgressCallback
 
 from hf_transfer.config.training_arguments import TrainingConfig
+from hf_transfer.data.token_labels import IGNORED, flat_labels
 from hf_transfer.evaluation.metrics import SCORING
 from hf_transfer.models.predictor import Predictor
 from hf_transfer.record import ProblemType
@@ -22,13 +23,15 @@ class Predictions:
     """Logits of a model for a split, in the split's order, beside the ids and labels of its rows.
 
     `ids` (n,), `logits` (n, classes), and `labels` by the problem type: class ids (n,), rows of
-    zeros and ones (n, classes), or numbers (n,).
+    zeros and ones (n, classes), or numbers (n,). Where each word of a row has a label, `logits` and
+    `labels` are those of all words, and `row_of_word` (words,) the number of the row of each.
     """
 
     ids: tuple[str, ...]
     logits: np.ndarray
     labels: np.ndarray
     problem_type: ProblemType = "single_label_classification"
+    row_of_word: np.ndarray | None = None
 
     @property
     def outputs(self) -> np.ndarray:
@@ -42,6 +45,12 @@ class Predictions:
     def predicted_labels(self) -> np.ndarray:
         """Ids of the likeliest classes (n,), whether a label applies (n, classes), or numbers."""
         return SCORING[self.problem_type].predicted_labels(self.outputs)
+
+    def mean_of_rows(self, scores: np.ndarray) -> np.ndarray:
+        """(n,) the mean score of the words of each row; as they are, where rows have one label."""
+        if self.row_of_word is None:
+            return scores
+        return np.bincount(self.row_of_word, scores) / np.bincount(self.row_of_word)
 
 
 def predict(
@@ -59,13 +68,21 @@ def predict(
     order = np.argsort(lengths, kind="stable")
     output = _run(predictor, rows.select(order), training or TrainingConfig())
     logits = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-    labels = np.asarray(split["label"][:])
-    if not np.array_equal(output.label_ids, labels[order]):
+    stored = split["label"][:]
+    labels = flat_labels(stored)
+    restored = np.argsort(order)
+    logits = logits[restored].astype(np.float64)
+    answered = output.label_ids[restored]
+    row_of_word = None
+    if logits.ndim == 3:  # of tokens, window after window of each row
+        logits = logits[answered != IGNORED]
+        answered = answered[answered != IGNORED]
+        row_of_word = np.repeat(np.arange(len(stored)), list(map(len, stored)))
+    if not np.array_equal(answered, labels):
         raise RuntimeError(
-            f"{len(output.label_ids)} predictions do not match the {len(labels)} rows of the split"
+            f"{len(answered)} predictions do not match the {len(labels)} labels of the split"
         )
-    restored = logits[np.argsort(order)].astype(np.float64)
-    return Predictions(tuple(split["id"][:]), restored, labels, predictor.problem_type)
+    return Predictions(tuple(split["id"][:]), logits, labels, predictor.problem_type, row_of_word)
 
 
 def _run(predictor: Predictor, rows: Dataset, training: TrainingConfig) -> Any:

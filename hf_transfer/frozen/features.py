@@ -18,6 +18,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 
 from hf_transfer.config.cache import CacheConfig
+from hf_transfer.data.token_labels import IGNORED
 from hf_transfer.frozen.cache_key import cache_key
 from hf_transfer.frozen.forward_pass import (
     ForwardPass,
@@ -67,6 +68,13 @@ class Features:
         if isinstance(self.stored, Activations):
             return to_float32(self.stored.values[name][self.place]).numpy()
         return torch.stack([self.read(row)[name] for row in range(len(self.place))]).numpy()
+
+    def of_words(self, name: str, labels: Sequence[Sequence[int]]) -> np.ndarray:
+        """(words, width) of an activation of every token: where the `labels` of a row are a tag."""
+        words = []
+        for row, own in enumerate(labels):
+            words.append(self.read(row)[name].numpy()[np.asarray(own) != IGNORED])
+        return np.concatenate(words)
 
     def release_memory(self) -> None:
         """Free the memory of what was read from disk: it must not grow with the rows."""

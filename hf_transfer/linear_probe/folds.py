@@ -38,6 +38,14 @@ def stratified_folds(labels: np.ndarray, problem_type: ProblemType, seed: int) -
     return Folds(assign_folds(stratum_of_row, min(MAX_FOLDS, int(counts.max())), seed), scored)
 
 
+def folds_of_groups(groups: np.ndarray, seed: int) -> np.ndarray | None:
+    """Fold of each row (n,), from 0, a group in one fold; None for a single group."""
+    names, group_of_row = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        return None
+    return assign_folds(np.zeros(len(names)), min(MAX_FOLDS, len(names)), seed)[group_of_row]
+
+
 def train_masks(n: int, folds: Folds | None) -> np.ndarray:
     """(problems, n) the training rows of each fit: all but one fold; in the last fit all rows."""
     all_rows = np.ones((1, n), dtype=bool)

@@ -3,6 +3,8 @@
 import numpy as np
 
 # A column whose deviation is below this fraction of its size is constant, up to float32 rounding.
+# So is one below this fraction of the others' deviation, as a dead unit of a LayerNorm gives: its
+# weight would be so large that no layer below could be trained through it.
 CONSTANT_TOLERANCE = 1e-6
 
 
@@ -16,7 +18,8 @@ def standardise(features: np.ndarray, with_bias: bool) -> tuple[np.ndarray, np.n
     centre = centre if with_bias else np.zeros_like(centre)
     x = features - centre
     deviation = column_scale(x, centred=False)
-    constant = deviation <= CONSTANT_TOLERANCE * np.abs(centre) + np.finfo(np.float32).tiny
+    size = np.maximum(np.abs(centre), np.median(deviation))
+    constant = deviation <= CONSTANT_TOLERANCE * size + np.finfo(np.float32).tiny
     factor = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation)).astype(np.float32)
     x *= factor
     return x, centre.astype(np.float64), factor.astype(np.float64)

@@ -125,6 +125,9 @@ def _find_padding(model: Any, tokenizer: PreTrainedTokenizerBase) -> Padding:
     for side in (own, other):
         batch = tokenizer.pad([short, long], padding_side=side, return_tensors="pt")
         beside = read_head_input(model, batch)
+        if beside.ndim == 3:  # of each token
+            tokens = alone.shape[1]
+            beside = beside[:, -tokens:] if side == "left" else beside[:, :tokens]
         difference = (beside[0] - alone[0]).norm() / alone[0].norm().clamp(min=1e-12)
         if difference <= MAX_DIFFERENCE:
             return side

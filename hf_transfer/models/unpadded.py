@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from torch.nn import functional as F
 
 from hf_transfer.data.encode import LENGTHS
 from hf_transfer.models.head import read_logits
@@ -36,6 +37,8 @@ def run_unpadded(
                 part[name] = tensor[:, : positions[rows[0]]]
             elif tensor.ndim > 1:
                 part[name] = tensor[:, :length]
-        parts.append(read_logits(model(**part)))
+        logits = read_logits(model(**part))
+        missing = lengths.max() - logits.shape[1] if logits.ndim == 3 else 0  # of each token
+        parts.append(F.pad(logits, (0, 0, 0, int(missing))) if missing else logits)
         order.append(rows)
     return {"logits": torch.cat(parts)[torch.argsort(torch.cat(order))]}

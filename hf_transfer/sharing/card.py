@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from hf_transfer.data.tag_scheme import tag_scheme
 from hf_transfer.evaluation.metrics import Metric, find_metric
 from hf_transfer.package_files import package_folder
 from hf_transfer.record import BaseModelFacts, ClassMetrics, DatasetFacts, ProblemType, RunRecord
@@ -116,6 +117,8 @@ def template_facts(record: RunRecord) -> dict[str, Any]:
         "task": task,
         "kind": task.noun,
         "raw_features": MODALITIES[task.modality].plain_features,
+        "words_of": "tags" if task.labels_words else record.problem_type,
+        "marks_entities": tag_scheme(dataset.labels) != "plain",
         "curve": any(phase.history for phase in record.phases),
         "labels": labels,
         "shown_labels": ", ".join(map("*{}*".format, labels[:MAX_LABELS_SHOWN])) + more,

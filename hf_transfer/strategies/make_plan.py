@@ -107,7 +107,9 @@ def why_in_steps(job: Job) -> str | None:
 def _require_contrastive(job: Job) -> None:
     """Raise UserError without classes to pull together, or one place to compare features at."""
     reason = None
-    if job.data.problem_type != "single_label_classification":
+    if job.data.task.labels_words:
+        reason = "one class per row, and each word of a row has its own"
+    elif job.data.problem_type != "single_label_classification":
         reason = f"one class per row, the labels are for {job.data.problem_type}"
     elif job.checkpoint.linear_head is None:
         reason = f"one linear output layer, {type(job.model).__name__} has none"

@@ -15,7 +15,7 @@ from hf_transfer.data.augmentation import fit_augmentation
 from hf_transfer.data.encode import Encoder
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
-from hf_transfer.evaluation.metrics import require_metrics
+from hf_transfer.evaluation.metrics import load_tag_metrics, require_metrics
 from hf_transfer.frozen.features import estimate_features
 from hf_transfer.frozen.forward_pass import SAMPLE_ROWS, FrozenLayers
 from hf_transfer.frozen.split import UnsplittableError, split_model
@@ -122,7 +122,10 @@ def _prepare(config: RunConfig) -> Preview:
     training = config.training
     preparation = load_preparation(config.model, config.task, config.cache)
     data = load_data(config.data, config.task, training.seed, preparation)
-    require_metrics(config.evaluation.metrics, data.problem_type)
+    if data.task.labels_words:
+        load_tag_metrics(config.evaluation.metrics, data.labels)
+    else:
+        require_metrics(config.evaluation.metrics, data.problem_type)
     checkpoint = load_checkpoint(config.model, data, training.seed)
     pooling = pooling_without_evidence(config.transfer, checkpoint)
     job = make_job(pooling.checkpoint, data, training)

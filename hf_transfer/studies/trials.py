@@ -17,8 +17,9 @@ from tqdm.auto import tqdm
 
 from hf_transfer.config.cache import CacheConfig
 from hf_transfer.config.transfer import Strategy, TransferConfig
-from hf_transfer.data.labels import LABEL_KINDS
+from hf_transfer.data.labels import find_label_kind
 from hf_transfer.data.splits import assign_folds
+from hf_transfer.data.token_labels import flat_labels
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import SCORING
 from hf_transfer.evaluation.predict import predict
@@ -69,7 +70,8 @@ class _Study:
 
 def select_strategy(transfer: TransferConfig, job: Job, cache: CacheConfig) -> Selection:
     """The strategy that the evidence of trials names; validation and test rows are never read."""
-    strata = np.asarray(LABEL_KINDS[job.data.problem_type].strata(job.labels))
+    kind = find_label_kind(job.data.problem_type, job.data.task)
+    strata = np.asarray(kind.strata(job.labels))
     if job.data.problem_type == "regression" and len(strata) < auto.MIN_EXAMPLES_PER_CLASS * 10:
         strata = np.zeros(len(strata))  # numbers, unlike classes, can be held out all the same
     _, which, counts = np.unique(strata, return_inverse=True, return_counts=True)
@@ -168,10 +170,11 @@ def _try_plan(study: _Study, strategy: str, number: int) -> auto.TrialScores:
             f"{strategy} gives logits that are not finite", "try a smaller --learning_rate"
         )
     scores = SCORING[job.data.problem_type].row_scores(
-        predictions.labels, predictions.outputs, np.asarray(job.labels)
+        predictions.labels, predictions.outputs, flat_labels(job.labels)
     )
     held_out = np.flatnonzero(study.fold == number)
-    return auto.TrialScores(strategy, held_out, scores, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return auto.TrialScores(strategy, held_out, predictions.mean_of_rows(scores), seconds)
 
 
 def _without_fold(study: _Study, number: int) -> Job:
@@ -196,7 +199,8 @@ def _costs(study: _Study) -> dict[str, float]:
 
     names = [auto.DEFAULT_STRATEGY, *auto.CANDIDATES]
     is_single_label = job.data.problem_type == "single_label_classification"
-    if "contrastive" in names and not (is_single_label and job.checkpoint.linear_head):
+    has_classes = is_single_label and not job.data.task.labels_words
+    if "contrastive" in names and not (has_classes and job.checkpoint.linear_head):
         names.remove("contrastive")
     trial_job = _without_fold(study, 0)
     with only_warnings():

@@ -89,7 +89,8 @@ def _with_stored_inputs(job: Job, plan: Plan, cache: CacheConfig) -> Job:
     Images are by now, unless load_data was given no preparation.
     """
     takes = job.checkpoint.takes
-    if isinstance(takes, TextInput):
+    # Where words have labels, windows are more than the rows.
+    if isinstance(takes, TextInput) and not job.data.task.labels_words:
         tokenizer = job.checkpoint.processor
         encoder = with_stored_tokens(job.encoder, tokenizer, takes.vocabulary, cache)
         return replace(job, encoder=encoder)

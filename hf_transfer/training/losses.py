@@ -1,6 +1,6 @@
 """The loss of each problem type: the mean over all examples of a step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from hf_transfer.config.training_arguments import TrainingConfig
+from hf_transfer.data.token_labels import IGNORED, flat_labels
 from hf_transfer.errors import UserError
 from hf_transfer.models.head import read_logits
 from hf_transfer.record import ProblemType
@@ -24,7 +25,8 @@ def choose_loss(
     """The loss of a problem type: cross entropy, binary cross entropy or squared error."""
     if problem_type != "single_label_classification":
         return mean_loss(SUMMED_LOSSES[problem_type])
-    weights = balanced_weights(labels, classes) if training.class_weights == "balanced" else None
+    balanced = training.class_weights == "balanced"
+    weights = balanced_weights(flat_labels(labels), classes) if balanced else None
     smoothing = training.label_smoothing_factor
     return mean_loss(partial(cross_entropy, weights=weights, smoothing=smoothing))
 
@@ -35,14 +37,16 @@ def mean_loss(summed_loss: SummedLoss) -> LossFunction:
     For Trainer's `compute_loss_func`. By default Trainer assumes that every model whose forward has
     **kwargs divides its loss by `num_items_in_batch`; BERT and ResNet do not, and their loss and
     gradient come out multiplied by processes and accumulated batches. Trainer counts the numbers in
-    `labels`: one an example, or with several labels one an example and label.
+    `labels`: one an example, or a word, or with several labels one an example and label.
     """
 
     def loss(
         outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         summed = summed_loss(read_logits(outputs).float(), labels)
-        return summed / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+        if num_items_in_batch is not None:
+            return summed / num_items_in_batch
+        return summed / (labels.numel() if labels.ndim < 2 else (labels != IGNORED).sum())
 
     return loss
 
@@ -53,9 +57,19 @@ def cross_entropy(
     weights: torch.Tensor | None = None,
     smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Summed cross entropy of class ids (n,), with `weights` (classes,) and label smoothing."""
+    """Summed cross entropy of class ids, with `weights` (classes,) and label smoothing.
+
+    (n,) ids, or those of tokens (n, tokens), of which IGNORED ones do not count.
+    """
     weight = None if weights is None else weights.to(logits.device)
-    return F.cross_entropy(logits, labels, weight, reduction="sum", label_smoothing=smoothing)
+    return F.cross_entropy(
+        logits.flatten(0, -2),
+        labels.flatten(),
+        weight,
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=smoothing,
+    )
 
 
 def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -75,7 +89,7 @@ SUMMED_LOSSES: dict[ProblemType, SummedLoss] = {
 }
 
 
-def balanced_weights(labels: list[int], classes: int) -> torch.Tensor:
+def balanced_weights(labels: Sequence[int] | np.ndarray, classes: int) -> torch.Tensor:
     """Weights (classes,) that make all classes count the same, as scikit-learn's "balanced".
 
     A class weighs examples / (classes x examples of the class).

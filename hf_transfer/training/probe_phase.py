@@ -11,9 +11,11 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from hf_transfer.data.token_labels import flat_labels
 from hf_transfer.frozen.features import Features
 from hf_transfer.frozen.phase import cache_facts, compute_head_features
 from hf_transfer.frozen.split import UnsplittableError
+from hf_transfer.linear_probe.folds import folds_of_groups
 from hf_transfer.linear_probe.solve import ProbeData, ProbeOptions, SolvedHead, solve_head
 from hf_transfer.record import LinearProbeFacts, PhaseFacts
 from hf_transfer.strategies.plan import Phase
@@ -62,14 +64,22 @@ def run_probe_phase(number: int, run: PlanRun) -> PhaseFacts | None:
 
 
 def _solve(views: Sequence[Features], phase: Phase, run: PlanRun, with_bias: bool) -> SolvedHead:
-    labels = np.asarray(run.train["label"][:])
+    rows = run.train["label"][:]
+    labels = flat_labels(rows)
     outputs = len(run.job.checkpoint.labels)
     if run.scale != LabelScale():
         labels = (labels - run.scale.offset) / run.scale.factor
     weights = None
     if run.job.training.class_weights == "balanced":
-        weights = balanced_weights(labels.tolist(), outputs).numpy()
-    matrices = [view.matrix("features") for view in views]
+        weights = balanced_weights(labels, outputs).numpy()
+    fold_of_row = None
+    if run.job.data.task.labels_words:
+        matrices = [view.of_words("features", rows) for view in views]
+        words = np.repeat(run.train["id"][:], [len(flat_labels([row])) for row in rows])
+        fold_of_row = folds_of_groups(words, seed=0)  # words of a sentence are not independent
+    else:
+        matrices = [view.matrix("features") for view in views]
     features = np.concatenate(matrices) if len(views) > 1 else matrices[0]
     data = ProbeData(features, labels, run.job.data.problem_type, outputs, len(views))
-    return solve_head(data, ProbeOptions(with_bias, weights, penalty=phase.penalty))
+    options = ProbeOptions(with_bias, weights, penalty=phase.penalty, fold_of_row=fold_of_row)
+    return solve_head(data, options)

@@ -16,6 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.augmentation import Augment
 from hf_transfer.data.encode import LENGTHS, Batch, as_it_is
+from hf_transfer.data.token_labels import IGNORED
 from hf_transfer.errors import UserError
 from hf_transfer.models.unpadded import run_unpadded
 from hf_transfer.resume.callback import StepFlags, StopSignal, TrainingStateCallback, reduce_flags
@@ -282,7 +283,8 @@ def validation_metrics(
         value = loss({"logits": torch.from_numpy(logits)}, torch.from_numpy(labels))
         if not has_classes:
             return {"loss": float(value)}
-        return {"loss": float(value), "accuracy": float(np.mean(logits.argmax(-1) == labels))}
+        right = (logits.argmax(-1) == labels)[labels != IGNORED]
+        return {"loss": float(value), "accuracy": float(np.mean(right))}
 
     return compute_metrics
 

@@ -216,3 +216,28 @@ def test_torchrun_on_a_cpu_starts_processes_that_know_of_one_another(
     )
     assert done.returncode == 0, done.stderr
     assert read_record(tmp_path / "run" / "record.json").environment["processes"] == 2
+
+
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_two_processes_answer_every_word_once_and_give_the_metrics_of_one(
+    strategy: str, tiny_bert: Path, tmp_path: Path
+) -> None:
+    rows = []
+    for number in range(61):
+        words = ["the", "red", "cat", "", "runs"] * (1 + number % 4) + ["dog"] * (number % 3)
+        tags = ["B-PET" if word in ("cat", "dog") else "O" for word in words]
+        rows.append({"tokens": words, "tags": tags})
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    data = ["--dataset_name", str(tmp_path / "rows.jsonl"), "--max_length", "12"]
+    flags = ["--model_name_or_path", str(tiny_bert), "--strategy", strategy, "--max_steps", "30"]
+    records = {}
+    for processes in (1, 2):
+        folder = ["--output_dir", str(tmp_path / str(processes))]
+        _launch("token_classification", processes, *data, *flags, *folder)
+        records[processes] = read_record(tmp_path / str(processes) / "record.json")
+    one, two = records[1].evaluation, records[2].evaluation
+    assert one.n == two.n == 12
+    assert sum(cell[2] for cell in one.confusion) == sum(cell[2] for cell in two.confusion)
+    closeness = 1e-6 if strategy == "head" else 0.05  # dropout differs
+    for name, metric in one.metrics.items():
+        assert two.metrics[name].value == pytest.approx(metric.value, abs=closeness), name

@@ -268,8 +268,9 @@ def test_scales_and_offsets_of_features_change_nothing(problem_type: ProblemType
 @pytest.mark.parametrize("problem_type", [SINGLE, MULTI, REGRESSION])
 def test_a_constant_column_gets_weight_zero(problem_type: ProblemType) -> None:
     features, labels, outputs = _case(problem_type)
-    constant = np.tile(np.float32([0, 0.1, -3e5, 1e-40]), (len(features), 1))
+    constant = np.tile(np.float32([0, 0.1, -3e5, 1e-32]), (len(features), 1))
     constant[::2, 1] = np.nextafter(np.float32(0.1), 1)  # constant but for rounding
+    constant[::3, 3] = -2e-32  # a dead unit
     solved = _solve(np.hstack([constant, features]), labels, problem_type, outputs)
     assert not solved.weight[:, :4].any()
     plain = _solve(features, labels, problem_type, outputs)

@@ -67,3 +67,13 @@ def test_a_flag_for_classes_only_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=f"--{flag} {value} does not fit {problem_type}"):
         require_fitting_flags(problem_type, _arguments(**{flag: value}))
+
+
+def test_tokens_that_answer_for_no_word_do_not_count() -> None:
+    logits = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[-100, 1, -100], [2, 0, -100]])
+    expected = F.cross_entropy(logits[labels >= 0], labels[labels >= 0])
+    loss = choose_loss("single_label_classification", _arguments(), [], 4)
+    assert float(loss({"logits": logits}, labels)) == pytest.approx(float(expected))
+    halves = [loss({"logits": logits[[n]]}, labels[[n]], num_items_in_batch=3) for n in range(2)]
+    assert float(sum(halves)) == pytest.approx(float(expected))
