@@ -15,7 +15,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
-from hf_transfer.data.identifiers import collect_identifiers
+from hf_transfer.builtin.identifiers import collect_identifiers
 from hf_transfer.data.splits import stratified_holdout
 from hf_transfer.errors import UserError, unknown
 

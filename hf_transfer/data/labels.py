@@ -18,6 +18,8 @@ TEXT = r"string|large_string"
 NAMES = rf"{TEXT}|bool|u?int\d+"
 NUMBERS = r"u?int\d+|float\d+"
 
+SINGLE: ProblemType = "single_label_classification"
+
 Names = tuple[str, ...]
 
 
@@ -92,8 +94,19 @@ WORD_TAGS = LabelKind(
 )
 
 
-def find_label_kind(problem_type: ProblemType, task: Task) -> LabelKind:
-    """How the labels of a task's data are read."""
+def find_label_kind(
+    problem_type: ProblemType, task: Task, per_class: int | None = None
+) -> LabelKind:
+    """How the labels of a task's data are read.
+
+    Raises UserError for a number of examples `per_class` where a row has not one class.
+    """
+    if per_class is not None and (task.labels_words or problem_type != SINGLE):
+        counted = task.name if task.labels_words else problem_type
+        raise UserError(
+            f"examples per class can be counted for one class per row, not for {counted}",
+            "leave out --examples_per_class; --max_train_samples limits all examples together",
+        )
     return WORD_TAGS if task.labels_words else LABEL_KINDS[problem_type]
 
 
@@ -127,18 +140,6 @@ def find_problem_type(
             held, f"to learn numbers give --problem_type regression; classes need {kind.expected}"
         )
     raise UserError(held, f"{problem_type} needs {kind.expected}")
-
-
-def require_countable(problem_type: ProblemType, task: Task, per_class: int | None) -> None:
-    """Raise UserError for a number of examples `per_class` where a row has not one class."""
-    if per_class is None:
-        return
-    if task.labels_words or problem_type != "single_label_classification":
-        counted = task.name if task.labels_words else problem_type
-        raise UserError(
-            f"examples per class can be counted for one class per row, not for {counted}",
-            "leave out --examples_per_class; --max_train_samples limits all examples together",
-        )
 
 
 def _has_dtype(feature: object, dtypes: str) -> bool:

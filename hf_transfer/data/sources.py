@@ -21,12 +21,7 @@ from hf_transfer.data.columns import find_columns, require_same_columns, select_
 from hf_transfer.data.described import load_described, readable
 from hf_transfer.data.folders import read_folder, with_named_files
 from hf_transfer.data.held_out import require_different, require_held_out, require_labelled
-from hf_transfer.data.labels import (
-    LabelKind,
-    find_label_kind,
-    find_problem_type,
-    require_countable,
-)
+from hf_transfer.data.labels import LabelKind, find_label_kind, find_problem_type
 from hf_transfer.data.one_hot import join_one_hot
 from hf_transfer.data.prepared import Preparation, Prepared, prepare_images
 from hf_transfer.data.single_label import class_label_names, similar_names
@@ -119,8 +114,7 @@ def load_data(
     label = columns["label"]
     feature = splits["train"].features[label]
     problem_type = find_problem_type(feature, label, config.problem_type, task.labels_words)
-    require_countable(problem_type, task, config.examples_per_class)
-    kind = find_label_kind(problem_type, task)
+    kind = find_label_kind(problem_type, task, config.examples_per_class)
     require_same_columns(splits, columns, task, kind)
     require_labelled(splits, label)
     stored = {split: select_columns(rows, split, columns) for split, rows in splits.items()}

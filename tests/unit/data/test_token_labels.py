@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
+from hf_transfer.builtin.identifiers import TAGS, read_module
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.builtin import load_builtin
-from hf_transfer.data.identifiers import TAGS, read_module
 from hf_transfer.data.sources import Data, load_data
 from hf_transfer.data.spans import with_tags
 from hf_transfer.data.tag_scheme import count_orphans, tag_scheme
