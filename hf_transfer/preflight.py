@@ -46,6 +46,8 @@ def preflight(config: RunConfig, writes: bool = True) -> None:
 def require_known_names(config: RunConfig, task: Task) -> None:
     """Raise UserError for an augmentation, an adapter method or a metric that does not exist."""
     require_augmentation(config.training.augmentation, task)
+    if config.training.pack and task.modality != "text":
+        raise UserError(f"--pack is for texts, not for {task.name}", "leave it out")
     require_method(config.transfer.peft_method, config.transfer.lora_rank)
     if config.transfer.keep_adapter:
         require_loadable_method(config.transfer.peft_method, config.transfer.lora_rank)

@@ -92,6 +92,12 @@ class TrainingFlags:
         "Order of the training rows: random, sequential or group_by_length. Default: "
         "group_by_length for texts, otherwise random.",
     )
+    pack: bool = flag(
+        False,
+        "Compute no padding: texts of a batch share rows inside the layers. Where a first batch "
+        "does not give the same logits both ways, batches stay padded, and the log says why.",
+        strategies=("contrastive", *STEPPED),
+    )
     load_best_model_at_end: bool = flag(
         True,
         "Restore the weights of the step that is best on the validation split, if there is one.",

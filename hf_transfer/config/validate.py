@@ -83,6 +83,11 @@ def validate(config: RunConfig, writes: bool = True) -> None:
         "--dataloader_persistent_workers needs workers",
         "give --dataloader_num_workers, too",
     )
+    _refuse(
+        training.pack and training.torch_compile,
+        "--pack with --torch_compile",
+        "packed batches differ in shape, and each would be compiled: give one of them",
+    )
     evaluates = training.load_best_model_at_end and training.eval_strategy != "no"
     _refuse(
         training.early_stopping_patience is not None and not evaluates,

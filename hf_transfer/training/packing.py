@@ -1,32 +1,40 @@
-"""Texts of a batch that share rows inside the layers, so that no layer computes padding (--pack).
+"""Texts of a batch that share rows inside the layers, so that padding costs nothing (--pack).
 
 Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination" (arXiv 2107.02027). Here
 embeddings and head see the padded batch: its hidden states are packed before the first layer and
 unpacked behind the last one. What else a layer takes (masks, positions) is packed by its shape.
-Nothing is known of the architecture: texts are computed both ways first, and a model whose logits
-differ, or whose layers fail, is refused with UnpackableError.
+Nothing is known of the architecture: some texts are computed both ways first, and where the logits
+differ, or the layers fail, batches stay padded.
 """
 
-import heapq
 import itertools
+import logging
 import operator
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from hf_transfer.data.encode import Collate
+from hf_transfer.errors import one_line
+from hf_transfer.frozen.forward_pass import first_reason
 from hf_transfer.frozen.split import SUFFIX_ERRORS
+from hf_transfer.job import Job
 from hf_transfer.models.head import read_logits
 from hf_transfer.models.layers import layer_blocks
+from hf_transfer.training.packed_rows import MAX_WASTE, Layout, share_rows
 
-MAX_WASTE = 1.02  # places of the packed rows per token
-MIN_LENGTH = 0.75  # of a text, relative to the longest that attention computes it with
+log = logging.getLogger(__name__)
+
+SAMPLE_ROWS = 8  # that are computed both ways
 MAX_DIFFERENCE = 1e-4  # of the logits of a text, in float32, relative to their norm
 
 
@@ -34,145 +42,24 @@ class UnpackableError(Exception):
     """A model whose layers do not run on packed texts; the message says why."""
 
 
-def share_rows(lengths: list[int], longest: int, most_rows: int) -> tuple[list[list[int]], int]:
-    """Which texts each row holds, and the width of the rows, longer than the `longest` text.
-
-    As many rows as leave at most MAX_WASTE: the fewer, the more pairs of texts attention computes
-    in vain. The next longest text goes to the row with the fewest tokens (Graham 1969).
-    """
-    tokens = sum(lengths)
-    by_length = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    for count in range(min(most_rows, int(MAX_WASTE * tokens / longest)), 1, -1):
-        rows: list[tuple[int, int, list[int]]] = [(0, row, []) for row in range(count)]
-        for text in by_length:
-            filled, row, texts = rows[0]
-            heapq.heapreplace(rows, (filled + lengths[text], row, [*texts, text]))
-        # Wider than the padded batch: the shape of a tensor tells whether it is packed.
-        width = max(longest + 1, max(rows)[0])
-        if count * width <= MAX_WASTE * tokens:
-            return [texts for _, _, texts in rows], width
-    return [by_length], max(longest + 1, tokens)
-
-
-class Layout:
-    """Where the tokens of a padded batch, with `mask` (texts, length), stand in packed rows.
-
-    Free places are copies of the first token, and attend to each other alone.
-    """
-
-    def __init__(self, mask: torch.Tensor, most_rows: int) -> None:
-        self.padded = mask.shape
-        lengths = mask.sum(1).tolist()
-        rows, width = share_rows(lengths, mask.shape[1], most_rows)
-        self.packed = torch.Size((len(rows), width))
-        starts = [0] * len(lengths)
-        for number, texts in enumerate(rows):
-            ends = itertools.accumulate((lengths[text] for text in texts), initial=number * width)
-            for text, start in zip(texts, ends, strict=False):
-                starts[text] = start
-        self.places = mask.flatten().nonzero().squeeze(1)
-        text = self.places // mask.shape[1]
-        before = torch.tensor([0, *lengths[:-1]], device=mask.device).cumsum(0)
-        first = torch.tensor(starts, device=mask.device)
-        self.slots = (first - before)[text] + torch.arange(len(text), device=mask.device)
-        self.source = self.places[:1].repeat(self.packed.numel())
-        self.source[self.slots] = self.places
-        owner = torch.full_like(self.source, -1)
-        owner[self.slots] = text
-        owner = owner.view(self.packed)
-        self.together = owner[:, :, None] == owner[:, None]  # pairs of tokens of one text
-        self.groups = [
-            Group(first[texts], torch.tensor([lengths[text] for text in texts], device=mask.device))
-            for texts in similar_lengths(lengths)
-        ]
-
-    def pack(self, tensor: torch.Tensor) -> torch.Tensor:
-        """What a layer takes, packed where its shape is that of tokens or of pairs of them."""
-        shape = tensor.shape
-        if tensor.ndim not in (2, 3, 4) or shape[0] not in (1, self.padded[0]):
-            return tensor
-        has_pairs = tensor.ndim == 4 or (tensor.ndim == 3 and not tensor.is_floating_point())
-        if has_pairs and shape[-1] == self.padded[1] and shape[-2] in (1, self.padded[1]):
-            pairs = tensor if tensor.ndim == 4 else tensor[:, None]
-            pairs = pairs.expand(self.padded[0], -1, self.padded[1], -1)
-            packed = gather_pairs(pairs, self.source.view(self.packed), self.together)
-            return packed if tensor.ndim == 4 else packed.squeeze(1)
-        if tensor.ndim < 4 and shape[1] == self.padded[1]:
-            tokens = tensor.expand(*self.padded, *shape[2:]).flatten(0, 1)
-            return tokens.index_select(0, self.source).unflatten(0, self.packed)
-        return tensor
-
-    def unpack(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Hidden states (texts, length, width) of packed ones, zeros at padding; others as is."""
-        if tensor.ndim != 3 or tensor.shape[:2] != self.packed:
-            return tensor
-        tokens = tensor.flatten(0, 1).index_select(0, self.slots)
-        padded = tensor.new_zeros(self.padded.numel(), tensor.shape[2])
-        return padded.index_copy(0, self.places, tokens).unflatten(0, self.padded)
-
-    def group_masks(self, mask: torch.Tensor) -> list[torch.Tensor]:
-        """A packed mask (rows, heads, width, width) as one of each group."""
-        return [gather_pairs(mask, group.slots, group.real[:, None]) for group in self.groups]
-
-
-class Group:
-    """Texts of similar lengths, which attention computes together.
-
-    `slots` (texts, longest) are the places of their tokens in the packed rows, where `real`.
-    """
-
-    def __init__(self, starts: torch.Tensor, lengths: torch.Tensor) -> None:
-        column = torch.arange(int(lengths.max()), device=lengths.device)
-        self.real = column < lengths[:, None]
-        self.slots = starts[:, None] + column * self.real  # elsewhere the first token again
-
-    def take(self, tensor: torch.Tensor) -> torch.Tensor:
-        """(texts, heads, longest, width) of (rows, heads, places, width)."""
-        tokens = tensor.transpose(1, 2).flatten(0, 1).index_select(0, self.slots.flatten())
-        return tokens.unflatten(0, self.slots.shape).transpose(1, 2)
-
-
-def similar_lengths(lengths: list[int]) -> Iterator[list[int]]:
-    """The numbers of texts in groups, none of which is shorter than MIN_LENGTH of the longest."""
-    by_length = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    group = by_length[:1]
-    for text in by_length[1:]:
-        if lengths[text] < MIN_LENGTH * lengths[group[0]]:
-            yield group
-            group = []
-        group.append(text)
-    yield group
-
-
-def gather_pairs(
-    tensor: torch.Tensor, places: torch.Tensor, together: torch.Tensor
-) -> torch.Tensor:
-    """(rows, heads, width, width) from (texts, heads, length, length), of `places` (rows, width).
-
-    Pairs that are not `together` (rows, 1 or width, width) have 0, False, or the lowest number.
-    """
-    text = places // tensor.shape[-1]
-    column = places % tensor.shape[-1]
-    by_head_last = tensor.movedim(1, -1)
-    pairs = by_head_last[text[:, :, None], column[:, :, None], column[:, None]].movedim(-1, 1)
-    apart = torch.finfo(tensor.dtype).min if tensor.is_floating_point() else 0
-    return pairs.masked_fill(~together[:, None], apart)
-
-
 @dataclass
 class Packing:
     """Packs what the layers of a model take, within `running`; `root` is the module to call.
 
-    `root` is the model itself, or a wrapper around it. `needed` counts the tokens of the batches,
-    `computed` the places in the rows of the layers.
+    `root` is the model itself, or a wrapper around it. There are at most `most_rows` packed rows,
+    and no batch is packed whose rows would be wider than `widest`. Of the places of all batches,
+    `needed` counts those of tokens, `padded` those before packing, `computed` those behind it.
     """
 
     root: Any
     blocks: list[nn.Module]
+    widest: float = float("inf")
+    most_rows: float = float("inf")
     needed: int = 0
+    padded: int = 0
     computed: int = 0
-    unpacked: bool = False  # whether hidden states came out of the last layer, and were packed
-    _layout: Layout | None = None
+    unpacked: bool = False  # whether the last layer returned hidden states that were packed
+    layout: Layout | None = None  # of the batch, where it is packed
     # Masks and positions are packed once for all layers: id -> the tensor, and packed.
     _packed: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
     _masks: dict[int, tuple[torch.Tensor, list[torch.Tensor]]] = field(default_factory=dict)
@@ -181,56 +68,66 @@ class Packing:
     def running(self) -> Iterator[None]:
         """A context in which batches are packed."""
         with ExitStack() as hooks:
-            begin = self.root.register_forward_pre_hook(self._begin, with_kwargs=True)
-            hooks.callback(begin.remove)
+            handles = [self.root.register_forward_pre_hook(self._begin, with_kwargs=True)]
             for block in self.blocks:
-                hooks.callback(
-                    block.register_forward_pre_hook(self._enter, with_kwargs=True).remove
-                )
-            hooks.callback(self.blocks[-1].register_forward_hook(self._leave).remove)
-            attend = partial(self._attend, ALL_ATTENTION_FUNCTIONS["sdpa"])
-            ALL_ATTENTION_FUNCTIONS["sdpa"] = attend
+                handles.append(block.register_forward_pre_hook(self._enter, with_kwargs=True))
+            handles.append(self.blocks[-1].register_forward_hook(self._leave))
+            for handle in handles:
+                hooks.callback(handle.remove)
+            sdpa = ALL_ATTENTION_FUNCTIONS["sdpa"]
+            ALL_ATTENTION_FUNCTIONS["sdpa"] = partial(self._attend, sdpa)
             hooks.callback(ALL_ATTENTION_FUNCTIONS.pop, "sdpa")
             yield
-        self._packed.clear()
+        self._forget()
 
-    def _begin(self, root: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        mask = kwargs.get("attention_mask")
+    def _forget(self) -> None:
+        self.layout = None
         self._packed.clear()
         self._masks.clear()
-        self._layout = None
-        if mask is not None:
-            tokens = int(mask.sum())
-            is_padded = mask.numel() > MAX_WASTE * tokens
-            self._layout = Layout(mask, len(mask)) if is_padded else None
-            self.needed += tokens
-            rows, width = self._layout.packed if self._layout else mask.shape
-            self.computed += rows * width
+
+    def _begin(self, root: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
+        self._forget()
+        mask = kwargs.get("attention_mask")
+        if mask is None:
+            return
+        lengths = mask.sum(1).tolist()
+        places = mask.numel()
+        self.needed += sum(lengths)
+        self.padded += places
+        if places > MAX_WASTE * sum(lengths):
+            most = int(min(self.most_rows, len(lengths)))
+            rows, width = share_rows(lengths, mask.shape[1], most)
+            if width <= self.widest:
+                self.layout = Layout(mask, lengths, rows, width)
+                places = self.layout.packed.numel()
+        self.computed += places
 
     def _enter(self, block: nn.Module, args: Any, kwargs: Any) -> Any:
-        return tree_map_only(torch.Tensor, self._pack, (args, kwargs)) if self._layout else None
+        if self.layout is None:
+            return None
+        return tree_map_only(torch.Tensor, partial(self._pack, self.layout), (args, kwargs))
 
-    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _pack(self, layout: Layout, tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) in self._packed:
             return self._packed[id(tensor)][1]
-        packed = self._layout.pack(tensor)
+        packed = layout.pack(tensor)
         if packed is not tensor:
             self._packed[id(tensor)] = (tensor, packed)
         return packed
 
     def _leave(self, block: nn.Module, args: Any, output: Any) -> Any:
-        if self._layout is None:
+        if self.layout is None:
             return None
-        unpacked = tree_map_only(torch.Tensor, self._layout.unpack, output)
-        self.unpacked = any(map(operator.is_not, tree_leaves(output), tree_leaves(unpacked)))
-        return unpacked
+        padded = tree_map_only(torch.Tensor, self.layout.unpack, output)
+        self.unpacked = any(map(operator.is_not, tree_leaves(output), tree_leaves(padded)))
+        return padded
 
     def _attend(self, sdpa: Any, module: nn.Module, *args: Any, **options: Any) -> Any:
-        """transformers' attention, in groups of texts where it is packed."""
+        """transformers' attention; of packed texts in groups, not between all in a row."""
         *tensors, mask = args
-        layout = self._layout
+        layout = self.layout
         is_packed = layout and mask is not None and mask.shape[::2] == layout.packed
-        if not is_packed or options.get("position_bias") is not None:
+        if layout is None or not is_packed or options.get("position_bias") is not None:
             return sdpa(module, *args, **options)
         if id(mask) not in self._masks:
             self._masks[id(mask)] = (mask, layout.group_masks(mask))
@@ -243,25 +140,83 @@ class Packing:
         return packed.index_copy(0, slots, torch.cat(outputs)).unflatten(0, layout.packed), None
 
 
-def make_packing(model: Any, root: Any = None) -> Packing:
-    """The packing of a model, or of an encoder's layers where it has a decoder, too."""
-    towers = layer_blocks(model)
-    layers = towers[0][1] if towers else []
-    blocks = [model.get_submodule(path) for path in itertools.chain.from_iterable(layers)]
-    if not blocks:
-        raise UnpackableError("it has no list of layers")
-    dropping = {
-        name: value
-        for name, value in model.config.to_dict().items()
-        if name.endswith("layerdrop") and value
+def packed_layers(
+    job: Job, root: Any, rows: Dataset, collate: Collate
+) -> AbstractContextManager[None]:
+    """The context in which a phase trains: with --pack, `root` computes no padding in its layers.
+
+    `root` is the job's model or a wrapper around it. Where packing is not possible for batches of
+    `rows`, the log says why, and they stay padded.
+    """
+    if not job.training.pack:
+        return nullcontext()
+    reason = None
+    try:
+        packing = prove_packing(job, root, rows, collate)
+    except UnpackableError as error:
+        reason = str(error)
+    reason = first_reason(reason)
+    if reason:
+        log.warning("--pack: texts are padded: %s", reason)
+        return nullcontext()
+    return _counting(packing)
+
+
+@contextmanager
+def _counting(packing: Packing) -> Iterator[None]:
+    with packing.running():
+        yield
+    log.info(
+        "--pack: %.3f tokens were computed for each one of a text; with padding it had been %.2f",
+        packing.computed / max(1, packing.needed),
+        packing.padded / max(1, packing.needed),
+    )
+
+
+def prove_packing(job: Job, root: Any, rows: Dataset, collate: Collate) -> Packing:
+    """The packing of a job's model, proved on rows of all lengths. Raises UnpackableError."""
+    hindrances = {
+        "the inputs are no texts": not job.encoder.by_length,
+        "batches are computed in parts of one length": job.encoder.padding == "none",
+        "one process has several GPUs": job.training.n_gpu > 1,
     }
-    if dropping:
-        raise UnpackableError(f"it leaves out layers at random ({', '.join(dropping)})")
-    return Packing(root or model, blocks)
+    for reason in filter(hindrances.get, hindrances):
+        raise UnpackableError(reason)
+    order = np.argsort(rows["length"][:], kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, min(SAMPLE_ROWS, len(order))).astype(int)]
+    batch = collate(list(rows.select(chosen)))
+    inputs = {name: tensor.to(job.training.device) for name, tensor in batch.items()}
+    root.to(job.training.device)
+    blocks = packable_blocks(job.model)
+    del inputs["labels"]
+    # As batches are packed, and all in one row: that wide the layers take them.
+    proved = [
+        require_same_logits(Packing(root, blocks, most_rows=n), inputs) for n in (SAMPLE_ROWS, 1)
+    ]
+    return Packing(root, blocks, widest=max(proved))
 
 
-def require_same(packing: Packing, inputs: Mapping[str, torch.Tensor]) -> None:
-    """Raise UnpackableError unless texts of several lengths have the same logits in both ways."""
+def packable_blocks(model: Any) -> list[nn.Module]:
+    """The layers of a model that are packed: of an encoder with a decoder the encoder's.
+
+    Raises UnpackableError if it has none, or leaves out some at random.
+    """
+    towers = layer_blocks(model)
+    paths = itertools.chain.from_iterable(towers[0][1]) if towers else ()
+    blocks = [model.get_submodule(path) for path in paths]
+    drop = [name for name, value in model.config.to_dict().items() if "layerdrop" in name and value]
+    if drop or not blocks:
+        reason = (
+            f"layers are left out at random ({', '.join(drop)})"
+            if drop
+            else "it has no list of layers"
+        )
+        raise UnpackableError(reason)
+    return blocks
+
+
+def require_same_logits(packing: Packing, inputs: Mapping[str, torch.Tensor]) -> int:
+    """The width of the packed rows. Raises UnpackableError unless texts have the same logits."""
     root = packing.root
     was_training = root.training
     root.eval()
@@ -272,15 +227,17 @@ def require_same(packing: Packing, inputs: Mapping[str, torch.Tensor]) -> None:
             torch.manual_seed(0)
             with packing.running():
                 logits = read_logits(root(**inputs)).float()
+                width = packing.layout.packed[1] if packing.layout else 0
     except SUFFIX_ERRORS as error:
-        raise UnpackableError(f"its layers do not run on packed texts: {error}") from error
+        raise UnpackableError(f"the layers fail on packed texts: {one_line(error)}") from error
     finally:
         root.train(was_training)
-    if not packing.unpacked:
-        raise UnpackableError("its layers do not hand on hidden states of (texts, tokens, width)")
-    if logits.shape != expected.shape:
-        raise UnpackableError("packed texts change the shape of its logits")
+    if not width:
+        raise UnpackableError("there is no padding")
+    if not packing.unpacked or logits.shape != expected.shape:
+        raise UnpackableError("the layers do not pass on states of (texts, tokens, width)")
     norm = expected.flatten(1).norm(dim=1).clamp(min=1e-12)
     difference = float(((logits - expected).flatten(1).norm(dim=1) / norm).max())
     if not difference <= MAX_DIFFERENCE:
-        raise UnpackableError(f"packed texts change its logits by {difference:.1e}")
+        raise UnpackableError(f"packed texts change the logits by {difference:.1e}")
+    return width

@@ -31,6 +31,7 @@ from hf_transfer.training.contrastive import balanced_order, contrastive_loss
 from hf_transfer.training.epochs import affordable_eval_steps, phase_max_steps
 from hf_transfer.training.losses import LossFunction, choose_loss
 from hf_transfer.training.nan_guard import require_finite
+from hf_transfer.training.packing import packed_layers
 from hf_transfer.training.plan_run import PlanRun
 from hf_transfer.training.trainer import (
     PhaseTrainer,
@@ -77,6 +78,8 @@ def run_step_phase(
             contexts.enter_context(frozen.split.replaying())
         if phase.loss == "contrastive":
             contexts.enter_context(headless(inputs.model))
+        collate = frozen.collate if frozen else run.job.encoder.collate
+        contexts.enter_context(packed_layers(run.job, inputs.model, inputs.train, collate))
         trainer = _make_trainer(phase, run, inputs, folder, stop)
         learned = _train(trainer, phase, run, inputs, done)
         require_finite(inputs.model)
