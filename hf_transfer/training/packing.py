@@ -34,7 +34,7 @@ from hf_transfer.training.packed_rows import MAX_WASTE, Layout, share_rows
 
 log = logging.getLogger(__name__)
 
-SAMPLE_ROWS = 8  # that are computed both ways
+SAMPLE_TOKENS = 2048  # that are computed both ways
 MAX_DIFFERENCE = 1e-4  # of the logits of a text, in float32, relative to their norm
 
 
@@ -182,17 +182,17 @@ def prove_packing(job: Job, root: Any, rows: Dataset, collate: Collate) -> Packi
     }
     for reason in filter(hindrances.get, hindrances):
         raise UnpackableError(reason)
-    order = np.argsort(rows["length"][:], kind="stable")
-    chosen = order[np.linspace(0, len(order) - 1, min(SAMPLE_ROWS, len(order))).astype(int)]
+    lengths = np.asarray(rows["length"][:])
+    count = min(len(lengths), max(4, int(SAMPLE_TOKENS / lengths.mean())))
+    order = np.argsort(lengths, kind="stable")
+    chosen = order[np.linspace(0, len(order) - 1, count).astype(int)]
     batch = collate(list(rows.select(chosen)))
     inputs = {name: tensor.to(job.training.device) for name, tensor in batch.items()}
     root.to(job.training.device)
     blocks = packable_blocks(job.model)
     del inputs["labels"]
     # As batches are packed, and all in one row: that wide the layers take them.
-    proved = [
-        require_same_logits(Packing(root, blocks, most_rows=n), inputs) for n in (SAMPLE_ROWS, 1)
-    ]
+    proved = [require_same_logits(Packing(root, blocks, most_rows=n), inputs) for n in (count, 1)]
     return Packing(root, blocks, widest=max(proved))
 
 
@@ -205,13 +205,10 @@ def packable_blocks(model: Any) -> list[nn.Module]:
     paths = itertools.chain.from_iterable(towers[0][1]) if towers else ()
     blocks = [model.get_submodule(path) for path in paths]
     drop = [name for name, value in model.config.to_dict().items() if "layerdrop" in name and value]
-    if drop or not blocks:
-        reason = (
-            f"layers are left out at random ({', '.join(drop)})"
-            if drop
-            else "it has no list of layers"
-        )
-        raise UnpackableError(reason)
+    if drop:
+        raise UnpackableError(f"layers are left out at random ({', '.join(drop)})")
+    if not blocks:
+        raise UnpackableError("it has no list of layers")
     return blocks
 
 
