@@ -58,8 +58,7 @@ class Layout:
         owner = owner.view(self.packed)
         self.together = owner[:, :, None] == owner[:, None]  # pairs of tokens of one text
         self.groups = [
-            Group(first[texts], torch.tensor([lengths[text] for text in texts], device=mask.device))
-            for texts in similar_lengths(lengths)
+            Group(first[texts], mask[texts].sum(1)) for texts in similar_lengths(lengths)
         ]
 
     def pack(self, tensor: torch.Tensor) -> torch.Tensor:
