@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from hf_transfer.training.batches import SampledOrder
 from hf_transfer.training.packing import Packing, packable_blocks
 
-ROUNDS, TEXTS, BATCH, STEPS = 3, 2000, 32, 4
+ROUNDS, TEXTS, BATCH, STEPS = 3, 2000, 32, 3
 LONGEST, MEAN, SPREAD = 512, 64, 1.0
 
 
