@@ -35,7 +35,7 @@ from hf_transfer.models.locate import (
 from hf_transfer.models.predictor import Predictor
 from hf_transfer.models.unpadded import logits_of
 from hf_transfer.record import ProblemType, RunRecord, read_record
-from hf_transfer.tasks import Task, find_task, served_tasks
+from hf_transfer.tasks import TASKS, Task, find_task
 
 log = logging.getLogger(__name__)
 
@@ -237,12 +237,12 @@ def _find_task(model: str, found: Mapping[str, Any]) -> Task:
     """The task of a plain checkpoint. Raises UserError if it is none whose data can be read."""
     config = AutoConfig.from_pretrained(**found)
     architecture = (config.architectures or [""])[0]
-    for task in map(find_task, served_tasks()):
+    for task in TASKS.values():
         if task.covers(config) and architecture == task.model_class_name(config):
             return task
     raise UserError(
         f"{model!r} ({architecture or config.model_type}) is no classifier",
-        f"tasks: {', '.join(served_tasks())}; train a head first",
+        f"tasks: {', '.join(TASKS)}; train a head first",
     )
 
 

@@ -42,7 +42,7 @@ class Task:
     auto_processor: str
     processor_argument: str  # of transformers.pipeline
     mapping: str  # transformers' table of config class -> model class
-    column_names: tuple[str, ...]  # of the input, most usual first; none: no recipe reads it yet
+    column_names: tuple[str, ...]  # of the input, most usual first
 
     @property
     def has_images(self) -> bool:
@@ -138,11 +138,6 @@ def find_task(name: str | Task) -> Task:
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     return TASKS[name]
-
-
-def served_tasks() -> list[str]:
-    """Names of the tasks whose data can be read."""
-    return [name for name, task in TASKS.items() if task.column_names]
 
 
 def model_kinds(config: "PreTrainedConfig") -> list[str]:

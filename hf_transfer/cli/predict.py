@@ -99,15 +99,15 @@ def _exists(path: Path) -> bool:
 
 
 def _looks_like_a_file(path: Path) -> bool:
-    from hf_transfer.data.tables import is_table
+    from hf_transfer.readers.tables import is_table
 
     return is_table(path) and " " not in path.name
 
 
 def _read_text_file(path: Path, finished: "FinishedModel", column: str | None) -> Iterator[Named]:
-    from hf_transfer.data.folders import take_inventory
-    from hf_transfer.data.tables import READERS as TABLES
-    from hf_transfer.data.tables import is_table, read_table
+    from hf_transfer.readers.folders import take_inventory
+    from hf_transfer.readers.tables import READERS as TABLES
+    from hf_transfer.readers.tables import is_table, read_table
 
     if path.is_dir():
         texts = take_inventory(path).inputs["text"]
@@ -217,7 +217,7 @@ def _read_files(words: list[str], finished: "FinishedModel", column: str | None)
 
 def _files_below(folder: Path, task: "Task") -> list[Path]:
     """The inputs of a task below a folder; other files are counted in the log."""
-    from hf_transfer.data.folders import take_inventory
+    from hf_transfer.readers.folders import take_inventory
 
     found = take_inventory(folder)
     inputs = found.inputs[task.modality]

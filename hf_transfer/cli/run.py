@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hf_transfer.errors import UserError, unknown
+from hf_transfer.errors import unknown
 from hf_transfer.package_files import package_folder
-from hf_transfer.tasks import TASKS
 
 
 def add_parser(subparsers: Any) -> None:
@@ -38,14 +37,9 @@ def run_recipe(arguments: argparse.Namespace) -> None:
 def find_recipe(name: str) -> str:
     """The recipe of this name, or of a task's. Raises UserError if there is none."""
     recipe = name.replace("-", "_")
-    task = name.replace("_", "-")
-    if recipe in recipe_names():
-        return recipe
-    if task in TASKS:
-        raise UserError(
-            f"there is no recipe for {task} yet", f"recipes: {', '.join(recipe_names())}"
-        )
-    raise unknown("recipe", name, recipe_names())
+    if recipe not in recipe_names():
+        raise unknown("recipe", name, recipe_names())
+    return recipe
 
 
 def find_config(word: str) -> str:

@@ -3,20 +3,18 @@
 import logging
 from dataclasses import fields
 
-from datasets import Audio, Dataset, Image, Value
+from datasets import Dataset, Value
 
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.labels import LabelKind
 from hf_transfer.data.multi_label import is_list
 from hf_transfer.data.single_label import class_label_names
 from hf_transfer.errors import UserError, unknown
+from hf_transfer.readers.folders import FILE_FEATURES, TEXT_DTYPES
 from hf_transfer.tasks import Task
 
 log = logging.getLogger(__name__)
 
-TEXT_DTYPES = ("string", "large_string")
-# Modality -> type of a column of files. Sounds are decoded by data/sounds.py.
-FILE_FEATURES: dict[str, Image | Audio] = {"image": Image(), "audio": Audio(decode=False)}
 LABEL_COLUMNS = ("label", "labels", "target", "class", "category")
 # Of words with tags, and of texts with spans of characters.
 TAG_COLUMNS = (

@@ -18,8 +18,6 @@ from hf_transfer.config.data import DataConfig
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.data.checks import CheckedRow, check_split, fingerprint, summarize_bad
 from hf_transfer.data.columns import find_columns, require_same_columns, select_columns
-from hf_transfer.data.described import load_described, readable
-from hf_transfer.data.folders import read_folder, with_named_files
 from hf_transfer.data.held_out import require_different, require_held_out, require_labelled
 from hf_transfer.data.labels import LabelKind, find_label_kind, find_problem_type
 from hf_transfer.data.one_hot import join_one_hot
@@ -28,11 +26,13 @@ from hf_transfer.data.single_label import class_label_names, similar_names
 from hf_transfer.data.sounds import sound_facts
 from hf_transfer.data.spans import read_spans
 from hf_transfer.data.splits import examples_per_class, stratified_holdout, stratified_sample
-from hf_transfer.data.tables import READERS, is_table, read_table
 from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.hub_repository import find_repository
+from hf_transfer.readers.described import load_described, readable
+from hf_transfer.readers.folders import read_folder, with_named_files
+from hf_transfer.readers.tables import READERS, is_table, read_table
 from hf_transfer.record import ProblemType
-from hf_transfer.tasks import MODALITIES, Task, find_task, served_tasks
+from hf_transfer.tasks import MODALITIES, Task, find_task
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def load_data(
     UserError for what is missing or does not fit, and more bad rows than `on_bad_example` allows.
     """
     began = time.perf_counter()
-    task = _served(task)
+    task = find_task(task)
     splits, columns, origin = _read_splits(config, task)
     label = columns["label"]
     feature = splits["train"].features[label]
@@ -152,16 +152,6 @@ def _read_splits(
     splits = _pick_splits(raw, config)
     splits = read_spans(splits, config) if task.labels_words else join_one_hot(splits, config)
     return splits, find_columns(splits["train"], config, task), origin
-
-
-def _served(task: Task | str) -> Task:
-    """A task by its row or name. Raises UserError if there is none, or its data cannot be read."""
-    task = find_task(task)
-    if task.name not in served_tasks():
-        raise UserError(
-            f"the data of {task.name} cannot be read yet", f"tasks: {', '.join(served_tasks())}"
-        )
-    return task
 
 
 def read_source(config: DataConfig, modality: str) -> tuple[Mapping[str, Dataset], Origin]:

@@ -15,7 +15,7 @@ from hf_transfer.config.model import ModelConfig
 from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.hub_repository import card_license, find_repository
 from hf_transfer.package_files import PACKAGE
-from hf_transfer.tasks import TASKS, Task, model_kinds, served_tasks
+from hf_transfer.tasks import TASKS, Task, model_kinds
 
 GENERIC = re.compile(r"(model|checkpoint|output|out|run|final|best)s?([-_]\d+)?")
 ASSETS = PACKAGE / "assets"
@@ -129,12 +129,11 @@ def require_modality(config: Any, task: Task, name: str, trust_remote_code: bool
     others = [other for other in TASKS.values() if other.covers(config)]
     modalities = sorted({other.modality for other in others})
     if others and task.modality not in modalities:
-        served = [other.name for other in others if other.name in served_tasks()]
         raise UserError(
             f"{network} was pretrained on {' and '.join(modalities)}, "
             f"{task.name} needs {task.modality}",
             "start from a checkpoint of the same kind of input"
-            + "".join(f", or use {name}" for name in served),
+            + "".join(f", or use {other.name}" for other in others),
         )
     raise UserError(
         f"{network} has no class for {task.name}, it has "

@@ -75,9 +75,8 @@ def test_any_two_recipes_share_at_most_60_percent_of_their_lines() -> None:
 
 def test_all_tables_by_modality_have_the_same_rows() -> None:
     from hf_transfer.cli.predict import OPENERS, READERS
-    from hf_transfer.data.columns import FILE_FEATURES
     from hf_transfer.data.encode import ENCODERS
-    from hf_transfer.data.folders import SUFFIXES
+    from hf_transfer.readers.folders import FILE_FEATURES, SUFFIXES
     from hf_transfer.tasks import MODALITIES, TASKS
 
     for table in (ENCODERS, SUFFIXES, READERS):

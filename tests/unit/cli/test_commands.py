@@ -48,7 +48,6 @@ def test_an_unknown_recipe_is_refused_with_the_nearest(
         (("cache", "list"), "hf-transfer cache does not take 'list'", "cache --help"),
         (("cache", "--nope"), "hf-transfer cache does not take '--nope'", "cache --help"),
         (("--nope",), "hf-transfer: COMMAND is missing", "--help"),
-        (("run", "audio_classification"), "no recipe for audio-classification yet", "recipes: "),
         (("run", "nonsense"), "unknown recipe 'nonsense'", "text_classification"),
         (("plan", "pretrain"), "'pretrain' has no plan to show", "text_classification"),
     ],

@@ -7,7 +7,7 @@ from hf_transfer.config.data import DataConfig
 from hf_transfer.data.columns import find_columns, require_same_columns
 from hf_transfer.data.labels import LABEL_KINDS
 from hf_transfer.errors import UserError
-from hf_transfer.tasks import TASKS, find_task, served_tasks
+from hf_transfer.tasks import TASKS, find_task
 
 IMAGES, TEXTS = find_task("image-classification"), find_task("text-classification")
 
@@ -53,7 +53,7 @@ def test_flags_of_one_modality_are_refused_by_every_task_of_another() -> None:
     }
     assert set(marked.values()) <= {task.modality for task in TASKS.values()}
     for flag, modality in marked.items():
-        foreign = [TASKS[name] for name in served_tasks() if TASKS[name].modality != modality]
+        foreign = [task for task in TASKS.values() if task.modality != modality]
         assert foreign
         for task in foreign:
             config = DataConfig(**{flag: 8 if flag.startswith("max_") else "text"})

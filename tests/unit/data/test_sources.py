@@ -142,11 +142,6 @@ def test_what_is_wrong_with_a_source_is_said_in_one_line(
     assert hint in refusal.value.hint
 
 
-def test_the_data_of_a_task_that_no_recipe_serves_are_refused() -> None:
-    with pytest.raises(UserError, match="the data of token-classification cannot be read yet"):
-        load_data(DataConfig("builtin:digits"), find_task("token-classification"), seed=0)
-
-
 def test_data_carry_their_task_and_the_length_of_their_texts(text_file: Path) -> None:
     config = DataConfig(str(text_file), label_column="animal", max_length=9)
     data = load_data(config, TEXTS, seed=0)

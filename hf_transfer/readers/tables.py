@@ -16,8 +16,8 @@ import pyarrow as pa
 from datasets import Dataset
 from datasets.exceptions import DatasetsError
 
-from hf_transfer.data.conll import SUFFIXES, read_sentences
 from hf_transfer.errors import UserError, one_line
+from hf_transfer.readers.conll import SUFFIXES, read_sentences
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
+from datasets import Audio, ClassLabel, Dataset, Features, Image, Value, concatenate_datasets
 from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
-from hf_transfer.data.columns import FILE_FEATURES, TEXT_DTYPES
-from hf_transfer.data.tables import is_table, read_table
 from hf_transfer.errors import UserError, one_line
+from hf_transfer.readers.tables import is_table, read_table
 from hf_transfer.tasks import MODALITIES
 
 log = logging.getLogger(__name__)
@@ -26,6 +25,9 @@ SPLIT_NAMES = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+TEXT_DTYPES = ("string", "large_string")
+# Modality -> type of a column of files. Sounds are decoded by data/sounds.py.
+FILE_FEATURES: dict[str, Image | Audio] = {"image": Image(), "audio": Audio(decode=False)}
 SUFFIXES = {
     "image": frozenset(ImageFolder.EXTENSIONS),
     # What libsndfile reads; M4A and WMA are not among it.

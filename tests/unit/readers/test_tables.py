@@ -5,8 +5,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from hf_transfer.data.tables import is_table, read_table
 from hf_transfer.errors import UserError
+from hf_transfer.readers.tables import is_table, read_table
 
 
 def _written(folder: Path, name: str, content: str | bytes) -> Path:

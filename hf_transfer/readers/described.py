@@ -12,9 +12,9 @@ from datasets.packaged_modules.audiofolder.audiofolder import AudioFolder
 from datasets.packaged_modules.csv.csv import CsvConfig
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from hf_transfer.data.folders import join_tables, read_folder
-from hf_transfer.data.tables import read_table
 from hf_transfer.errors import UserError, one_line
+from hf_transfer.readers.folders import join_tables, read_folder
+from hf_transfer.readers.tables import read_table
 
 HUB_FILE = re.compile(r"hf://datasets/([^@]+)@([^/]+)/(.+)")
 

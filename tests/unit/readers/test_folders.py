@@ -7,9 +7,9 @@ from datasets import Dataset
 from PIL import Image
 
 from hf_transfer.config.data import DataConfig
-from hf_transfer.data.folders import assign_splits, read_folder, with_named_files
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
+from hf_transfer.readers.folders import assign_splits, read_folder, with_named_files
 
 
 def _filled(root: Path, *paths: str) -> Path:

@@ -1,0 +1,1 @@
+"""What people's files hold, as datasets: tables, folders, sentences."""
