@@ -211,7 +211,7 @@ def test_long_documents_are_answered_in_windows_as_short_ones_are(
     _finished(run("--strategy", "full", "--max_length", "8", *FEW_STEPS), tmp_path / "run")
     document = ["the", "red", "cat", "sleeps", "", "is"] * 20
     finished = load_finished(str(tmp_path / "run"))
-    assert finished.predictor.encoder.max_length == 8
+    assert finished.predictor.encoder.limit["model_max_length"] == 8
     (answer,) = answers(finished, [{"text": document}])
     assert [word for word, _, _ in answer] == document
     (tmp_path / "texts.txt").write_text("the red cat.\n\na dog\n")
