@@ -94,8 +94,9 @@ class TrainingFlags:
     )
     pack: bool = flag(
         False,
-        "Compute no padding: texts of a batch share rows inside the layers. Where a first batch "
-        "does not give the same logits both ways, batches stay padded, and the log says why.",
+        "Compute no padding: texts of a batch share rows inside the layers. Where some texts do "
+        "not have the same logits both ways, or a CPU would be slower, batches stay padded, and "
+        "the log says why.",
         strategies=("contrastive", *STEPPED),
     )
     load_best_model_at_end: bool = flag(
