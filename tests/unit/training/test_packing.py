@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    set_seed,
+)
 
 from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
@@ -70,6 +75,14 @@ def test_packed_texts_have_the_logits_that_they_have_padded(name: str) -> None:
     for most_rows, width in ((len(LENGTHS), 14), (1, sum(LENGTHS))):
         packing = Packing(model, packable_blocks(model), most_rows=most_rows)
         assert require_same_logits(packing, _batch(model)) == width
+
+
+def test_the_logits_of_tokens_are_compared_without_those_of_padding() -> None:
+    set_seed(0)
+    model = AutoModelForTokenClassification.from_config(tiny_config("bert", pad_token_id=0))
+    packing = Packing(model, packable_blocks(model))
+    assert require_same_logits(packing, _batch(model)) == 14
+    assert packing.grouped
 
 
 def test_most_of_the_common_architectures_are_packed() -> None:
