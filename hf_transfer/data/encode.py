@@ -44,7 +44,8 @@ DEFAULT_MAX_LENGTH = 512  # tokens; where a model takes more, --max_length gives
 # In a batch, where padding changes answers: the number of positions of each row that are its own.
 LENGTHS = "lengths"
 POSITIONS = "positions"  # the same of activations, which may have others
-LIBRARIES = {"pillow": "PIL", "torchvision": "torchvision"}  # decode and resize images
+# Libraries that decode and resize images.
+LIBRARIES = {"pillow": "PIL", "torchvision": "torchvision", "transformers": "transformers"}
 PLAIN_RATE = 16_000  # samples a second, of sounds as features of a linear model
 
 

@@ -1,5 +1,6 @@
 """Pixels: what an image file holds, as the 8 bits per channel that image processors take."""
 
+import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,11 @@ TRANSPARENT = "transparent"
 WHITE = (255, 255, 255, 255)
 LARGEST_16_BITS = 65535
 UPRIGHT = 1  # value of the EXIF tag
+# How Pillow refuses a damaged file, by its format.
+DAMAGE = (
+    *(OSError, SyntaxError, ValueError, TypeError, RuntimeError, struct.error, EOFError),
+    *(IndexError, NotImplementedError, DecompressionBombError),
+)
 NO_IMAGE = "no image"
 READER = datasets.Image()
 TO_8_BITS = 257  # 65535 / 255: an 8-bit grey level that was stored in 16 bits comes back exactly
@@ -34,10 +40,15 @@ class OpenedImage:
     reason: str | None = None
     kind: str | None = None  # as image_kind tells
 
+    @property
+    def size(self) -> int:
+        """The number of its pixels."""
+        return self.image.width * self.image.height if self.image else 0
 
-def open_image(stored: Mapping[str, Any], mode: Mode = "RGB") -> OpenedImage:
+
+def open_image(stored: Mapping[str, Any] | None, mode: Mode = "RGB") -> OpenedImage:
     """The image of a row as stored: a dict with the bytes, or else the path, of a file."""
-    if stored["bytes"] is None and stored["path"] is None:
+    if stored is None or (stored["bytes"] is None and stored["path"] is None):
         return OpenedImage(reason=NO_IMAGE)
     try:
         content = image_bytes(stored)
@@ -54,7 +65,7 @@ def open_image(stored: Mapping[str, Any], mode: Mode = "RGB") -> OpenedImage:
     except UnidentifiedImageError:
         # The text of the error holds an address in memory, which differs between processes.
         return OpenedImage(reason="the image cannot be read: its format is not known")
-    except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
+    except DAMAGE as error:
         return OpenedImage(reason=f"the image cannot be read: {one_line(error)}")
 
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from operator import itemgetter
 from typing import Any
 
@@ -22,16 +22,16 @@ import numpy as np
 import torch
 import xxhash
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset, Image
 from PIL import Image as PILImage
-from PIL.Image import DecompressionBombError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from hf_transfer.config.cache import CacheConfig
 from hf_transfer.data.checks import DIGEST, FileFacts, stored_rows
 from hf_transfer.data.encode import Batch, Encoder, Rows
-from hf_transfer.data.pixels import Mode, OpenedImage, image_bytes, open_image
+from hf_transfer.data.pixels import DAMAGE, Mode, OpenedImage, image_bytes, open_image
 from hf_transfer.data.processor_parts import NotPreparedError, ProcessorParts, split_processor
 from hf_transfer.sealed import NotWrittenError
 from hf_transfer.store.activations import (
@@ -50,6 +50,7 @@ THUMBNAIL = "thumbnail"
 HASH = "hash"
 PIXELS = "pixels"
 SAMPLE_ROWS = 4  # on which both ways of the processor are compared
+MAX_TRIED = 50  # rows that are tried where one of these cannot be read
 BATCH_SIZE = 32
 MAX_SIDE = 32  # pixels, of a thumbnail
 HASH_SIZE = (9, 8)
@@ -60,7 +61,7 @@ MAX_WORKERS = 8
 
 # A photo is first reduced by a whole factor: its thumbnail takes a fraction of the time.
 REDUCING_GAP = 3.0
-NOT_STORED = {"bytes": None, "path": None}
+MAX_PIXELS = 8e6  # decoded, in memory at once
 
 Row = dict[str, np.ndarray]  # column -> that of one image
 
@@ -115,6 +116,10 @@ class Prepared:
             if split.facts[row][0] is None
         }
 
+    def was_tried_for(self, encoder: Encoder) -> bool:
+        """Whether pixels for this encoder are kept, or cannot be."""
+        return self.encoder is not None and self.encoder.facts == encoder.facts
+
     def with_digests(self, splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
         """The splits with the digests of their images as a column."""
         return {
@@ -128,7 +133,10 @@ class Prepared:
 
     def thumbnails(self, rows: Dataset) -> np.ndarray:
         """(rows, side x side), grey levels in 0..1, of rows of these splits."""
-        found = (self.places[each] for each in _digests(rows)[0])
+        digests, _ = _digests(rows)
+        if not self.places.keys() >= set(digests):  # rows that were changed since
+            return prepare_images({"train": rows}).thumbnails(rows)
+        found = (self.places[each] for each in digests)
         return np.stack([split.thumbnails[row].ravel() for split, row in found]) / 255.0
 
     def serve(self, encoder: Encoder) -> Encoder:
@@ -137,7 +145,7 @@ class Prepared:
         Rows are recognised by the content of their files, whatever their ids; others are decoded.
         """
         parts = self.parts
-        if parts is None or self.encoder is None or self.encoder.facts != encoder.facts:
+        if parts is None or not self.was_tried_for(encoder):
             return encoder
 
         def rows(split: Dataset) -> Dataset:
@@ -175,44 +183,79 @@ class ImagePass:
     facts: Mapping[str, Any] = field(default_factory=dict)
     cache: CacheConfig | None = None
 
-    def run(self, split: Dataset, nbytes: int) -> Iterator[list[Row]]:
-        """The columns of a split, whose files have `nbytes`, in batches, by several workers."""
+    def run(self, split: Dataset, digests: Sequence[str], nbytes: int) -> Iterator[list[Row]]:
+        """The columns of a split, whose files have `nbytes`, in batches, by several workers.
+
+        Raises NotPreparedError if the processor does not take an image, or a file has changed.
+        """
         work = len(split) / ROWS_PER_WORKER + nbytes / BYTES_PER_WORKER
         workers = min(decoding_workers(), int(work))
         loader = DataLoader(
-            split.select_columns("image").cast_column("image", Image(decode=False)),
+            split.add_column(DIGEST, list(digests))
+            .select_columns(["image", DIGEST])
+            .cast_column("image", Image(decode=False)),
             batch_size=BATCH_SIZE,
             collate_fn=self._read,
             num_workers=workers if workers > 1 else 0,
         )
         quiet = work < 1 or not log.isEnabledFor(logging.INFO)
-        yield from tqdm(loader, desc="reading images", disable=quiet)
+        for batch in tqdm(loader, desc="reading images", disable=quiet):
+            if isinstance(batch, NotPreparedError):
+                raise batch
+            yield batch
 
-    def _read(self, rows: Rows) -> list[Row]:
-        """The columns of some rows. Raises NotPreparedError if the processor does not take one."""
-        opened = [open_image(row["image"] or NOT_STORED, self.mode) for row in rows]
-        made = [_describe(each, self.side) for each in opened]
+    def _read(self, rows: Rows) -> list[Row] | NotPreparedError:
+        """The columns of some rows; an error is no exception, which would bring its traceback."""
+        made: list[Row] = []
+        group: list[OpenedImage] = []
+        try:
+            for row in rows:
+                group.append(self._open(row))
+                # No more at once: a batch of photos takes gigabytes.
+                if sum(each.size for each in group) >= MAX_PIXELS:
+                    made += self._columns(group)
+                    group = []
+            return made + self._columns(group)
+        except NotPreparedError as error:
+            return error
+
+    def _open(self, row: Mapping[str, Any]) -> OpenedImage:
+        stored = row["image"]
+        content = _content(stored)
+        if _digest(content) != row[DIGEST]:
+            raise NotPreparedError("a file changed while it was read")
+        return open_image({**stored, "bytes": content} if content else stored, self.mode)
+
+    def _columns(self, group: Sequence[OpenedImage]) -> list[Row]:
+        made = [_describe(each, self.side) for each in group]
+        images = [each.image for each in group if each.image is not None]
         if self.parts is None:
             return made
-        images = [each.image for each in opened if each.image is not None]
-        pixels = iter(self.parts.read(images) if images else ())
-        for row, each in zip(made, opened, strict=True):
+        pixels = self.parts.read(images) if images else np.zeros((0, *self.parts.shape), np.uint8)
+        if pixels.shape[1:] != self.parts.shape:
+            raise NotPreparedError("the processor makes images of several sizes")
+        rest = iter(pixels)
+        for row, each in zip(made, group, strict=True):
             row[PIXELS] = np.zeros(self.parts.shape, np.uint8)
             if each.image is not None:
-                row[PIXELS] = next(pixels)
+                row[PIXELS] = next(rest)
         return made
 
 
+@cache
 def decoding_workers() -> int:
-    """Number of processes that decode images: one per core, at most 8.
+    """Number of processes that decode images: one per core, at most 8; the same in all of a run.
 
     0 with a single core or a busy machine, and elsewhere than on Linux, where workers would have to
     be sent what they call.
     """
     if not hasattr(os, "sched_getaffinity"):
         return 0
-    cores = len(os.sched_getaffinity(0)) // PartialState().num_processes
-    return min(MAX_WORKERS, cores) if cores > 1 and os.getloadavg()[0] <= cores else 0
+    cores = len(os.sched_getaffinity(0))
+    if os.getloadavg()[0] > cores:
+        return 0
+    own = cores // PartialState().num_processes
+    return min(MAX_WORKERS, own) if own > 1 else 0
 
 
 def prepare_images(
@@ -244,15 +287,25 @@ def prepare_images(
 
 
 def _prepare_each(splits: Mapping[str, Dataset], images: ImagePass) -> dict[str, PreparedSplit]:
+    """What a pass makes of each split. Raises NotPreparedError, on all processes the same."""
+    made: dict[str, PreparedSplit] = {}
+    reason = None
     with PartialState().local_main_process_first():  # it fills the store, the others read it
-        return {name: _prepare(split, images) for name, split in splits.items()}
+        try:
+            made = {name: _prepare(split, images) for name, split in splits.items()}
+        except NotPreparedError as error:
+            reason = str(error)
+    reason = next(filter(None, gather_object([reason])), None)
+    if reason:
+        raise NotPreparedError(reason)
+    return made
 
 
 def _prepare(split: Dataset, images: ImagePass) -> PreparedSplit:
     """What a pass makes of a split. Raises NotPreparedError where it cannot be stored."""
     digests, nbytes = _digests(split)
     if images.cache is None:
-        rows = list(itertools.chain.from_iterable(images.run(split, nbytes)))
+        rows = list(itertools.chain.from_iterable(images.run(split, digests, nbytes)))
         columns = {name: np.stack(list(map(itemgetter(name), rows))) for name in (THUMBNAIL, HASH)}
         facts = list(map(itemgetter(FACTS), rows))
     else:
@@ -283,7 +336,8 @@ def _load_or_store(
         raise NotPreparedError(reason)
     about = {"images": len(split), "processor": str(images.facts["class"])}
     try:
-        return write_activations(folder, key, len(split), images.run(split, nbytes), about)
+        batches = images.run(split, digests, nbytes)
+        return write_activations(folder, key, len(split), batches, about)
     except NotWrittenError as error:
         raise NotPreparedError(str(error)) from error
 
@@ -307,26 +361,36 @@ def _digests(split: Dataset) -> tuple[tuple[str, ...], int]:
     digests = []
     nbytes = 0
     for row in stored_rows(split.select_columns("image")):
-        content = b""
-        with suppress(OSError, TypeError):
-            content = image_bytes(row["image"])
-        digests.append(xxhash.xxh3_128_hexdigest(content) if content else "")
+        content = _content(row["image"])
+        digests.append(_digest(content))
         nbytes += len(content)
     return tuple(digests), nbytes
 
 
+def _content(stored: Mapping[str, Any] | None) -> bytes:
+    """The content of an image file; none of what cannot be read."""
+    with suppress(OSError):
+        return image_bytes(stored) if stored and any(stored.values()) else b""
+    return b""
+
+
+def _digest(content: bytes) -> str:
+    return xxhash.xxh3_128_hexdigest(content) if content else ""
+
+
 def _sample(split: Dataset, mode: Mode) -> list[PILImage.Image]:
-    """Some images of a split, at even distances, less those that cannot be read."""
+    """Some images of a split that can be read, at even distances."""
     chosen = np.linspace(0, len(split) - 1, min(SAMPLE_ROWS, len(split))).astype(int)
-    rows = stored_rows(split.select_columns("image").select(chosen))
-    opened = (open_image(row["image"] or NOT_STORED, mode).image for row in rows)
-    return list(filter(None, opened))
+    others = range(min(MAX_TRIED, len(split)))
+    rows = stored_rows(split.select_columns("image").select([*chosen, *others]))
+    readable = filter(None, (open_image(row["image"], mode).image for row in rows))
+    return list(itertools.islice(readable, len(chosen)))
 
 
 def _thumbnail_side(split: Dataset) -> int:
     """Side of the thumbnails, at most that of the smallest of the first images."""
     sides = [MAX_SIDE]
     for row in stored_rows(split.select_columns("image").select(range(min(100, len(split))))):
-        with suppress(OSError, TypeError, SyntaxError, DecompressionBombError):
-            sides.append(min(PILImage.open(io.BytesIO(image_bytes(row["image"]))).size))
+        with suppress(*DAMAGE):
+            sides.append(min(PILImage.open(io.BytesIO(_content(row["image"]))).size))
     return min(sides)

@@ -4,7 +4,7 @@ Which part of a processor is deterministic is not read from its class: both ways
 images, and must give the same pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,6 @@ from PIL import Image
 from hf_transfer.errors import one_line
 
 MAX_DIFFERENCE = 1e-6
-# Decoded pixels that are given to the processor at once: a batch of photos takes gigabytes.
-MAX_PIXELS = 8e6
 
 Images = list[Image.Image]
 
@@ -43,8 +41,8 @@ def split_processor(processor: Any, sample: Images) -> ProcessorParts:
         whole = processor(sample, return_tensors="pt")
     except (ValueError, TypeError, RuntimeError) as error:  # of several sizes, one at a time serves
         raise NotPreparedError(one_line(error)) from error
-    if set(whole) != {"pixel_values"}:
-        raise NotPreparedError(f"the network reads {', '.join(sorted(whole))}")
+    if not isinstance(whole, Mapping) or set(whole) != {"pixel_values"}:
+        raise NotPreparedError(f"the network reads {', '.join(map(str, whole))}")
     pixels = torch.from_numpy(parts.read(sample))
     finished = parts.finish(pixels)
     if finished.shape != whole["pixel_values"].shape:
@@ -67,16 +65,7 @@ def _read(processor: Any) -> Callable[[Images], np.ndarray]:
             raise NotPreparedError(f"{type(processor).__name__} makes no whole numbers")
         return bytes_.numpy()
 
-    def read_by_size(images: Images) -> np.ndarray:
-        sizes = [image.width * image.height for image in images]
-        together = max(1, int(MAX_PIXELS // max(sizes)))
-        starts = range(0, len(images), together)
-        parts = [read(images[start : start + together]) for start in starts]
-        if len({part.shape[1:] for part in parts}) > 1:
-            raise NotPreparedError("the processor makes images of several sizes")
-        return np.concatenate(parts)
-
-    return read_by_size
+    return read
 
 
 def _finish(processor: Any) -> Callable[[torch.Tensor], torch.Tensor]:

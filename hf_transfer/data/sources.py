@@ -118,7 +118,10 @@ def load_data(
     require_same_columns(splits, columns, task, kind)
     require_labelled(splits, label)
     stored = {split: select_columns(rows, split, columns) for split, rows in splits.items()}
-    prepared = prepare_images(stored, preparation) if task.has_images else None
+    prepared = None
+    if task.has_images:
+        _check_splits(stored, kind, config, None)  # labels alone: images take their time
+        prepared = prepare_images(stored, preparation)
     bad, image_kinds = _check_rows(stored, kind, config, prepared)
     identified = prepared.with_digests(stored) if prepared else stored
     rows, names = _encode(identified, {row.id for row in bad}, label, kind)
@@ -234,6 +237,23 @@ def _pick_splits(raw: Mapping[str, Dataset], config: DataConfig) -> dict[str, Da
 def _check_rows(
     stored: dict[str, Dataset], kind: LabelKind, config: DataConfig, prepared: Prepared | None
 ) -> tuple[list[CheckedRow], dict[str, int]]:
+    """As _check_splits; the log says what is left out, and which images are special."""
+    bad, kinds = _check_splits(stored, kind, config, prepared)
+    if bad:
+        log.warning(
+            "left out %d of %d examples, which cannot be used: %s",
+            len(bad),
+            sum(map(len, stored.values())),
+            summarize_bad(bad),
+        )
+    for image_kind, count in kinds.items():
+        log.info("%d images are %s: read as people see them", count, image_kind)
+    return bad, kinds
+
+
+def _check_splits(
+    stored: dict[str, Dataset], kind: LabelKind, config: DataConfig, prepared: Prepared | None
+) -> tuple[list[CheckedRow], dict[str, int]]:
     """The rows to leave out, in order, and the number of images by kind of data/pixels.py.
 
     Raises UserError as check_split does.
@@ -249,15 +269,6 @@ def _check_rows(
         found, special = check_split(split, rows, check_label, skip, files)
         bad = found + bad
         kinds.update(special)
-    if bad:
-        log.warning(
-            "left out %d of %d examples, which cannot be used: %s",
-            len(bad),
-            sum(map(len, stored.values())),
-            summarize_bad(bad),
-        )
-    for image_kind, count in kinds.items():
-        log.info("%d images are %s: read as people see them", count, image_kind)
     return bad, dict(kinds)
 
 

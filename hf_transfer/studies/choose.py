@@ -37,7 +37,7 @@ def choose_plan(
     """
     began = time.perf_counter()
     cache = cache or CacheConfig()
-    job = make_job(checkpoint, data, training)
+    job = make_job(checkpoint, data, training, cache)
     require_runnable(job)
     pooling = choose_pooling(transfer, job, cache)
     job = replace(job, checkpoint=pooling.checkpoint)

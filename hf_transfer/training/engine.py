@@ -10,10 +10,9 @@ from transformers import set_seed
 from hf_transfer.config.cache import CacheConfig
 from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.data.augmentation import fit_augmentation
-from hf_transfer.data.encode import Encoder, TextInput
+from hf_transfer.data.encode import Encoder
 from hf_transfer.data.prepared import Preparation, prepare_images
 from hf_transfer.data.sources import Data
-from hf_transfer.data.tokens import with_stored_tokens
 from hf_transfer.errors import UserError
 from hf_transfer.job import Job, make_job
 from hf_transfer.models.checkpoint import Checkpoint, randomized
@@ -72,9 +71,9 @@ def run_plan(
     done, Stopped if a signal requested it.
     """
     cache = cache or CacheConfig()
-    job = make_job(checkpoint, data, training)
+    job = make_job(checkpoint, data, training, cache)
     require_runnable(job, plan)
-    job = _with_stored_inputs(job, plan, cache)
+    job = _with_prepared_images(job, plan, cache)
     folder = open_run(training, describe_run(plan, job))
     try:
         return train(plan, job, cache, folder)
@@ -83,20 +82,11 @@ def run_plan(
         raise
 
 
-def _with_stored_inputs(job: Job, plan: Plan, cache: CacheConfig) -> Job:
-    """The job with texts that are tokenized once, and images that are decoded once.
-
-    Images are by now, unless load_data was given no preparation.
-    """
-    takes = job.checkpoint.takes
-    # Where words have labels, windows are more than the rows.
-    if isinstance(takes, TextInput) and not job.data.task.labels_words:
-        tokenizer = job.checkpoint.processor
-        encoder = with_stored_tokens(job.encoder, tokenizer, takes.vocabulary, cache)
-        return replace(job, encoder=encoder)
+def _with_prepared_images(job: Job, plan: Plan, cache: CacheConfig) -> Job:
+    """The job with images that are decoded once, where load_data was given no preparation."""
     prepared = job.data.prepared
     stepped = any(phase.solver == "trainer" for phase in plan.phases)
-    if not (job.encoder.decodes and stepped) or (prepared and prepared.encoder):
+    if not (job.encoder.decodes and stepped) or (prepared and prepared.was_tried_for(job.encoder)):
         return job
     preparation = Preparation(job.encoder, job.checkpoint.processor, cache)
     encoder = prepare_images(job.data.splits, preparation).serve(job.encoder)
