@@ -43,6 +43,11 @@ class DataConfig:
         "Name of the column with the labels. Default: label, labels, target, class or category; "
         "of tags: ner_tags, tags, ...",
     )
+    group_column: str | None = flag(
+        None,
+        "Name of the column with the patient, speaker or document of each row. The rows of one "
+        "never stand on two sides of a split that is cut here, nor of a fold.",
+    )
     problem_type: ProblemType | None = flag(
         None,
         "One class per row, several labels per row, or a number (regression is never "

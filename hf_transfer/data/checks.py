@@ -10,6 +10,7 @@ import xxhash
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from hf_transfer.data.groups import GROUP, NO_GROUP
 from hf_transfer.data.pixels import image_bytes
 from hf_transfer.data.token_labels import check_words
 from hf_transfer.errors import UserError
@@ -79,7 +80,8 @@ def check_rows(
     data/sounds.py found.
     """
     texts = [column for column in TEXTS if column in split.column_names]
-    light = split.select_columns(["id", "label", *texts])
+    groups = [GROUP] if GROUP in split.column_names else []
+    light = split.select_columns(["id", "label", *texts, *groups])
     quiet = len(split) < PROGRESS_BAR_ROWS
     rows = tqdm(stored_rows(light), total=len(split), desc="checking rows", disable=quiet)
     for number, row in enumerate(rows):
@@ -87,6 +89,8 @@ def check_rows(
         kind = file = None
         for column in texts:
             reason = reason or _check_text(column, row)
+        if groups and row[GROUP] is None:
+            reason = reason or NO_GROUP
         if files:
             found, kind = files[number]
             reason = reason or found

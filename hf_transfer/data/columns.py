@@ -1,4 +1,4 @@
-"""Which columns of a dataset are the input and the label."""
+"""Which columns of a dataset are the input, the label and the group."""
 
 import logging
 from dataclasses import fields
@@ -6,6 +6,7 @@ from dataclasses import fields
 from datasets import Dataset, Value
 
 from hf_transfer.config.data import DataConfig
+from hf_transfer.data.groups import GROUP, holds_groups, with_group_names
 from hf_transfer.data.labels import LabelKind
 from hf_transfer.data.multi_label import is_list
 from hf_transfer.data.single_label import class_label_names
@@ -24,7 +25,7 @@ TAG_COLUMNS = (
 
 
 def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, str]:
-    """Our column name ("image", "audio" or "text", "text_pair", "label") -> the dataset's.
+    """Our column name ("image", "audio" or "text", "text_pair", "label", "group") -> the dataset's.
 
     Raises UserError for flags of another modality, and for columns that are not given and cannot be
     found, do not exist, hold another kind of input or have two roles.
@@ -48,6 +49,8 @@ def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, st
         )
     if config.text_pair_column:
         columns["text_pair"] = config.text_pair_column
+    if config.group_column:
+        columns[GROUP] = config.group_column
     found = {ours: _require_column(train, ours, theirs, task) for ours, theirs in columns.items()}
     if len(set(found.values())) < len(found):
         raise UserError(
@@ -62,7 +65,7 @@ def _find_input(train: Dataset, config: DataConfig, task: Task, label: str | Non
     fitting = [
         name
         for name, feature in train.features.items()
-        if holds_inputs(feature, task) and name != label
+        if holds_inputs(feature, task) and name not in (label, config.group_column)
     ]
     only = fitting[0] if len(fitting) == 1 else None
     return given or _first(task.column_names, fitting) or only
@@ -83,12 +86,25 @@ def _require_column(train: Dataset, ours: str, theirs: str | None, task: Task) -
     if theirs not in train.features:
         error = unknown("column", theirs, train.column_names)
         raise UserError(error.message, f"check {flag}; {error.hint}")
-    if ours != "label" and not holds_inputs(train.features[theirs], task):
-        content = "lists of words" if task.labels_words else f"{task.noun}s"
+    if not _holds(ours, train.features[theirs], task):
+        content = _content(ours, task)
         raise UserError(
             f"the column {theirs!r} holds no {content}", f"check {flag}; columns: {listed}"
         )
     return theirs
+
+
+def _holds(ours: str, feature: object, task: Task) -> bool:
+    """Whether a column of this feature holds what our column of this name does."""
+    if ours == GROUP:
+        return holds_groups(feature)
+    return ours == "label" or holds_inputs(feature, task)
+
+
+def _content(ours: str, task: Task) -> str:
+    if ours in (GROUP, "label"):
+        return f"{ours}s"
+    return "lists of words" if task.labels_words else f"{task.noun}s"
 
 
 def holds_inputs(feature: object, task: Task) -> bool:
@@ -121,10 +137,9 @@ def require_same_columns(
     for split, rows in splits.items():
         for ours, theirs in columns.items():
             feature = rows.features.get(theirs)
-            if feature is None or (ours != "label" and not holds_inputs(feature, task)):
-                content = "labels" if ours == "label" else f"{task.noun}s"
+            if feature is None or not _holds(ours, feature, task):
                 raise UserError(
-                    f"the split {split!r} has no column {theirs!r} of {content}",
+                    f"the split {split!r} has no column {theirs!r} of {_content(ours, task)}",
                     "all splits need the same columns",
                 )
         if not kind.accepts(rows.features[label]):
@@ -149,4 +164,6 @@ def select_columns(rows: Dataset, split: str, columns: dict[str, str]) -> Datase
         is_read_so = isinstance(feature, type(kind)) and feature.decode == kind.decode
         if feature is not None and not is_read_so:
             rows = rows.cast_column(ours, kind)
+    if GROUP in rows.features:
+        rows = with_group_names(rows)
     return rows.add_column("id", [f"{split}/{row}" for row in range(len(rows))])

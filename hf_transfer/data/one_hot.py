@@ -22,7 +22,8 @@ def join_one_hot(splits: Mapping[str, Dataset], config: DataConfig) -> dict[str,
     """
     train = splits["train"]
     named = config.label_column or any(name in train.column_names for name in LABEL_COLUMNS)
-    columns = [] if named else [name for name in train.column_names if _is_binary(train, name)]
+    others = [name for name in train.column_names if name != config.group_column]
+    columns = [] if named else [name for name in others if _is_binary(train, name)]
     if len(columns) < 2 or any(set(columns) - set(rows.column_names) for rows in splits.values()):
         return dict(splits)
     cells = (train[name][:] for name in columns)

@@ -18,6 +18,7 @@ from hf_transfer.config.data import DataConfig
 from hf_transfer.data.builtin import load_builtin
 from hf_transfer.data.checks import CheckedRow, check_split, fingerprint, summarize_bad
 from hf_transfer.data.columns import find_columns, require_same_columns, select_columns
+from hf_transfer.data.groups import GROUP, check_groups, groups_of
 from hf_transfer.data.held_out import require_different, require_held_out, require_labelled
 from hf_transfer.data.labels import LabelKind, find_label_kind, find_problem_type
 from hf_transfer.data.one_hot import join_one_hot
@@ -25,7 +26,12 @@ from hf_transfer.data.prepared import Preparation, Prepared, prepare_images
 from hf_transfer.data.single_label import class_label_names, similar_names
 from hf_transfer.data.sounds import sound_facts
 from hf_transfer.data.spans import read_spans
-from hf_transfer.data.splits import examples_per_class, stratified_holdout, stratified_sample
+from hf_transfer.data.splits import (
+    deal_groups,
+    examples_per_class,
+    stratified_holdout,
+    stratified_sample,
+)
 from hf_transfer.errors import UserError, one_line, unknown
 from hf_transfer.hub_repository import find_repository
 from hf_transfer.readers.described import load_described, readable
@@ -41,6 +47,7 @@ VALIDATION_NAMES = ("validation", "valid", "val", "dev")
 TEST_SHARE = 0.2
 VALIDATION_SHARE = 0.15
 FEWEST_VALIDATION_ROWS = 100  # fewer tell little about the best step, and teach more
+FEWEST_GROUPS = 3  # to take one for validation: two remain, to make folds of
 SPLIT_SEED = 0  # held-out rows do not change with --seed: runs stay comparable
 
 
@@ -59,7 +66,8 @@ class Data:
     """Splits "train", "test" and, where there is one, "validation".
 
     Columns: the task's modality ("image", "audio", or "text" and perhaps "text_pair"), "label" (id
-    of a class, multi-hot row over `labels`, or number, by the problem type) and "id" (split/row).
+    of a class, multi-hot row over `labels`, or number, by the problem type), "id" (split/row) and,
+    with --group_column, "group" (a text).
     Where the task labels words, "text" is a list of words and "label" a list of ids, one for each.
     """
 
@@ -301,6 +309,8 @@ def _cut_missing(
     rows: dict[str, Dataset], config: DataConfig, kind: LabelKind, names: tuple[str, ...]
 ) -> dict[str, Dataset]:
     rows = dict(rows)
+    if config.group_column:
+        check_groups(rows, config.group_column)
     if "test" not in rows:
         rows["train"], rows["test"] = _cut(rows["train"], TEST_SHARE, kind)
         log.info("no test split: %d of the training rows are held out as one", len(rows["test"]))
@@ -313,13 +323,21 @@ def _cut_missing(
             + ("; for numbers to estimate, --problem_type regression" if are_numbers else ""),
         )
     enough = len(rows["train"]) * VALIDATION_SHARE >= FEWEST_VALIDATION_ROWS
+    if config.group_column:
+        enough = enough and len(set(rows["train"]["group"][:])) >= FEWEST_GROUPS
     if "validation" not in rows and enough and config.examples_per_class is None:
         rows["train"], rows["validation"] = _cut(rows["train"], VALIDATION_SHARE, kind)
     return rows
 
 
 def _cut(rows: Dataset, share: float, kind: LabelKind) -> tuple[Dataset, Dataset]:
-    remaining, held_out = stratified_holdout(kind.strata(rows["label"][:]), share, SPLIT_SEED)
+    strata = kind.strata(rows["label"][:])
+    groups = groups_of(rows)
+    if groups is None:
+        remaining, held_out = stratified_holdout(strata, share, SPLIT_SEED)
+    else:
+        part = deal_groups(strata, groups, (1 - share, share), SPLIT_SEED)
+        remaining, held_out = np.flatnonzero(part == 0), np.flatnonzero(part == 1)
     return rows.select(remaining), rows.select(held_out)
 
 
@@ -343,7 +361,13 @@ def _check_training_labels(
 ) -> None:
     train = rows["train"]["label"][:]
     kind.require_learnable(train, names)
-    unseen = kind.present(rows["test"]["label"][:]) - kind.present(train)
+    tested = kind.present(rows["test"]["label"][:])
+    unseen = tested - kind.present(train)
+    if GROUP in rows["train"].column_names and unseen == tested:
+        raise UserError(
+            "no class of the test split has a training example: each is in one group alone",
+            "name another --group_column: groups of rows that belong together, not classes",
+        )
     if unseen:
         log.warning(
             "classes without a training example, never learned: %s",

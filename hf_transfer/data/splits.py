@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 MIN_STRATUM = 5  # rows; a fifth of fewer is none
+DEALS = 10  # orders that are tried to share groups out
 
 
 def strata_of_sets(rows: Sequence[Sequence[float]] | np.ndarray) -> list[int]:
@@ -72,6 +73,53 @@ def assign_folds(strata: Sequence[int] | np.ndarray, folds: int, seed: int) -> n
     # the first fold.
     fold[order] = np.arange(len(which)) % folds
     return fold
+
+
+def deal_groups(
+    strata: Sequence[int] | np.ndarray,
+    groups: Sequence[str] | np.ndarray,
+    shares: Sequence[float],
+    seed: int,
+) -> np.ndarray:
+    """Part of each row (n,), from 0: no group in two, and about these shares of every stratum.
+
+    No part is empty; there are at least as many groups as parts. Of several random orders in which
+    the groups are dealt, the best counts. (scikit-learn's StratifiedGroupKFold knows equal parts
+    only, and refuses small classes; GroupShuffleSplit knows no strata.)
+    """
+    _, group_of_row, group_sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    _, stratum, sizes = np.unique(strata, return_inverse=True, return_counts=True)
+    rows = np.argsort(group_of_row, kind="stable")
+    members = np.split(stratum[rows], np.cumsum(group_sizes)[:-1])
+    counts = [np.unique(own, return_counts=True) for own in members]
+    wanted = np.outer(shares, sizes)
+    deals = []
+    for draw in range(DEALS):
+        order = np.random.default_rng((seed, draw)).permutation(len(counts))
+        part, dealt = _deal(counts, order, wanted)
+        deals.append((float(((dealt - wanted) ** 2 / sizes).sum()), draw, part))
+    return min(deals)[2][group_of_row]
+
+
+def _deal(
+    counts: Sequence[tuple[np.ndarray, np.ndarray]], order: np.ndarray, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Part of each group, and the rows (parts, strata) that each part has, where `wanted` are due.
+
+    A group has strata and its rows in each. It goes to the part that lacks its strata most.
+    """
+    part = np.zeros(len(counts), dtype=np.int64)
+    dealt = np.zeros_like(wanted)
+    sizes = wanted.sum(0)
+    for number, group in enumerate(order):
+        strata, rows = counts[group]
+        lacking = ((wanted[:, strata] - dealt[:, strata]) * (rows / sizes[strata])).sum(1)
+        is_empty = dealt.sum(1) == 0
+        if is_empty.sum() >= len(order) - number:  # the last groups
+            lacking[~is_empty] = -np.inf
+        part[group] = lacking.argmax()
+        dealt[part[group], strata] += rows
+    return part, dealt
 
 
 def _shuffled_groups(labels: Sequence[int], seed: int) -> dict[int, np.ndarray]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_transfer.data.splits import assign_folds, strata_of_numbers, strata_of_sets
+from hf_transfer.data.splits import assign_folds, deal_groups, strata_of_numbers, strata_of_sets
 from hf_transfer.record import ProblemType
 
 MAX_FOLDS = 5
@@ -23,19 +23,25 @@ class Folds:
         return Folds(np.tile(self.fold_of_row, views), np.tile(self.scored, views))
 
 
-def stratified_folds(labels: np.ndarray, problem_type: ProblemType, seed: int) -> Folds | None:
+def stratified_folds(
+    labels: np.ndarray, problem_type: ProblemType, seed: int, groups: np.ndarray | None = None
+) -> Folds | None:
     """Folds with an even part of every stratum; None if fewer than half of the rows can be scored.
 
     There are MAX_FOLDS of them, fewer where no stratum has as many rows. A row alone in its stratum
     is held out by a head that never saw its class; its loss only grows with the confidence of that
-    head and would favour strong penalties, so it is not scored.
+    head and would favour strong penalties, so it is not scored. With `groups` (n,), each is in one
+    fold, and what is said of rows is meant of groups.
     """
-    strata = _strata(labels, problem_type)
-    _, stratum_of_row, counts = np.unique(strata, return_inverse=True, return_counts=True)
-    scored = counts[stratum_of_row] > 1
-    if 2 * scored.sum() < len(strata):
-        return None
-    return Folds(assign_folds(stratum_of_row, min(MAX_FOLDS, int(counts.max())), seed), scored)
+    _, stratum = np.unique(_strata(labels, problem_type), return_inverse=True)
+    members = np.arange(len(stratum)) if groups is None else groups
+    folds = min(MAX_FOLDS, int(_count_different(members, stratum).max()))
+    if groups is None:
+        fold_of_row = assign_folds(stratum, folds, seed)
+    else:
+        fold_of_row = deal_groups(stratum, groups, [1 / folds] * folds, seed)
+    scored = _count_different(fold_of_row, stratum)[stratum] > 1
+    return None if 2 * scored.sum() < len(stratum) else Folds(fold_of_row, scored)
 
 
 def folds_of_groups(groups: np.ndarray, seed: int) -> np.ndarray | None:
@@ -53,6 +59,12 @@ def train_masks(n: int, folds: Folds | None) -> np.ndarray:
         return all_rows
     numbers = np.arange(folds.fold_of_row.max() + 1)
     return np.concatenate([folds.fold_of_row != numbers[:, None], all_rows])
+
+
+def _count_different(values: np.ndarray, stratum: np.ndarray) -> np.ndarray:
+    """(strata,) the number of different values in each stratum."""
+    _, which = np.unique(values, return_inverse=True)
+    return np.bincount(np.unique(np.stack([stratum, which]), axis=1)[0])
 
 
 def _strata(labels: np.ndarray, problem_type: ProblemType) -> np.ndarray:

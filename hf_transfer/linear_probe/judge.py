@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hf_transfer.linear_probe.solve import ProbeData, solve_head
+from hf_transfer.linear_probe.solve import ProbeData, ProbeOptions, solve_head
 from hf_transfer.record import ProblemType
 
 
@@ -14,13 +14,16 @@ def held_out_loss(
     problem_type: ProblemType,
     outputs: int,
     loss: Callable[[np.ndarray, np.ndarray], float],
+    groups: np.ndarray | None = None,
 ) -> float:
     """The mean loss of a cross-validated linear probe on held-out rows.
 
-    `features` (n, features) and `labels` as in `ProbeData`. `loss` takes the labels and the
-    out-of-fold predictions: probabilities (n, outputs), or for a regression the numbers (n,). Where
-    nothing can be held out, these are the frequencies of the labels (their mean), whatever the
-    features are. Raises ValueError for arrays that do not fit together.
+    `features` (n, features) and `labels` as in `ProbeData`, `groups` as in `ProbeOptions`. `loss`
+    takes the labels and the out-of-fold predictions: probabilities (n, outputs), or for a
+    regression the numbers (n,). Where nothing can be held out, these are the frequencies of the
+    labels (their mean), whatever the features are. Raises ValueError for arrays that do not fit
+    together.
     """
-    predictions = solve_head(ProbeData(features, labels, problem_type, outputs)).out_of_fold
+    data = ProbeData(features, labels, problem_type, outputs)
+    predictions = solve_head(data, ProbeOptions(groups=groups)).out_of_fold
     return loss(labels, predictions[:, 0] if problem_type == "regression" else predictions)

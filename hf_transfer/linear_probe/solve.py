@@ -48,6 +48,7 @@ class ProbeOptions:
     penalty: float = 1.0  # factor of the L2 penalty that cross-validation selects
     l2_path: Sequence[float] = L2_PATH  # to select from, strong to weak
     fold_of_row: np.ndarray | None = None  # (n,) from 0, in place of stratified folds
+    groups: np.ndarray | None = None  # (n,) of rows that stay in one fold
 
 
 DEFAULT_OPTIONS = ProbeOptions()
@@ -90,7 +91,7 @@ def solve_head(data: ProbeData, options: ProbeOptions = DEFAULT_OPTIONS) -> Solv
     _check_labels(data)
     _check_options(data, options)
     if options.fold_of_row is None:
-        folds = stratified_folds(data.labels, data.problem_type, options.seed)
+        folds = stratified_folds(data.labels, data.problem_type, options.seed, options.groups)
     else:
         folds = Folds(options.fold_of_row, np.ones(len(data.labels), dtype=bool))
     folds = folds.of_views(data.views) if folds else None

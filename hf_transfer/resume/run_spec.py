@@ -9,6 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hf_transfer.data.checks import content_digest
+from hf_transfer.data.groups import GROUP
 from hf_transfer.errors import UserError
 from hf_transfer.job import Job
 from hf_transfer.models.weights import weights_digest
@@ -60,10 +62,12 @@ def describe_inputs(job: Job) -> Spec:
     """The specification of a run without its plan."""
     base = job.checkpoint.provenance
     flags = job.training.to_dict()
+    train = job.data.train
     inputs = {
         "the base model": f"{base.id}@{base.revision}",
-        "the number of training examples": len(job.data.train),
+        "the number of training examples": len(train),
         "the data (digest)": job.data.fingerprint,
+        "the groups (digest)": content_digest(train, [GROUP]) if GROUP in train.features else None,
         **{f"--{name}": flags[name] for name in flags if name not in NEUTRAL_FLAGS},
         "--mixed_precision": getattr(job.training, "mixed_precision", None),  # the launcher's
         "--max_length": job.data.max_length,

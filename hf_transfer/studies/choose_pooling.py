@@ -9,6 +9,7 @@ from accelerate.utils import broadcast_object_list
 
 from hf_transfer.config.cache import CacheConfig
 from hf_transfer.config.transfer import TransferConfig
+from hf_transfer.data.groups import groups_of
 from hf_transfer.data.labels import LABEL_KINDS
 from hf_transfer.data.splits import stratified_sample
 from hf_transfer.evaluation.metrics import SCORING
@@ -114,6 +115,8 @@ def _probe_loss(job: Job, transfer: TransferConfig, cache: CacheConfig) -> float
     if PartialState().is_main_process:
         labels = np.asarray(rows["label"][:])
         features = computed.matrix("features")
-        loss = [held_out_loss(features, labels, problem_type, outputs, SCORING[problem_type].loss)]
+        score = SCORING[problem_type].loss
+        groups = groups_of(rows)
+        loss = [held_out_loss(features, labels, problem_type, outputs, score, groups)]
     broadcast_object_list(loss)
     return loss[0]

@@ -17,8 +17,9 @@ from tqdm.auto import tqdm
 
 from hf_transfer.config.cache import CacheConfig
 from hf_transfer.config.transfer import Strategy, TransferConfig
+from hf_transfer.data.groups import groups_of
 from hf_transfer.data.labels import find_label_kind
-from hf_transfer.data.splits import assign_folds
+from hf_transfer.data.splits import assign_folds, deal_groups
 from hf_transfer.data.token_labels import flat_labels
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.metrics import SCORING
@@ -81,7 +82,11 @@ def select_strategy(transfer: TransferConfig, job: Job, cache: CacheConfig) -> S
             f"{auto.MIN_EXAMPLES_PER_CLASS}, too few for trials"
         )
         return Selection(auto.DEFAULT_STRATEGY, (reason,))
-    study = _Study(transfer, job, cache, assign_folds(strata, auto.FOLDS, job.training.seed))
+    groups = groups_of(job.data.train)
+    if groups is not None and len(set(groups)) < auto.FOLDS:
+        reason = f"{auto.DEFAULT_STRATEGY}, since {len(set(groups))} groups are too few for trials"
+        return Selection(auto.DEFAULT_STRATEGY, (reason,))
+    study = _Study(transfer, job, cache, _folds(strata, groups, job.training.seed))
     costs = _costs(study)
     is_quiet = bool(job.training.disable_tqdm) or not PartialState().is_main_process
     with (
@@ -94,6 +99,12 @@ def select_strategy(transfer: TransferConfig, job: Job, cache: CacheConfig) -> S
         return Selection(auto.DEFAULT_STRATEGY, left_out)
     reasons = (*auto.selection_reasons(trials), *left_out)
     return Selection(auto.select_best(trials).strategy, reasons, auto.trial_facts(trials))
+
+
+def _folds(strata: np.ndarray, groups: np.ndarray | None, seed: int) -> np.ndarray:
+    if groups is None:
+        return assign_folds(strata, auto.FOLDS, seed)
+    return deal_groups(strata, groups, [1 / auto.FOLDS] * auto.FOLDS, seed)
 
 
 def run_trials(

@@ -11,6 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from hf_transfer.data.groups import groups_of
 from hf_transfer.data.token_labels import flat_labels
 from hf_transfer.frozen.features import Features
 from hf_transfer.frozen.phase import cache_facts, compute_head_features
@@ -73,13 +74,29 @@ def _solve(views: Sequence[Features], phase: Phase, run: PlanRun, with_bias: boo
     if run.job.training.class_weights == "balanced":
         weights = balanced_weights(labels, outputs).numpy()
     fold_of_row = None
+    groups = _groups(run)
     if run.job.data.task.labels_words:
         matrices = [view.of_words("features", rows) for view in views]
-        words = np.repeat(run.train["id"][:], [len(flat_labels([row])) for row in rows])
-        fold_of_row = folds_of_groups(words, seed=0)  # words of a sentence are not independent
+        # The words of a sentence are not independent.
+        of_rows = run.train["id"][:] if groups is None else groups
+        words = np.repeat(of_rows, [len(flat_labels([row])) for row in rows])
+        fold_of_row = folds_of_groups(words, seed=0)
+        groups = None
     else:
         matrices = [view.matrix("features") for view in views]
     features = np.concatenate(matrices) if len(views) > 1 else matrices[0]
     data = ProbeData(features, labels, run.job.data.problem_type, outputs, len(views))
-    options = ProbeOptions(with_bias, weights, penalty=phase.penalty, fold_of_row=fold_of_row)
+    options = ProbeOptions(
+        with_bias, weights, penalty=phase.penalty, fold_of_row=fold_of_row, groups=groups
+    )
     return solve_head(data, options)
+
+
+def _groups(run: PlanRun) -> np.ndarray | None:
+    """The group of each encoded row, which may be a window of a row, or None."""
+    rows = run.job.data.train
+    groups = groups_of(rows)
+    if groups is None:
+        return None
+    group_of_id = dict(zip(rows["id"][:], groups, strict=True))
+    return np.array(list(map(group_of_id.__getitem__, run.train["id"][:])))

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from hf_transfer.data.splits import (
+    deal_groups,
     examples_per_class,
     strata_of_numbers,
     strata_of_sets,
@@ -65,3 +66,27 @@ def test_tenths_of_numbers_are_strata_and_equal_numbers_stay_together() -> None:
         == [4] * 10
     )
     assert len(set(strata_of_numbers([0.0] * 90 + [1.0] * 10))) == 2
+
+
+def test_groups_are_dealt_whole_in_about_the_shares_of_every_class() -> None:
+    draw = np.random.default_rng(0)
+    groups = draw.integers(0, 60, 2000)
+    labels = (draw.random(2000) < np.where(groups < 20, 0.6, 0.05)).astype(int)
+    part = deal_groups(labels, groups, [0.5, 0.3, 0.2], seed=0)
+    assert all(len(set(part[groups == group])) == 1 for group in range(60))
+    for label in (0, 1):
+        shares = np.bincount(part[labels == label], minlength=3) / (labels == label).sum()
+        assert shares == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
+
+
+@pytest.mark.parametrize("groups", [5, 6, 9])
+def test_every_part_gets_a_group_where_there_are_enough(groups: int) -> None:
+    rows = np.repeat(np.arange(groups), np.arange(1, groups + 1) ** 2)
+    assert set(deal_groups(rows % 2, rows, [0.2] * 5, seed=1)) == set(range(5))
+    assert set(deal_groups(rows % 2, rows, [0.9, 0.1], seed=1)) == {0, 1}
+
+
+def test_groups_are_dealt_alike_for_the_same_seed_alone() -> None:
+    groups = np.arange(100) // 2
+    dealt = [deal_groups(groups % 2, groups, [0.5, 0.5], seed).tolist() for seed in (0, 0, 1)]
+    assert dealt[0] == dealt[1] != dealt[2]

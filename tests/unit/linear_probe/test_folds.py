@@ -27,3 +27,23 @@ def test_every_fold_has_an_even_part_of_every_class(counts: list[int], folds: in
         parts = np.bincount(found.fold_of_row[labels == label], minlength=folds)
         assert parts.max() - parts.min() <= 1
         assert parts.max() == -(-count // folds)
+
+
+def test_a_group_is_in_one_fold_and_every_fold_has_about_its_part_of_every_class() -> None:
+    draw = np.random.default_rng(0)
+    groups = draw.integers(0, 40, 400)
+    labels = draw.integers(0, 2, 400)
+    found = stratified_folds(labels, "single_label_classification", 0, groups)
+    assert found.scored.all()
+    assert all(len(set(found.fold_of_row[groups == group])) == 1 for group in range(40))
+    parts = np.stack([np.bincount(found.fold_of_row[labels == label]) for label in (0, 1)])
+    assert parts.shape == (2, 5)
+    assert np.ptp(parts, axis=1).max() <= 10
+
+
+def test_a_class_of_one_group_is_not_scored() -> None:
+    labels = np.repeat([0, 1, 2], [8, 8, 4])
+    groups = np.repeat(np.arange(5), 4)
+    found = stratified_folds(labels, "single_label_classification", 0, groups)
+    assert found.scored.tolist() == [True] * 16 + [False] * 4
+    assert stratified_folds(labels, "single_label_classification", 0, labels) is None

@@ -63,3 +63,15 @@ def test_where_nothing_can_be_held_out_features_make_no_difference() -> None:
         for features in (NOISE, 1 + NOISE**2)
     ]
     assert found[0] == found[1] == pytest.approx(np.log(60), rel=1e-6)
+
+
+def test_features_that_tell_the_group_alone_are_no_help_where_groups_stay_whole() -> None:
+    groups = np.repeat(np.arange(20), 5)
+    labels = np.random.default_rng(1).permutation(np.arange(20) % 2)[groups]
+    features = np.random.default_rng(0).normal(size=(20, 60)).astype(np.float32)[groups]
+    found = [
+        held_out_loss(features, labels, "single_label_classification", 2, log_loss, of_rows)
+        for of_rows in (None, groups)
+    ]
+    assert found[0] < 0.1
+    assert found[1] > 0.6

@@ -328,6 +328,40 @@ def test_trials_leave_nothing_in_the_store_of_the_user(
     assert not list(tmp_path.rglob("*.*"))
 
 
+def _of_groups(rows: int, groups: int) -> Data:
+    """The texts of a group are the same one, and so are their classes, which are drawn at random."""
+    data = _texts(groups, "single_label_classification")
+    own = np.arange(rows) % groups
+    drawn = np.random.default_rng(0).permutation(np.arange(groups) % 2)
+    train = data.train.remove_columns(["id", "label"]).select(own)
+    for name, column in {
+        "id": [f"train/{row}" for row in range(rows)],
+        "label": drawn[own].tolist(),
+        "group": list(map(str, own)),
+    }.items():
+        train = train.add_column(name, column)
+    return replace(data, splits={"train": train, "test": train}, labels=("no", "yes"))
+
+
+def test_a_group_is_in_one_fold_of_the_trials(tiny_bert: Path) -> None:
+    data = _of_groups(rows=96, groups=12)
+    without = {name: rows.remove_columns("group") for name, rows in data.splits.items()}
+    scores = []
+    for each in (data, replace(data, splits=without)):
+        checkpoint = checkpoints.load(str(tiny_bert), TEXTS, data.labels)
+        choice = _choose(checkpoint, each, pooling="own", max_steps=2)
+        scores.append(next(trial.score for trial in choice.trials if trial.strategy == "head"))
+    assert scores[0] < 0.7
+    assert scores[1] > 0.9  # where the same texts are on both sides
+
+
+def test_two_groups_are_too_few_for_trials_and_auto_says_so(tiny_bert: Path) -> None:
+    checkpoint = checkpoints.load(str(tiny_bert), TEXTS, ("no", "yes"))
+    choice = _choose(checkpoint, _of_groups(rows=20, groups=2), pooling="own")
+    assert choice.trials == ()
+    assert f"{DEFAULT_STRATEGY}, since 2 groups are too few for trials" in choice.reasons
+
+
 @pytest.mark.parametrize("problem_type", ["multi_label_classification", "regression"])
 def test_without_one_class_per_row_contrastive_is_not_tried(
     tiny_bert: Path, problem_type: ProblemType
