@@ -114,8 +114,10 @@ class TrainingFlags:
         minimum=1,
         strategies=("head", *STEPPED),
     )
-    class_weights: Literal["none", "balanced"] = flag(
-        "none", "Weights of the classes in the loss. balanced: inverse to their frequency."
+    class_weights: Literal["none", "balanced", "sampler"] = flag(
+        "none",
+        "Weights of the classes. balanced: inverse to their frequency, in the loss; sampler: "
+        "training steps draw each class equally often (a head in closed form weighs as balanced).",
     )
     # Here and not in the transfer group: pre-training offers them too.
     average_last: float = flag(

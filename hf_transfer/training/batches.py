@@ -30,6 +30,7 @@ class RowOrder(Protocol):
 class SampledOrder:
     """Every row once, by `strategy`: random, sequential or group_by_length.
 
+    With `labels` (a class for each row), as many rows, each class equally often (rows_by_class).
     The latter needs `lengths` of the rows, and gives `group_size` rows in a row a similar length.
     Where the dataset has several `views` of each row, one view of all rows after the other, each
     epoch draws one of them.
@@ -41,6 +42,7 @@ class SampledOrder:
     lengths: Sequence[int] = ()
     group_size: int = 1
     views: int = 1
+    labels: Sequence[int] = ()
 
     def __len__(self) -> int:
         return self.rows
@@ -48,13 +50,14 @@ class SampledOrder:
     def of_epoch(self, epoch: int) -> Sequence[int]:
         """The row numbers of an epoch."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+        drawn = rows_by_class(self.labels, self.seed, epoch) if self.labels else range(self.rows)
         order: Sequence[int] = range(self.rows)
         if self.strategy == "group_by_length" and self.lengths:
-            order = get_length_grouped_indices(
-                list(self.lengths), self.group_size, generator=generator
-            )
+            lengths = list(map(self.lengths.__getitem__, drawn))
+            order = get_length_grouped_indices(lengths, self.group_size, generator=generator)
         elif self.strategy != "sequential":
             order = torch.randperm(self.rows, generator=generator).tolist()
+        order = list(map(drawn.__getitem__, order))
         if self.views == 1:
             return order
         views = torch.randint(self.views, (self.rows,), generator=generator)
@@ -151,18 +154,49 @@ class StepLoader(DataLoader[Any]):
             yield batch
 
 
+def rows_by_class(labels: Sequence[int], seed: int, epoch: int) -> list[int]:
+    """Sorted row numbers, as many as there are labels, each class equally often.
+
+    What the division leaves over goes to other classes in each epoch. The rows of a class come in
+    random order, over the epochs too: all of them once, then all again.
+    """
+    values = np.asarray(labels)
+    present = np.unique(values)
+    each, left = divmod(len(values), len(present))
+    drawn: list[int] = []
+    for number, label in enumerate(present.tolist()):
+        members = np.flatnonzero(values == label)
+        # The places of an epoch in the endless sequence of the rows of this class.
+        begin, end = (
+            which * each + (which * left - number + len(present) - 1) // len(present)
+            for which in (epoch, epoch + 1)
+        )
+        for again in range(begin // len(members), -(-end // len(members))):
+            shuffled = np.random.default_rng((seed, label, again)).permutation(members)
+            first = again * len(members)
+            drawn += shuffled[max(begin - first, 0) : end - first].tolist()
+    return sorted(drawn)
+
+
 def sampled_order(
-    rows: Dataset, strategy: str, seed: int, group_size: int, views: int = 1
+    rows: Dataset,
+    strategy: str,
+    seed: int,
+    group_size: int,
+    views: int = 1,
+    by_class: bool = False,
 ) -> SampledOrder:
     """The order of rows by a --train_sampling_strategy.
 
     With group_by_length, `group_size` rows have a similar length; rows without lengths are random.
+    `by_class` draws each class equally often.
     """
     rows_per_view = len(rows) // views
     lengths: Sequence[int] = ()
     if strategy == "group_by_length" and "length" in rows.column_names:
         lengths = tuple(rows["length"][:rows_per_view])
-    return SampledOrder(rows_per_view, seed, strategy, lengths, group_size, views)
+    labels = rows["label"][:rows_per_view] if by_class else ()
+    return SampledOrder(rows_per_view, seed, strategy, lengths, group_size, views, tuple(labels))
 
 
 def derive_seed(*numbers: int) -> int:

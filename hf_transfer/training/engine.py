@@ -171,7 +171,7 @@ def require_runnable(job: Job, plan: Plan | None = None) -> None:
             f"the model is set up for {of_model}, the labels are for {job.data.problem_type}",
             "load the checkpoint for these data; pre-training takes one class per row",
         )
-    require_fitting_flags(job.data.problem_type, job.training)
+    require_fitting_flags(job.data.problem_type, job.training, job.data.task.labels_words)
     require_supported(job.model, job.training)
 
 

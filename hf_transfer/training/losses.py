@@ -98,8 +98,15 @@ def balanced_weights(labels: Sequence[int] | np.ndarray, classes: int) -> torch.
     return torch.tensor(len(labels) / (classes * np.maximum(counts, 1)), dtype=torch.float32)
 
 
-def require_fitting_flags(problem_type: ProblemType, training: TrainingConfig) -> None:
+def require_fitting_flags(
+    problem_type: ProblemType, training: TrainingConfig, labels_words: bool = False
+) -> None:
     """Raise UserError for training flags that apply only to one class per row, if not given one."""
+    if labels_words and training.class_weights == "sampler":
+        raise UserError(
+            "--class_weights sampler does not fit words with tags: a row has many",
+            "give --class_weights balanced, or leave it out",
+        )
     used = {
         "class_weights": training.class_weights != "none",
         "label_smoothing_factor": training.label_smoothing_factor != 0,

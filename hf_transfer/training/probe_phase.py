@@ -71,7 +71,7 @@ def _solve(views: Sequence[Features], phase: Phase, run: PlanRun, with_bias: boo
     if run.scale != LabelScale():
         labels = (labels - run.scale.offset) / run.scale.factor
     weights = None
-    if run.job.training.class_weights == "balanced":
+    if run.job.training.class_weights != "none":  # equally often, many times, weighs the same
         weights = balanced_weights(labels, outputs).numpy()
     fold_of_row = None
     groups = _groups(run)

@@ -160,7 +160,8 @@ def phase_batches(phase: Phase, run: PlanRun, rows: Dataset) -> StepBatches:
         strategy = training.train_sampling_strategy or by_length
         views = len(rows) // len(run.train)
         seed = training.seed if training.data_seed is None else training.data_seed
-        order = sampled_order(rows, strategy, seed, batch_size * run.shards, views)
+        by_class = training.class_weights == "sampler"
+        order = sampled_order(rows, strategy, seed, batch_size * run.shards, views, by_class)
     processes = training.world_size
     step_examples = batch_size * run.shards
     own, left = divmod(step_examples, run.accumulation * processes)

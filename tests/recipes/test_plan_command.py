@@ -393,7 +393,7 @@ def test_what_a_run_refuses_before_it_learns_its_plan_refuses_too(
 
 
 @pytest.mark.parametrize("strategy", ["full", "auto"])
-@pytest.mark.parametrize("flag", ["--class_weights balanced", "--label_smoothing_factor 0.1"])
+@pytest.mark.parametrize("flag", ["--class_weights sampler", "--label_smoothing_factor 0.1"])
 def test_flags_that_do_not_fit_the_labels_have_no_plan(
     flag: str, strategy: str, plan: Recipe, tiny_bert: Path, tmp_path: Path
 ) -> None:

@@ -170,6 +170,7 @@ def test_auto_tries_strategies_on_held_out_sentences(
         (("--metrics", "f1_micro"), "unknown metric of words with tags 'f1_micro'"),
         (("--examples_per_class", "3"), "not for token-classification"),
         (("--problem_type", "regression"), "--problem_type regression does not belong"),
+        (("--class_weights", "sampler"), "--class_weights sampler does not fit words with tags"),
     ],
 )
 def test_what_does_not_fit_words_is_one_error_and_a_hint(

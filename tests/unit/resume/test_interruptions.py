@@ -144,6 +144,29 @@ def test_a_head_that_could_not_be_solved_keeps_its_share_of_the_steps(
     _require_equal(again, unbroken)
 
 
+def test_rows_that_are_drawn_by_class_are_the_same_after_an_interruption(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--strategy", "full", "--class_weights", "sampler", "--max_steps", "12")
+    unbroken = run(tmp_path / "unbroken", *flags)
+    step = PhaseTrainer.training_step
+
+    def step_and_be_signaled(self: PhaseTrainer, *args: Any, **options: Any) -> Any:
+        self.stop.received = self.state.global_step == 6
+        return step(self, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PhaseTrainer, "training_step", step_and_be_signaled)
+        with pytest.raises(Stopped, match="stopped after step 7"):
+            run(tmp_path / "broken", *flags)
+    again = run(tmp_path / "broken", *flags)
+    assert again.phases[0].resumed_at == [7]
+    _require_equal(again, unbroken)
+    plain = run(tmp_path / "plain", *flags[:2], *flags[4:])
+    heads = (each.model.classifier[-1].weight for each in (unbroken, plain))
+    assert not torch.equal(*heads)
+
+
 def test_overwrite_output_dir_starts_over_in_the_process_of_the_run_before(
     run: Run, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """Which rows a step has: all once an epoch, the same ones with any number of processes."""
 
+from collections import Counter
 from itertools import chain, product
 
 import pytest
@@ -188,6 +189,45 @@ def test_views_of_rows_of_like_length_are_drawn_among_their_own() -> None:
     order = sampled_order(rows, "group_by_length", 0, 4, views=2)
     assert len(order) == 20
     assert sorted(row % 20 for row in order.of_epoch(0)) == list(range(20))
+
+
+IMBALANCED = [0] * 83 + [1] * 3 + [4] * 14  # of 100 rows
+
+
+def test_the_sampler_draws_each_class_equally_often_in_every_epoch() -> None:
+    order = SampledOrder(100, seed=2, labels=IMBALANCED)
+    drawn = [Counter(map(IMBALANCED.__getitem__, order.of_epoch(epoch))) for epoch in range(6)]
+    for counts in drawn:
+        assert sorted(counts.values()) == [33, 33, 34]
+    assert set(sum(drawn[:3], Counter()).values()) == {100}
+
+
+def test_the_sampler_draws_all_rows_of_a_class_before_one_comes_again() -> None:
+    order = SampledOrder(100, seed=2, labels=IMBALANCED)
+    rows = [row for epoch in range(5) for row in order.of_epoch(epoch)]
+    times = [Counter(row for row in rows if IMBALANCED[row] == label) for label in (0, 1, 4)]
+    assert list(map(len, times)) == [83, 3, 14]
+    assert all(max(each.values()) - min(each.values()) <= 1 for each in times)
+
+
+def test_the_rows_of_the_sampler_are_a_function_of_seed_and_epoch_for_any_processes() -> None:
+    first, again, other = (SampledOrder(100, seed, labels=IMBALANCED) for seed in (1, 1, 2))
+    again.of_epoch(7)
+    assert list(first.of_epoch(3)) == list(again.of_epoch(3)) != list(other.of_epoch(3))
+    one, two = (StepBatches(first, 12 // processes, 1, processes) for processes in (1, 2))
+    steps = range(2 * one.steps)
+    assert list(map(one.rows_of, steps)) == list(map(two.rows_of, steps))
+
+
+def test_the_sampler_keeps_like_lengths_together_and_draws_views() -> None:
+    lengths = torch.randint(1, 500, (400,), generator=torch.Generator().manual_seed(0)).tolist()
+    labels = IMBALANCED * 4
+    rows = Dataset.from_dict({"length": lengths * 2, "label": labels * 2})
+    order = sampled_order(rows, "group_by_length", 0, 8, views=2, by_class=True).of_epoch(0)
+    assert sorted(Counter(labels[row % 400] for row in order).values()) == [133, 133, 134]
+    assert {row // 400 for row in order} == {0, 1}
+    steps = [[lengths[row % 400] for row in order[begin : begin + 8]] for begin in range(0, 400, 8)]
+    assert sum(max(step) - min(step) for step in steps) / len(steps) < 100
 
 
 def test_a_loader_passes_the_epoch_on_to_its_batches() -> None:
