@@ -22,7 +22,7 @@ from hf_transfer.config.model import ModelConfig
 from hf_transfer.data.encode import make_encoder
 from hf_transfer.data.token_labels import IGNORED, split_words
 from hf_transfer.errors import UserError, one_line
-from hf_transfer.evaluation.metrics import SCORING, THRESHOLD
+from hf_transfer.evaluation.metrics import SCORING
 from hf_transfer.hub_repository import find_repository
 from hf_transfer.models.audio_input import read_input
 from hf_transfer.models.locate import (
@@ -33,6 +33,7 @@ from hf_transfer.models.locate import (
     quiet_transformers,
 )
 from hf_transfer.models.predictor import Predictor
+from hf_transfer.models.thresholds import PLAIN
 from hf_transfer.models.unpadded import logits_of
 from hf_transfer.record import ProblemType, RunRecord, read_record
 from hf_transfer.tasks import TASKS, Task, find_task
@@ -98,7 +99,8 @@ def answers(
 ) -> Iterator[Answer]:
     """The answer to each row: the `top_k` best labels, or the default of the problem type.
 
-    Single label: the most probable. Multi-label: all above 0.5, or ("none", ""). Regression: the
+    Single label: the most probable. Multi-label: all above their thresholds (0.5
+    unless tuned), or ("none", ""). Regression: the
     number. Words with labels: those of every word; a text is split into words.
     """
     remaining = map(_with_words, rows) if finished.task.labels_words else iter(rows)
@@ -162,7 +164,8 @@ def _in_words(outputs: np.ndarray, finished: FinishedModel, top_k: int | None) -
         return [(finished.labels[0], f"{float(outputs):.6g}")]
     best = np.argsort(-outputs, kind="stable")
     if top_k is None and problem_type == "multi_label_classification":
-        best = best[: int((outputs > THRESHOLD).sum())]
+        thresholds = finished.predictor.thresholds
+        best = best[(outputs > (PLAIN if thresholds is None else thresholds))[best]]
     else:
         best = best[: top_k or 1]
     return [(finished.labels[label], f"{outputs[label]:.4f}") for label in best] or [("none", "")]

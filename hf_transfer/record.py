@@ -188,12 +188,24 @@ class ClassMetrics:
 
 
 @dataclass(frozen=True)
+class ThresholdFacts:
+    """The probability above which each label is predicted, and which rows it was `chosen_on`.
+
+    `plain` has the metrics that depend on it as they are with 0.5 for all labels.
+    """
+
+    values: dict[str, float]
+    chosen_on: str
+    plain: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """Metrics of the model and of each baseline on a split of `n` examples, by name.
 
     `confusion` has the cells [truth, prediction, count] of a confusion matrix that are not zero,
     of one class per row alone; `points` has pairs [truth, prediction], of a regression alone, which
-    has no `per_class`.
+    has no `per_class`. `thresholds` are set where those of several labels were tuned.
     """
 
     split: str
@@ -203,6 +215,7 @@ class Evaluation:
     baselines: dict[str, dict[str, Estimate]]
     confusion: list[list[int]] | None = None
     points: list[list[float]] | None = None
+    thresholds: ThresholdFacts | None = None
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--top_k",
         type=int,
-        help="number of predictions per input (default: 1; multi-label: all above 0.5)",
+        help="number of predictions per input (default: 1; multi-label: all above "
+        "their thresholds)",
     )
     parser.add_argument(
         "--column", help="column of a table with the texts (default: that of the training data)"

@@ -119,6 +119,12 @@ class TrainingFlags:
         "Weights of the classes. balanced: inverse to their frequency, in the loss; sampler: "
         "training steps draw each class equally often (a head in closed form weighs as balanced).",
     )
+    thresholds: Literal["default", "tuned"] = flag(
+        "default",
+        "Probability above which each of several labels is predicted. default: 0.5; tuned: the one "
+        "with the highest F1 of the label on the validation split, or without one, where the head "
+        "alone is solved, on held-out folds.",
+    )
     # Here and not in the transfer group: pre-training offers them too.
     average_last: float = flag(
         0.0,

@@ -1,5 +1,6 @@
 """Metrics with intervals beside baselines, and the record of a run."""
 
+import logging
 import platform
 import sys
 import time
@@ -17,15 +18,24 @@ from hf_transfer.data.sources import Data
 from hf_transfer.errors import UserError
 from hf_transfer.evaluation.baselines import BASELINES
 from hf_transfer.evaluation.intervals import bootstrap_interval, share_interval
-from hf_transfer.evaluation.metrics import SCORING, Metric, load_metric, load_tag_metrics
+from hf_transfer.evaluation.metrics import (
+    SCORING,
+    Metric,
+    find_metric,
+    load_metric,
+    load_tag_metrics,
+)
 from hf_transfer.evaluation.per_class import count_outputs, describe
 from hf_transfer.evaluation.predict import Predictions, predict
 from hf_transfer.evaluation.tags import estimate_score, resample
 from hf_transfer.models.head import parameter_count
+from hf_transfer.models.thresholds import choose_thresholds, keep_thresholds, read_thresholds
 from hf_transfer.record import Estimate, Evaluation, RunRecord
 from hf_transfer.strategies.plan import Choice
 from hf_transfer.training.engine import Trained
 from hf_transfer.training.nan_guard import SMALLER_RATE
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub")
 
@@ -35,20 +45,52 @@ def evaluate(
 ) -> RunRecord:
     """The record of a run, its metrics measured once, on the test split.
 
-    `choice` tells how the plan was chosen; without it, the plan was given. Raises UserError if an
+    `choice` tells how the plan was chosen; without it, the plan was given. Thresholds are tuned on
+    the validation split, before, and kept in the config of the model. Raises UserError if an
     output is not finite.
     """
     began = time.perf_counter()
+    if trained.training.thresholds == "tuned":
+        _tune_thresholds(trained, data)
     predictions = predict(trained.predictor, data.test, trained.training)
     if not np.isfinite(predictions.logits).all():
         raise UserError("the outputs of the trained model are not finite", SMALLER_RATE)
+    plain = replace(predictions, thresholds=None)
     baselines = {}
     for name in config.baselines:
         outputs = BASELINES[name](trained.checkpoint.task, data)
-        baselines[name] = _metrics(outputs, predictions, data.labels, config)
+        baselines[name] = _metrics(outputs, plain, data.labels, config)
     evaluation = replace(measure(predictions, data.labels, config), baselines=baselines)
+    if predictions.thresholds is not None:
+        chosen_on = "validation" if data.validation is not None else "train, out of fold"
+        thresholds = _describe_thresholds(predictions, data.labels, config, chosen_on)
+        evaluation = replace(evaluation, thresholds=thresholds)
     choice = choice or Choice(trained.plan, requested=trained.plan.strategy)
     return _record(trained, choice, data, evaluation, time.perf_counter() - began)
+
+
+def _tune_thresholds(trained: Trained, data: Data) -> None:
+    """Write tuned thresholds into the model config; a solved head has its own out-of-fold ones."""
+    if data.validation is not None:
+        held_out = predict(trained.predictor, data.validation, trained.training)
+        chosen = choose_thresholds(held_out.labels, held_out.outputs)
+        keep_thresholds(trained.model.config, chosen)
+    elif read_thresholds(trained.model.config) is None:
+        log.warning("--thresholds tuned: nothing could be held out, so all stay at 0.5")
+
+
+def _describe_thresholds(
+    predictions: Predictions, label_names: tuple[str, ...], config: EvaluationConfig, chosen_on: str
+) -> facts.ThresholdFacts:
+    plain = replace(predictions, thresholds=None)
+    measured = _metrics(plain.outputs, plain, label_names, config)
+    decisions = [name for name in measured if find_metric(name, plain.problem_type).decides]
+    assert predictions.thresholds is not None
+    return facts.ThresholdFacts(
+        values=dict(zip(label_names, predictions.thresholds.tolist(), strict=True)),
+        chosen_on=chosen_on,
+        plain={name: measured[name] for name in decisions},
+    )
 
 
 def measure(
@@ -93,7 +135,7 @@ def _metrics(
             for name, metric in found.items()
         }
     names = config.metrics or SCORING[problem_type].default_metrics
-    metrics = {name: load_metric(name, problem_type) for name in names}
+    metrics = {name: load_metric(name, problem_type).at(predictions.thresholds) for name in names}
     level = config.confidence
     return {name: estimate(each, labels, outputs, level) for name, each in metrics.items()}
 

@@ -7,7 +7,7 @@ The scores have the definitions of scikit-learn and scipy (the tests compare the
 
 import functools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,15 @@ from scipy.stats import rankdata
 
 from hf_transfer.errors import UserError, unknown
 from hf_transfer.evaluation import tags
+from hf_transfer.models.thresholds import PLAIN
 from hf_transfer.record import ProblemType
 
 # (labels, outputs) -> value. One class per row: class ids (n,) and probabilities (n, classes);
 # several labels: both (n, labels); regression: numbers, both (n,).
 Score = Callable[[np.ndarray, np.ndarray], float]
 CLIP = 1e-7  # probabilities closer to 0 would let the log loss of one example decide all
-THRESHOLD = 0.5  # probability above which a label is predicted
+# Probability above which a label is predicted; of a model with tuned ones (labels,).
+Threshold = float | np.ndarray
 
 
 def accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -71,9 +73,11 @@ def count_classes(labels: np.ndarray, probabilities: np.ndarray) -> Counts:
     return Counts(np.diag(matrix), matrix.sum(0), matrix.sum(1))
 
 
-def count_labels(labels: np.ndarray, probabilities: np.ndarray) -> Counts:
+def count_labels(
+    labels: np.ndarray, probabilities: np.ndarray, threshold: Threshold = PLAIN
+) -> Counts:
     """Counts where each example has any number of labels."""
-    predicted = probabilities > THRESHOLD
+    predicted = probabilities > threshold
     return Counts((labels * predicted).sum(0), predicted.sum(0), labels.sum(0))
 
 
@@ -94,21 +98,27 @@ def balanced_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(counts.recall[counts.support > 0].mean())
 
 
-def multi_label_f1_macro(labels: np.ndarray, probabilities: np.ndarray) -> float:
+def multi_label_f1_macro(
+    labels: np.ndarray, probabilities: np.ndarray, threshold: Threshold = PLAIN
+) -> float:
     """Mean F1 over the labels in truth or predictions."""
-    return _mean_f1(count_labels(labels, probabilities))
+    return _mean_f1(count_labels(labels, probabilities, threshold))
 
 
-def multi_label_f1_micro(labels: np.ndarray, probabilities: np.ndarray) -> float:
+def multi_label_f1_micro(
+    labels: np.ndarray, probabilities: np.ndarray, threshold: Threshold = PLAIN
+) -> float:
     """F1 of all decisions, example by label, together; 0 where no label is in any."""
-    counts = count_labels(labels, probabilities)
+    counts = count_labels(labels, probabilities, threshold)
     both = counts.predicted.sum() + counts.support.sum()
     return float(2 * counts.true_positives.sum() / both) if both else 0.0
 
 
-def exact_match(labels: np.ndarray, probabilities: np.ndarray) -> float:
+def exact_match(
+    labels: np.ndarray, probabilities: np.ndarray, threshold: Threshold = PLAIN
+) -> float:
     """Share of examples with all labels right."""
-    return float(np.mean(np.all((probabilities > THRESHOLD) == labels, axis=1)))
+    return float(np.mean(np.all((probabilities > threshold) == labels, axis=1)))
 
 
 def multi_label_log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
@@ -175,6 +185,13 @@ class Metric:
     higher_is_better: bool = True
     is_share: bool = False
     is_proportion: bool = False
+    decides: bool = False  # whether its score takes the `threshold` of labels
+
+    def at(self, threshold: Threshold | None) -> "Metric":
+        """The metric where labels are predicted above this threshold, if it depends on it."""
+        if threshold is None or not self.decides:
+            return self
+        return replace(self, score=functools.partial(self.score, threshold=threshold))
 
 
 def _rows(*metrics: Metric) -> dict[str, Metric]:
@@ -182,6 +199,7 @@ def _rows(*metrics: Metric) -> dict[str, Metric]:
 
 
 _share = functools.partial(Metric, is_share=True)
+_decision = functools.partial(_share, decides=True)
 _error = functools.partial(Metric, higher_is_better=False)
 
 
@@ -194,9 +212,9 @@ METRICS: dict[ProblemType, dict[str, Metric]] = {
         _error("log_loss", "log loss", log_loss, "log_loss"),
     ),
     "multi_label_classification": _rows(
-        _share("f1_micro", "F1 (micro)", multi_label_f1_micro, "f1"),
-        _share("f1_macro", "F1 (macro)", multi_label_f1_macro, "f1"),
-        _share("exact_match", "exact match", exact_match, "exact_match", is_proportion=True),
+        _decision("f1_micro", "F1 (micro)", multi_label_f1_micro, "f1"),
+        _decision("f1_macro", "F1 (macro)", multi_label_f1_macro, "f1"),
+        _decision("exact_match", "exact match", exact_match, "exact_match", is_proportion=True),
         _error("log_loss", "log loss", multi_label_log_loss, "log_loss"),
     ),
     "regression": _rows(
@@ -242,10 +260,10 @@ SCORING: dict[ProblemType, Scoring] = {
     ),
     "multi_label_classification": Scoring(
         activation=expit,
-        predicted_labels=lambda probabilities: probabilities > THRESHOLD,
+        predicted_labels=lambda probabilities: probabilities > PLAIN,
         default_metrics=("f1_micro", "f1_macro", "exact_match", "log_loss"),
         loss=multi_label_log_loss,
-        row_scores=lambda labels, outputs, _: ((outputs > THRESHOLD) == labels).mean(1),
+        row_scores=lambda labels, outputs, _: ((outputs > PLAIN) == labels).mean(1),
     ),
     "regression": Scoring(
         activation=lambda logits: logits[:, 0],

@@ -15,6 +15,7 @@ from hf_transfer.evaluation.metrics import (
 )
 from hf_transfer.evaluation.predict import Predictions
 from hf_transfer.evaluation.tags import TagCounts, count_tags, describe_names, resample
+from hf_transfer.models.thresholds import PLAIN
 from hf_transfer.record import ClassMetrics, ProblemType
 
 MAX_POINTS = 500  # more could not be told apart in a plot
@@ -50,7 +51,8 @@ def _single_label(predictions: Predictions, label_names: Names, level: float) ->
 
 
 def _multi_label(predictions: Predictions, label_names: Names, level: float) -> dict[str, Any]:
-    counts = count_labels(predictions.labels, predictions.outputs)
+    threshold = PLAIN if predictions.thresholds is None else predictions.thresholds
+    counts = count_labels(predictions.labels, predictions.outputs, threshold)
     return {"per_class": _per_class(counts, label_names, level)}
 
 

@@ -32,6 +32,7 @@ class Predictions:
     labels: np.ndarray
     problem_type: ProblemType = "single_label_classification"
     row_of_word: np.ndarray | None = None
+    thresholds: np.ndarray | None = None  # (labels,) of a model of several labels, if not 0.5
 
     @property
     def outputs(self) -> np.ndarray:
@@ -44,6 +45,8 @@ class Predictions:
     @property
     def predicted_labels(self) -> np.ndarray:
         """Ids of the likeliest classes (n,), whether a label applies (n, classes), or numbers."""
+        if self.thresholds is not None:
+            return self.outputs > self.thresholds
         return SCORING[self.problem_type].predicted_labels(self.outputs)
 
     def mean_of_rows(self, scores: np.ndarray) -> np.ndarray:
@@ -82,7 +85,14 @@ def predict(
         raise RuntimeError(
             f"{len(answered)} predictions do not match the {len(labels)} labels of the split"
         )
-    return Predictions(tuple(split["id"][:]), logits, labels, predictor.problem_type, row_of_word)
+    return Predictions(
+        ids=tuple(split["id"][:]),
+        logits=logits,
+        labels=labels,
+        problem_type=predictor.problem_type,
+        row_of_word=row_of_word,
+        thresholds=predictor.thresholds,
+    )
 
 
 def _run(predictor: Predictor, rows: Dataset, training: TrainingConfig) -> Any:

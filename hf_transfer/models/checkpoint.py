@@ -32,6 +32,7 @@ from hf_transfer.models.locate import (
     read_config,
 )
 from hf_transfer.models.mean_pooling_layer import MEAN_OPTIONS, find_mean_layer
+from hf_transfer.models.thresholds import keep_thresholds
 from hf_transfer.tasks import Task, find_task
 
 log = logging.getLogger(__name__)
@@ -179,6 +180,7 @@ def _load_model(
     same_size = model_config.num_labels == len(data.labels)
     heads.set_labels(model_config, data.labels)
     model_config.problem_type = data.problem_type
+    keep_thresholds(model_config, None)  # of other data
     set_seed(seed)  # new parameters are drawn from here on
     model_class = model_class or data.task.model_class
     model, report = _from_pretrained(location, model_config, model_class)

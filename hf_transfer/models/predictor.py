@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from hf_transfer.data.encode import Encoder
+from hf_transfer.models.thresholds import read_thresholds
 from hf_transfer.record import ProblemType
 
 
@@ -17,3 +20,10 @@ class Predictor:
     model: Any
     encoder: Encoder
     problem_type: ProblemType
+
+    @property
+    def thresholds(self) -> np.ndarray | None:
+        """(labels,) the probabilities above which labels are predicted; None: 0.5, or no labels."""
+        if self.problem_type != "multi_label_classification":
+            return None
+        return read_thresholds(self.model.config)

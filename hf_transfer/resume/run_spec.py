@@ -26,6 +26,7 @@ NEUTRAL_FLAGS = (
     # The engine keeps the examples per step, however they are divided.
     "per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
     "num_train_epochs",  # in the plan
+    "thresholds",
     "disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "logging_first_step",
     "logging_nan_inf_filter", "logging_steps", "logging_strategy", "report_to", "run_name",
     "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id",

@@ -127,6 +127,7 @@ def template_facts(record: RunRecord) -> dict[str, Any]:
         "known": {name: find_metric(name, record.problem_type) for name in record.metrics},
         "baseline_names": BASELINE_NAMES[record.problem_type],
         "show": show_value,
+        "at_half": _at_half(record),
         "level": next(iter(record.metrics.values())).level,
         "per_class": per_class,
         "weakest": _weakest(present),
@@ -137,6 +138,16 @@ def template_facts(record: RunRecord) -> dict[str, Any]:
         "hyperparameters": _with_shown_rates(record.model.hyperparameters),
         "citation_key": re.sub(r"\W+", "_", record.card.name.split("/")[-1]),
     }
+
+
+def _at_half(record: RunRecord) -> str:
+    """The metrics as they are with 0.5 for all labels, where thresholds were tuned."""
+    thresholds = record.evaluation.thresholds
+    shown = []
+    for name, estimate in (thresholds.plain if thresholds else {}).items():
+        metric = find_metric(name, record.problem_type)
+        shown.append(f"{metric.title} {show_value(metric, estimate.value)}")
+    return ", ".join(shown)
 
 
 def show_value(metric: Metric, value: float) -> str:

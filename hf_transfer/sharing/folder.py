@@ -103,6 +103,9 @@ def _summary_row(name: str, record: RunRecord) -> str:
     for baseline, values in record.baselines.items():
         title = BASELINE_NAMES[record.problem_type][baseline]
         baselines.append(f"{title} {show(values[name].value)}")
+    thresholds = record.evaluation.thresholds
+    if thresholds and name in thresholds.plain:
+        baselines.append(f"with 0.5 for all labels {show(thresholds.plain[name].value)}")
     interval = f"{show(measured.low)} to {show(measured.high)}   ({', '.join(baselines)})"
     return f"  {metric.title:<18}{show(measured.value):>7}{unit}   {interval}"
 

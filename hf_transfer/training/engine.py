@@ -164,7 +164,7 @@ def require_runnable(job: Job, plan: Plan | None = None) -> None:
     """Raise UserError for what would stop a run; without a plan, what any plan would meet."""
     if plan:
         require_steps(plan, job.training)
-    _require_validation(job)
+    _require_validation(job, plan)
     of_model = job.model.config.problem_type
     if of_model != job.data.problem_type:
         raise UserError(
@@ -185,10 +185,16 @@ def require_steps(plan: Plan, training: TrainingConfig) -> None:
         )
 
 
-def _require_validation(job: Job) -> None:
+def _require_validation(job: Job, plan: Plan | None) -> None:
     if job.data.validation is not None:
         return
-    unused = {"early_stopping_patience": None, "average_last": 0.0, "wise_ft": False}
+    unused: dict[str, Any] = {
+        "early_stopping_patience": None,
+        "average_last": 0.0,
+        "wise_ft": False,
+    }
+    if plan and plan.phases[-1].solver != "convex":  # which predicts its rows out of fold
+        unused["thresholds"] = "default"
     for name, value in unused.items():
         if getattr(job.training, name) != value:
             raise UserError(

@@ -107,6 +107,11 @@ def require_fitting_flags(
             "--class_weights sampler does not fit words with tags: a row has many",
             "give --class_weights balanced, or leave it out",
         )
+    if training.thresholds != "default" and problem_type != "multi_label_classification":
+        raise UserError(
+            f"--thresholds {training.thresholds} does not fit {problem_type}",
+            "it is for several labels per row; leave it out",
+        )
     used = {
         "class_weights": training.class_weights != "none",
         "label_smoothing_factor": training.label_smoothing_factor != 0,

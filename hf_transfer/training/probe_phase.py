@@ -18,6 +18,7 @@ from hf_transfer.frozen.phase import cache_facts, compute_head_features
 from hf_transfer.frozen.split import UnsplittableError
 from hf_transfer.linear_probe.folds import folds_of_groups
 from hf_transfer.linear_probe.solve import ProbeData, ProbeOptions, SolvedHead, solve_head
+from hf_transfer.models.thresholds import choose_thresholds, keep_thresholds
 from hf_transfer.record import LinearProbeFacts, PhaseFacts
 from hf_transfer.strategies.plan import Phase
 from hf_transfer.training.label_scaling import LabelScale
@@ -50,6 +51,10 @@ def run_probe_phase(number: int, run: PlanRun) -> PhaseFacts | None:
         layer.weight.copy_(torch.from_numpy(solved.weight))
         if solved.bias is not None:
             layer.bias.copy_(torch.from_numpy(solved.bias))
+    is_tuned = run.job.training.thresholds == "tuned"
+    if is_tuned and run.validation is None and solved.cross_validated:
+        labels = np.asarray(run.train["label"][:])
+        keep_thresholds(run.job.model.config, choose_thresholds(labels, solved.out_of_fold))
     return PhaseFacts(
         name=phase.name,
         trainable_parameters=sum(parameter.numel() for parameter in layer.parameters()),
