@@ -88,11 +88,6 @@ def validate(config: RunConfig, writes: bool = True) -> None:
         "--pack with --torch_compile",
         "packed batches differ in shape, and each would be compiled: give one of them",
     )
-    _refuse(
-        training.thresholds == "tuned" and config.transfer.keep_adapter,
-        "--thresholds tuned with --keep_adapter",
-        "thresholds are kept in config.json, which an adapter does not have: give one of them",
-    )
     evaluates = training.load_best_model_at_end and training.eval_strategy != "no"
     _refuse(
         training.early_stopping_patience is not None and not evaluates,
@@ -162,6 +157,11 @@ def _require_fitting_strategy(config: RunConfig) -> None:
             f"--{name} does not belong to {flag} {' '.join(config.strategies)}",
             f"leave it out; it is for {', '.join(users)}",
         )
+    _refuse(
+        config.training.thresholds == "tuned" and transfer.keep_adapter,
+        "--thresholds tuned with --keep_adapter",
+        "thresholds are kept in config.json, which an adapter does not have: give one of them",
+    )
     _refuse(
         views and not config.cache.cache_frozen,
         f"--cached_views {views} with --cache_frozen false",

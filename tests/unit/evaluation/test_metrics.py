@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -122,11 +123,26 @@ def test_each_metric_is_better_for_right_predictions_in_the_direction_that_it_na
         assert metric.is_share or not metric.is_proportion
 
 
+def test_metrics_that_depend_on_it_take_the_threshold_of_each_label() -> None:
+    labels = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    outputs = np.array([[0.4, 0.6], [0.2, 0.9], [0.4, 0.8]])
+    threshold = np.array([0.3, 0.7])
+    for metric in METRICS["multi_label_classification"].values():
+        value = metric.at(threshold).score(labels, outputs)
+        assert metric.at(None) is metric
+        if metric.name == "log_loss":
+            assert value == metric.score(labels, outputs)
+        else:
+            assert value == 1.0 > metric.score(labels, outputs)
+
+
 def test_logits_are_read_by_problem_type() -> None:
     logits = np.array([[2.0, -1.0], [0.5, 0.6]])
     several = Predictions(("a", "b"), logits, np.zeros((2, 2)), "multi_label_classification")
     assert several.outputs == pytest.approx(1 / (1 + np.exp(-logits)))
     assert several.predicted_labels.tolist() == [[True, False], [True, True]]
+    tuned = replace(several, thresholds=np.array([0.7, 0.2]))
+    assert tuned.predicted_labels.tolist() == [[True, True], [False, True]]
     number = Predictions(("a", "b"), logits[:, :1], np.zeros(2), "regression")
     assert number.predicted_labels.tolist() == [2.0, 0.5]
 

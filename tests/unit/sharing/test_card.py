@@ -15,6 +15,7 @@ from hf_transfer.record import (
     DroppedExample,
     LinearProbeFacts,
     RunRecord,
+    ThresholdFacts,
 )
 from hf_transfer.sharing import plots
 from hf_transfer.sharing.card import (
@@ -130,6 +131,20 @@ def test_the_card_of_several_labels_speaks_of_labels_and_shows_no_confusion() ->
     assert 'classify("image.png", top_k=3)' in text
     assert "class " not in text.split("\n---\n")[1]
     assert "confusion" not in text
+
+
+def test_the_card_of_tuned_thresholds_shows_how_to_use_them_and_what_a_half_would_give() -> None:
+    record = multi_label_record()
+    plain = {"f1_macro": record.metrics["exact_match"]}
+    thresholds = ThresholdFacts({"ant": 0.2, "bee": 0.5, "cow": 0.6}, "validation", plain)
+    evaluation = replace(record.evaluation, thresholds=thresholds)
+    text = str(render_card(replace(record, evaluation=evaluation)))
+    assert "with the highest F1 on the validation split. With 0.5 for all labels" in text
+    assert "With 0.5 for all labels: F1 (macro) 81.0 %." in text
+    assert 'found = classify("image.png", top_k=3)  # a path' in text
+    assert 'each["score"] > thresholds[each["label"]]' in text
+    assert "above 0.5 apply" not in text
+    assert "label_thresholds" not in str(render_card(record))
 
 
 def test_the_card_of_a_regression_speaks_of_the_number_and_shows_truth_and_answer() -> None:
