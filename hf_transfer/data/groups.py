@@ -22,7 +22,9 @@ def holds_groups(feature: object) -> bool:
 
 def with_group_names(rows: Dataset) -> Dataset:
     """The rows with their groups as texts; None where a cell is empty."""
-    names = [None if value in (None, "") else str(value) for value in rows[GROUP]]
+    # A NaN is not equal to itself.
+    values = (None if value == "" or value != value else value for value in rows[GROUP])
+    names = [None if value is None else str(value) for value in values]
     return rows.remove_columns(GROUP).add_column(GROUP, names, feature=Value("string"))
 
 

@@ -83,6 +83,14 @@ def test_a_few_rows_without_a_group_are_left_out(tmp_path: Path) -> None:
     assert data.dropped == ({"id": "train/7", "reason": "no group"},)
 
 
+def test_an_empty_cell_among_numbers_is_no_group(tmp_path: Path) -> None:
+    frame = _frame(300, 20).astype({"speaker": float})
+    frame.loc[7, "speaker"] = np.nan
+    frame.to_parquet(tmp_path / "train.parquet")
+    data = _load(tmp_path)
+    assert [row["id"] for row in data.dropped] == ["train/7"]
+
+
 def test_a_binary_column_of_groups_is_no_label(tmp_path: Path) -> None:
     ones = [0, 1] * 30
     frame = _frame(60, 5).drop(columns="label").assign(red=ones, blue=ones[::-1])

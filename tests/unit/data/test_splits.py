@@ -79,6 +79,15 @@ def test_groups_are_dealt_whole_in_about_the_shares_of_every_class() -> None:
         assert shares == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
 
 
+def test_large_groups_are_held_out_as_often_as_small_ones() -> None:
+    groups = np.repeat(np.arange(60), np.tile([2, 10, 30], 20))
+    held_out = np.zeros(60)
+    for seed in range(40):
+        held_out[groups[deal_groups(groups % 2, groups, [0.8, 0.2], seed) == 1]] += 1
+    small, middle, large = held_out.reshape(20, 3).sum(0) / (20 * 40)
+    assert [small, middle, large] == pytest.approx([0.2] * 3, abs=0.06)
+
+
 @pytest.mark.parametrize("groups", [5, 6, 9])
 def test_every_part_gets_a_group_where_there_are_enough(groups: int) -> None:
     rows = np.repeat(np.arange(groups), np.arange(1, groups + 1) ** 2)
