@@ -8,7 +8,8 @@ if TYPE_CHECKING:  # so that editors and type checkers see the public names
     from hf_transfer.cli.flags import read_config, read_flags
     from hf_transfer.cli.recipe import parse_config
     from hf_transfer.config.cache import CacheConfig
-    from hf_transfer.config.data import DataConfig
+    from hf_transfer.config.data import DataConfig, SourceConfig
+    from hf_transfer.config.embed import EmbedConfig
     from hf_transfer.config.evaluation import EvaluationConfig
     from hf_transfer.config.hub import HubTarget, PushConfig
     from hf_transfer.config.model import ModelConfig
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # so that editors and type checkers see the public names
     from hf_transfer.config.validate import validate
     from hf_transfer.data.prepared import Preparation
     from hf_transfer.data.sources import Data, load_data
+    from hf_transfer.embeddings import Embeddings, embed, embed_dataset
     from hf_transfer.errors import Finished, Stopped, UserError
     from hf_transfer.evaluation.evaluate import evaluate, measure
     from hf_transfer.evaluation.metrics import load_tag_metrics, require_metrics
@@ -51,6 +53,8 @@ _MODULES = {
     "parse_config": "cli.recipe",
     "CacheConfig": "config.cache",
     "DataConfig": "config.data",
+    "SourceConfig": "config.data",
+    "EmbedConfig": "config.embed",
     "EvaluationConfig": "config.evaluation",
     "HubTarget": "config.hub",
     "PushConfig": "config.hub",
@@ -65,6 +69,9 @@ _MODULES = {
     "Preparation": "data.prepared",
     "Data": "data.sources",
     "load_data": "data.sources",
+    "Embeddings": "embeddings",
+    "embed": "embeddings",
+    "embed_dataset": "embeddings",
     "Finished": "errors",
     "Stopped": "errors",
     "UserError": "errors",

@@ -75,16 +75,17 @@ def _require_rows_that_stay(data: Data) -> None:
 
 @torch.inference_mode()
 def _require_answer(job: Job) -> None:
-    """Raise UserError unless the network answers to the first training row."""
+    """Raise UserError unless the network answers to the first row."""
+    first = next(iter(job.data.splits.values())).select([0])
     model = job.model.eval()
     device = next(model.parameters()).device
     try:
-        inputs = job.encoder.batch(list(job.encoder.rows(job.data.train.select([0]))))
+        inputs = job.encoder.batch(list(job.encoder.rows(first)))
         inputs.pop("labels")
         model(**{name: tensor.to(device) for name, tensor in inputs.items()})
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"{job.checkpoint.provenance.id!r} does not take what its processor makes of "
-            f"{job.data.train[0]['id']}: {one_line(error)}",
+            f"{first[0]['id']}: {one_line(error)}",
             "change size, mean or std in its preprocessor_config.json to what the network takes",
         ) from error

@@ -215,7 +215,7 @@ def _name_output(filled: Sequence[Any], logs: bool) -> None:
     names = list(filter(None, given.values()))
     if training is None or training.output_dir is not None or len(names) < 2:
         return
-    parts = [_short_name(name) for name in names]
+    parts = [short_name(name) for name in names]
     if any(isinstance(group, StudyConfig) for group in filled):
         parts.append("comparison")
     training.output_dir = f"out/{'-'.join(parts)}"
@@ -223,7 +223,7 @@ def _name_output(filled: Sequence[Any], logs: bool) -> None:
         log.info("no --output_dir was given, it is %s", training.output_dir)
 
 
-def _short_name(name: str) -> str:
+def short_name(name: str) -> str:
     """`google/vit-base` -> `vit-base`, `mine/pets v2.csv` -> `pets-v2`; of `.` its own name."""
     path = Path(name.split(":")[-1]).expanduser()
     stem = FILE_ENDINGS.sub("", path.resolve().name if path.exists() else path.name)

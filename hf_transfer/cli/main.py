@@ -5,12 +5,12 @@ import sys
 from importlib.metadata import version
 from typing import NoReturn
 
-from hf_transfer.cli import cache, plan, predict, run
+from hf_transfer.cli import cache, embed, plan, predict, run
 from hf_transfer.cli.command import run_command
 from hf_transfer.cli.parser_errors import as_user_error
 from hf_transfer.errors import UserError
 
-COMMANDS = (run, plan, predict, cache)  # heavy imports wait until a command needs them
+COMMANDS = (run, plan, predict, embed, cache)  # heavy imports wait until a command needs them
 MISSING = "the following arguments are required: "
 
 

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 from datasets import Dataset, Value
 
-from hf_transfer.config.data import DataConfig
+from hf_transfer.config.data import SourceConfig
 from hf_transfer.data.groups import GROUP, holds_groups, with_group_names
 from hf_transfer.data.labels import LabelKind
 from hf_transfer.data.multi_label import is_list
@@ -24,11 +24,14 @@ TAG_COLUMNS = (
 )
 
 
-def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, str]:
+def find_columns(
+    train: Dataset, config: SourceConfig, task: Task, needs_label: bool = True
+) -> dict[str, str]:
     """Our column name ("image", "audio" or "text", "text_pair", "label", "group") -> the dataset's.
 
     Raises UserError for flags of another modality, and for columns that are not given and cannot be
-    found, do not exist, hold another kind of input or have two roles.
+    found, do not exist, hold another kind of input or have two roles. Unless `needs_label`, there
+    may be no labels.
     """
     for field in fields(config):
         modality = field.metadata.get("modality", task.modality)
@@ -42,15 +45,18 @@ def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, st
     others = [name for name in usual if name in train.column_names and name != label]
     if others and not config.label_column:
         log.info("labels: column %s, not %s; see --label_column", label, ", ".join(others))
-    columns = {task.modality: _find_input(train, config, task, label), "label": label}
+    group = getattr(config, "group_column", None)  # only data to learn from have one
+    columns = {task.modality: _find_input(train, config, task, (label, group)), "label": label}
+    if label is None and not needs_label:
+        del columns["label"]
     if config.text_pair_column and task.labels_words:
         raise UserError(
             f"--text_pair_column does not belong to {task.name}", "give one column of words"
         )
     if config.text_pair_column:
         columns["text_pair"] = config.text_pair_column
-    if config.group_column:
-        columns[GROUP] = config.group_column
+    if group:
+        columns[GROUP] = group
     found = {ours: _require_column(train, ours, theirs, task) for ours, theirs in columns.items()}
     if len(set(found.values())) < len(found):
         raise UserError(
@@ -59,13 +65,15 @@ def find_columns(train: Dataset, config: DataConfig, task: Task) -> dict[str, st
     return found
 
 
-def _find_input(train: Dataset, config: DataConfig, task: Task, label: str | None) -> str | None:
+def _find_input(
+    train: Dataset, config: SourceConfig, task: Task, others: tuple[str | None, ...]
+) -> str | None:
     """The input column: as given, of a usual name, or the only one of its kind; None if unclear."""
     given: str | None = getattr(config, f"{task.modality}_column")
     fitting = [
         name
         for name, feature in train.features.items()
-        if holds_inputs(feature, task) and name not in (label, config.group_column)
+        if holds_inputs(feature, task) and name not in others
     ]
     only = fitting[0] if len(fitting) == 1 else None
     return given or _first(task.column_names, fitting) or only

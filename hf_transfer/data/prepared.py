@@ -266,7 +266,8 @@ def prepare_images(
     Without a preparation there are no pixels. Where they cannot be kept, the log says why; the
     processor then runs for each batch.
     """
-    plain = ImagePass(_thumbnail_side(splits["train"]))
+    first = next(iter(splits.values()))
+    plain = ImagePass(_thumbnail_side(first))
     if preparation is None:
         return Prepared(_prepare_each(splits, plain))
     encoder = preparation.encoder
@@ -275,7 +276,7 @@ def prepare_images(
     reason = NotPreparedError("--cache_inputs false")
     if cache.cache_inputs != "false":
         try:
-            sample = _sample(splits["train"], plain.mode)
+            sample = _sample(first, plain.mode)
             parts = split_processor(preparation.processor, sample)
             complete = replace(plain, parts=parts, facts=encoder.facts, cache=cache)
             return Prepared(_prepare_each(splits, complete), encoder, parts)

@@ -59,6 +59,7 @@ class BlockSplit:
 
     model: Any
     frozen_stages: int
+    keeps_all: bool = False  # also the positions that the suffix does not read
     last_blocks: list[str] = field(init=False, default_factory=list)
     earlier_blocks: list[str] = field(init=False, default_factory=list)
     inputs_read: set[str] = field(init=False, default_factory=set)
@@ -109,6 +110,12 @@ class BlockSplit:
                 activations[name] = tensor if count is None else tensor[:, :count]
         return activations
 
+    @property
+    def last_output(self) -> str:
+        """The name of the activation of the last tower's block, after the first batch."""
+        path = self.last_blocks[-1]
+        return self._name(path, self._structures[path].tensors[0])
+
     def suffix(self, activations: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The logits (rows, labels) of activations."""
         with self.replaying():
@@ -136,7 +143,7 @@ class BlockSplit:
         with respect to an activation is zero at positions that are not read.
         """
         sequences = {}
-        for path in self.last_blocks:
+        for path in () if self.keeps_all else self.last_blocks:
             structure = self._structures[path]
             name = self._name(path, structure.tensors[0])
             if structure.keeps_shape and activations[name].ndim == 3:

@@ -49,6 +49,7 @@ def cache_key(layers: FrozenLayers, rows: Dataset) -> str:
         inputs = [DIGEST]  # of the image's file
     # Augmented images depend on the batch size too: each batch has its own seed.
     augmented = view and (view.number, view.augmentation, layers.batch_size, version("kornia"))
+    reduced = {"mean": "positions"} if layers.averages else {}
     for name in NOT_COMPUTED_WITH:
         config.pop(name, None)
     facts = {
@@ -65,6 +66,7 @@ def cache_key(layers: FrozenLayers, rows: Dataset) -> str:
         "versions": {name: version(name) for name in VERSIONED},
         "device": next(model.parameters()).device.type,
         "format": layers.dtype,
+        **reduced,
     }
     return digest(facts)
 

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from hf_transfer.data.augmentation import Augment
 from hf_transfer.data.encode import LENGTHS, Encoder
 from hf_transfer.frozen.precision import in_bfloat16, in_dtype_of, to_float32, to_numpy
-from hf_transfer.frozen.split import CheckedSplit, UnsplittableError, is_activation
+from hf_transfer.frozen.split import FEATURES, CheckedSplit, UnsplittableError, is_activation
 from hf_transfer.strategies.plan import FrozenDtype
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,9 @@ class FrozenLayers:
     """The frozen layers of a model, and how rows are passed through them.
 
     `above` names the parameters above the boundary, which do not influence the activations.
-    Without a `view` images are passed as they are. `about` describes the activations to people.
+    With `averages` the activation is "features" (width,): the mean of a layer's output over all
+    positions. Without a `view` images are passed as they are. `about` describes the activations to
+    people.
     """
 
     split: CheckedSplit
@@ -58,6 +60,7 @@ class FrozenLayers:
     workers: int = 0
     quiet: bool = False
     dtype: FrozenDtype = "float32"
+    averages: bool = False
     view: View | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -116,12 +119,14 @@ class ForwardPass:
         lengths = self.lengths[batch]
         padded = int(lengths.max())
         rows: list[Row] = [{} for _ in batch]
-        for name in filter(is_activation, outputs):
+        averages = self.layers.averages
+        names = [self.layers.split.last_output] if averages else filter(is_activation, outputs)
+        for name in names:
             array = to_numpy(outputs[name], dtype)
             is_padded = padded and array.ndim > 2 and array.shape[1] == padded
             for number, length in enumerate(lengths):
-                own = array[number]
-                rows[number][name] = self._unpadded(own, length) if is_padded else own
+                own = self._unpadded(array[number], length) if is_padded else array[number]
+                rows[number][FEATURES if averages else name] = mean(own) if averages else own
         return rows
 
     def _augment(self, inputs: dict[str, torch.Tensor], first_row: int) -> None:
@@ -135,6 +140,18 @@ class ForwardPass:
 
     def _unpadded(self, array: np.ndarray, length: int) -> np.ndarray:
         return array[len(array) - length :] if self.layers.encoder.pads_left else array[:length]
+
+
+def mean(output: np.ndarray) -> np.ndarray:
+    """(width,) the mean over positions (positions, width), or over a map (width, side, side).
+
+    Raises UnsplittableError for what is neither.
+    """
+    if output.ndim == 3 and output.shape[1] == output.shape[2]:
+        return output.mean((1, 2))
+    if output.ndim > 2:
+        raise UnsplittableError(f"which axis of {output.shape} is the width is not clear")
+    return output if output.ndim == 1 else output.mean(0)
 
 
 def longest_first(layers: FrozenLayers, rows: Dataset) -> ForwardPass:

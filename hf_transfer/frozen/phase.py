@@ -93,6 +93,18 @@ def compute_head_features(
     return _compute_each(each_view, rows, cache, in_memory=True)
 
 
+def compute_layer(boundary: Boundary, job: Job, rows: Dataset, cache: CacheConfig) -> Features:
+    """The output right below a boundary, in float32: an activation "features" (width,) per row.
+
+    At the head, what it reads; elsewhere, the mean over all positions. Without room in the store
+    they are in memory. Raises UnsplittableError.
+    """
+    layers = _frozen_layers(boundary, job, "float32", averages=boundary != "head")
+    features = compute_features(layers, rows, cache, in_memory=True)
+    assert features is not None
+    return features
+
+
 def cache_facts(features: Sequence[Features]) -> dict[str, Any]:
     """The record's facts about the frozen layers of a phase; `seconds` do not overlap its own."""
     facts: dict[str, Any] = {"frozen_passes": 0, "cached_bytes": 0, "frozen_seconds": 0}
@@ -113,7 +125,9 @@ def _warn_of_unused_augmentation(training: TrainingConfig, views: int) -> None:
         )
 
 
-def _frozen_layers(boundary: Boundary, job: Job, dtype: FrozenDtype) -> FrozenLayers:
+def _frozen_layers(
+    boundary: Boundary, job: Job, dtype: FrozenDtype, averages: bool = False
+) -> FrozenLayers:
     """The layers below a boundary; the model is moved to the device, in eval mode.
 
     Raises UnsplittableError.
@@ -128,7 +142,7 @@ def _frozen_layers(boundary: Boundary, job: Job, dtype: FrozenDtype) -> FrozenLa
     above = {name for name, depth in layer_map.depths.items() if depth >= lowest}
     model.to(training.device)
     return FrozenLayers(
-        split_model(model, boundary),
+        split_model(model, boundary, keeps_all=averages),
         above=frozenset(above.difference(job.checkpoint.fixed)),
         encoder=job.encoder,
         batch_size=training.per_device_eval_batch_size,
@@ -136,6 +150,7 @@ def _frozen_layers(boundary: Boundary, job: Job, dtype: FrozenDtype) -> FrozenLa
         # The trials of a study log warnings alone, and show no bars.
         quiet=bool(training.disable_tqdm) or not log.isEnabledFor(logging.INFO),
         dtype=dtype,
+        averages=averages,
         about={"model": job.checkpoint.provenance.id, "boundary": layer_map.stages[lowest]},
     )
 

@@ -27,11 +27,12 @@ FEATURES = "features"  # the activation at a linear head
 SUFFIX_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError)
 
 
-def split_model(model: Any, boundary: Boundary) -> "CheckedSplit":
+def split_model(model: Any, boundary: Boundary, keeps_all: bool = False) -> "CheckedSplit":
     """A model split at the head, or behind a number of frozen stages (embeddings, layer 1, ...).
 
     At a head of one linear layer the activation is "features" (rows, width), the input of this
-    layer; elsewhere it is the output of the last frozen block of each tower. The model must be in
+    layer; elsewhere it is the output of the last frozen block of each tower, at all positions if it
+    `keeps_all`, else at those that the layers above read. The model must be in
     eval mode when `prefix` is first called. Raises ValueError for a number of stages that the model
     does not have, and UnsplittableError, at the latest in the first call of `prefix`, where the two
     parts do not reproduce its logits.
@@ -45,7 +46,7 @@ def split_model(model: Any, boundary: Boundary) -> "CheckedSplit":
         raise ValueError(
             f"{boundary} frozen stages: the model has {stages}, give 1 to {stages - 1}"
         )
-    return CheckedSplit(model, boundary, BlockSplit(model, boundary))
+    return CheckedSplit(model, boundary, BlockSplit(model, boundary, keeps_all))
 
 
 def is_activation(name: str) -> bool:
@@ -153,6 +154,11 @@ class CheckedSplit:
     def positions_read(self) -> dict[str, int]:
         """Of an activation, how many positions are stored, where not all are."""
         return dict(self.split.positions_read) if isinstance(self.split, BlockSplit) else {}
+
+    @property
+    def last_output(self) -> str:
+        """The name of the activation right below the boundary, after the first batch."""
+        return self.split.last_output if isinstance(self.split, BlockSplit) else FEATURES
 
     def replaying(self) -> AbstractContextManager[None]:
         """The context in which the model trains on what `prefix` returns in place of its inputs."""

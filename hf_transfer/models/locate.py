@@ -104,17 +104,41 @@ def read_config(location: Location, task: Task) -> Any:
     Raises UserError if it cannot be read, or the checkpoint was not pretrained on the task's kind
     of input.
     """
+    config = _read_any_config(location)
+    trusts = location.arguments["trust_remote_code"]
+    require_modality(config, task, location.provenance.id, trusts)
+    return config
+
+
+def find_checkpoint_task(location: Location) -> Task:
+    """The task of a checkpoint: that of its head, or else the first of its kind of input.
+
+    Raises UserError if it has none, or reads several kinds of input.
+    """
+    config = _read_any_config(location)
+    covering = [task for task in TASKS.values() if task.covers(config)]
+    architecture = (config.architectures or [""])[0]
+    own = [task for task in covering if task.model_class_name(config) == architecture]
+    found = own or covering
+    if len({task.modality for task in found}) != 1:
+        raise UserError(
+            f"{location.provenance.id!r} ({architecture or config.model_type}) does not tell "
+            "which task it is for",
+            f"give --task, one of {', '.join(TASKS)}",
+        )
+    return found[0]
+
+
+def _read_any_config(location: Location) -> Any:
     name = location.provenance.id
     try:
-        config = AutoConfig.from_pretrained(**location.arguments)
+        return AutoConfig.from_pretrained(**location.arguments)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"cannot read the config of {name!r}: {one_line(error)}",
             "it must be a transformers checkpoint; --trust_remote_code runs the code that some of "
             "them bring",
         ) from error
-    require_modality(config, task, name, location.arguments["trust_remote_code"])
-    return config
 
 
 def require_modality(config: Any, task: Task, name: str, trust_remote_code: bool) -> None:
