@@ -1,7 +1,7 @@
 """Feature extraction: a vector for each input, of the layer asked for, from the store."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from accelerate import PartialState
 from datasets import Dataset
 
 from hf_transfer.config.cache import CacheConfig
@@ -17,7 +18,9 @@ from hf_transfer.config.data import DataConfig, SourceConfig
 from hf_transfer.config.embed import EmbedConfig
 from hf_transfer.config.model import ModelConfig
 from hf_transfer.config.training_arguments import TrainingConfig
-from hf_transfer.data.inputs import Inputs, load_inputs
+from hf_transfer.data.encode import TextInput
+from hf_transfer.data.inputs import Inputs, load_inputs, with_zeros
+from hf_transfer.data.sources import Data
 from hf_transfer.data.tokens import with_stored_tokens
 from hf_transfer.errors import UserError, unknown
 from hf_transfer.frozen.features import compute_features
@@ -27,11 +30,13 @@ from hf_transfer.frozen.split import FEATURES, Boundary, UnsplittableError, spli
 from hf_transfer.job import Job, make_job
 from hf_transfer.models.checkpoint import Checkpoint, load_checkpoint, load_preparation
 from hf_transfer.models.layers import LayerMap, layer_map
-from hf_transfer.models.locate import find_checkpoint_task, locate
+from hf_transfer.models.locate import find_checkpoint_task, locate, read_config
 from hf_transfer.models.pooling import UnpoolableError, mean_pooled
 from hf_transfer.models.predictor import Predictor
 from hf_transfer.sealed import temporary_path
 from hf_transfer.tasks import find_task
+
+HEAD_ALONE = ("words have vectors at the head alone", "leave out the layer")
 
 
 @dataclass(frozen=True)
@@ -39,14 +44,15 @@ class Embeddings:
     """A vector for each input, or for each word where words have labels.
 
     `ids` (n,) are split/row, or split/row/word; `labels` (n,) as stored, classes by name, None
-    where a row has none; `vectors` (n, width) float32. `computed` is False where all were in the
-    store.
+    where a row has none; `vectors` (n, width) float32, of which `meaning` says what they are.
+    `computed` is False where all were in the store.
     """
 
     ids: list[str]
     labels: list[Any] | None
     vectors: np.ndarray
     computed: bool
+    meaning: str
 
     def save(self, path: Path) -> None:
         """Write a file, replaced in one step: Parquet or NumPy's npz, by its ending.
@@ -72,12 +78,18 @@ def embed(
 ) -> np.ndarray:
     """(rows, width) float32: what the head of a finished model reads of rows, or a layer's mean.
 
-    Rows are those of `answers`: {"text": ...}, {"image": a PIL image}, {"audio": bytes or path}.
-    Nothing is stored. Raises UserError for a layer that the model does not have.
+    Rows are those of `answers`: {"text": ...}, {"image": a PIL image}, {"audio": bytes or path}; of
+    lists of words, (words, width). Nothing is stored. Raises UserError without rows, and for a
+    layer that the model does not have.
     """
-    model = predictor.model.eval()
+    model = predictor.model.eval().to(PartialState().device)
     boundary = _find_boundary(layer_map(model), layer)
-    labelled = Dataset.from_list([{**row, "label": 0} for row in rows])
+    labelled = list(map(with_zeros, rows))
+    if not labelled:
+        raise UserError("there are no rows", "give one or more")
+    has_words = isinstance(labelled[0]["label"], list)
+    if has_words and boundary != "head":
+        raise UserError(*HEAD_ALONE)
     with _as_user_error(layer):
         layers = FrozenLayers(
             split_model(model, boundary, keeps_all=True),
@@ -88,8 +100,11 @@ def embed(
             averages=boundary != "head",
         )
         store = CacheConfig(cache_frozen=False)
-        features = compute_features(layers, predictor.encoder.rows(labelled), store, in_memory=True)
+        encoded = predictor.encoder.rows(Dataset.from_list(labelled))
+        features = compute_features(layers, encoded, store, in_memory=True)
     assert features is not None
+    if has_words:
+        return features.of_words(FEATURES, encoded["label"][:])
     return features.matrix(FEATURES)
 
 
@@ -102,7 +117,9 @@ def embed_dataset(
     does not fit.
     """
     config = ModelConfig(model, options.model_revision, options.trust_remote_code)
-    task = find_task(options.task) if options.task else find_checkpoint_task(locate(config))
+    location = locate(config)
+    task = find_task(options.task) if options.task else find_checkpoint_task(location)
+    read_config(location, task)  # before any data is read
     preparation = load_preparation(config, task, cache)
     data = DataConfig(**vars(source), train_split=options.dataset_split or DataConfig.train_split)
     inputs = load_inputs(data, task, options.dataset_split, preparation)
@@ -111,47 +128,64 @@ def embed_dataset(
         checkpoint = _with_mean(checkpoint)
     boundary = _find_boundary(checkpoint.layers, options.layer)
     _require_vector(checkpoint, boundary)
-    batch_size = options.per_device_eval_batch_size
-    job = make_job(checkpoint, inputs.data, TrainingConfig(per_device_eval_batch_size=batch_size))
-    if task.modality == "text" and not task.labels_words:
-        tokens = with_stored_tokens(
-            job.encoder, checkpoint.processor, checkpoint.takes.vocabulary, cache
-        )
-        job = replace(job, encoder=tokens)
+    job = _make_job(checkpoint, inputs.data, options.per_device_eval_batch_size, cache)
     with _as_user_error(options.layer):
         parts = [_embed_split(name, boundary, job, inputs, cache) for name in inputs.data.splits]
-    labels = [part.labels or [None] * len(part.ids) for part in parts]
+    labels = list(itertools.chain.from_iterable(part.labels or () for part in parts))
     return Embeddings(
         ids=list(itertools.chain.from_iterable(part.ids for part in parts)),
-        labels=[*itertools.chain.from_iterable(labels)] if any(p.labels for p in parts) else None,
+        labels=labels if any(label is not None for label in labels) else None,
         vectors=np.concatenate([part.vectors for part in parts]),
         computed=any(part.computed for part in parts),
+        meaning=parts[0].meaning,
     )
+
+
+def _make_job(checkpoint: Checkpoint, data: Data, batch_size: int, cache: CacheConfig) -> Job:
+    """The job of passing the data through a checkpoint; texts are tokenized once."""
+    job = make_job(checkpoint, data, TrainingConfig(per_device_eval_batch_size=batch_size))
+    takes = checkpoint.takes
+    if not isinstance(takes, TextInput) or data.task.labels_words:  # windows are more than the rows
+        return job
+    encoder = with_stored_tokens(job.encoder, checkpoint.processor, takes.vocabulary, cache)
+    return replace(job, encoder=encoder)
 
 
 def _embed_split(
     name: str, boundary: Boundary, job: Job, inputs: Inputs, cache: CacheConfig
 ) -> Embeddings:
+    """The vectors of a split; its labels are None each where it has none."""
     split = inputs.data.splits[name]
     rows = job.encoder.rows(split)
     features = compute_layer(boundary, job, rows, cache)
     ids = list(split["id"][:])
     labels = inputs.labels[name]
-    if not inputs.data.task.labels_words:
-        return Embeddings(ids, labels, features.matrix(FEATURES), features.passes > 0)
-    counts = list(map(len, split["text"]))
-    for row, count, own in zip(ids, counts, labels or (), strict=False):
-        if own is not None and len(own) != count:
-            raise UserError(f"{row} has {count} words and {len(own)} tags", "fix or remove the row")
-    return Embeddings(
-        ids=[
-            f"{row}/{word}" for row, count in zip(ids, counts, strict=True) for word in range(count)
-        ],
-        labels=labels
-        and [tag for own, n in zip(labels, counts, strict=True) for tag in own or [None] * n],
-        vectors=features.of_words(FEATURES, rows["label"][:]),
-        computed=features.passes > 0,
-    )
+    if inputs.data.task.labels_words:
+        ids, labels = _name_words(ids, split["text"][:], labels)
+        vectors = features.of_words(FEATURES, rows["label"][:])
+    else:
+        vectors = features.matrix(FEATURES)
+    meaning = "what the head reads"
+    if boundary != "head":
+        stage = job.checkpoint.layers.stages[boundary - 1]
+        meaning = f"the mean over all positions of what {stage} returns"
+    return Embeddings(ids, labels, vectors, features.passes > 0, meaning)
+
+
+def _name_words(
+    ids: Sequence[str], texts: Sequence[Sequence[str]], labels: Sequence[Any]
+) -> tuple[list[str], list[Any]]:
+    """The ids of all words, and their labels. Raises UserError for rows with more or fewer."""
+    names: list[str] = []
+    tags: list[Any] = []
+    for row, words, own in zip(ids, texts, labels, strict=True):
+        if own is not None and len(own) != len(words):
+            raise UserError(
+                f"{row} has {len(words)} words and {len(own)} tags", "fix or remove the row"
+            )
+        names += [f"{row}/{number}" for number in range(len(words))]
+        tags += own or [None] * len(words)
+    return names, tags
 
 
 def require_output(path: Path) -> None:
@@ -191,7 +225,7 @@ def _require_vector(checkpoint: Checkpoint, boundary: Boundary) -> None:
     name = checkpoint.provenance.id
     if boundary != "head":
         if checkpoint.task.labels_words:
-            raise UserError("words have vectors at the head alone", "leave out --layer")
+            raise UserError(*HEAD_ALONE)
         return
     if checkpoint.linear_head is None:
         raise UserError(f"the head of {name!r} is not one linear layer", last)

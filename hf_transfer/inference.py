@@ -20,6 +20,7 @@ from transformers.utils import cached_file, find_adapter_config_file
 
 from hf_transfer.config.model import ModelConfig
 from hf_transfer.data.encode import make_encoder
+from hf_transfer.data.inputs import with_zeros
 from hf_transfer.data.token_labels import IGNORED, split_words
 from hf_transfer.errors import UserError, one_line
 from hf_transfer.evaluation.metrics import SCORING
@@ -128,10 +129,8 @@ def _outputs(predictor: Predictor, rows: list[Row]) -> Sequence[np.ndarray]:
     Where words have labels, an array (words, labels) for each row.
     """
     encoder = predictor.encoder
-    labelled = [{**row, "label": 0} for row in rows]
+    labelled = list(map(with_zeros, rows))
     has_words = isinstance(rows[0].get("text"), list)
-    if has_words:
-        labelled = [{**row, "label": [0] * len(row["text"]), "id": ""} for row in rows]
     if encoder.by_length:
         with _no_progress_bar():
             labelled = list(encoder.rows(Dataset.from_list(labelled)))

@@ -47,5 +47,5 @@ def write_embeddings(arguments: argparse.Namespace) -> None:
     found = embed_dataset(arguments.model, source, options, cache)
     found.save(output)
     rows, width = found.vectors.shape
-    origin = "computed" if found.computed else "from the store (hit)"
-    log.info("%s: %d vectors of %d numbers, %s", output, rows, width, origin)
+    origin = "computed now (miss)" if found.computed else "from the store (hit)"
+    log.info("%s: %d vectors of %d numbers, %s: %s", output, rows, width, found.meaning, origin)

@@ -26,13 +26,13 @@ NO_LABELS = ("0", "1")
 
 @dataclass(frozen=True)
 class Inputs:
-    """All splits under their own names, and the labels of their rows, as names; None: no labels.
+    """All splits under their own names, and the labels of their rows, as names or None.
 
     In the `data` every label is 0: an encoder wants one.
     """
 
     data: Data
-    labels: Mapping[str, list[Any] | None]
+    labels: Mapping[str, list[Any]]
 
 
 def load_inputs(
@@ -53,7 +53,7 @@ def load_inputs(
     for name, rows in chosen.items():
         columns = find_columns(rows, config, task, needs_label=False)
         label = columns.pop("label", None)
-        labels[name] = None if label is None else _label_names(rows, label)
+        labels[name] = [None] * len(rows) if label is None else _label_names(rows, label)
         stored[name] = _with_zeros(select_columns(rows, name, columns), task)
     prepared = prepare_images(stored, preparation) if task.has_images else None
     splits = {}
@@ -64,8 +64,7 @@ def load_inputs(
             log.warning("left out %d of %d inputs: %s", len(bad), len(rows), summarize_bad(bad))
         good = np.flatnonzero(~np.isin(rows["id"][:], [row.id for row in bad]))
         splits[name] = rows.select(good)
-        own = labels[name]
-        labels[name] = None if own is None else [own[row] for row in good]
+        labels[name] = list(map(labels[name].__getitem__, good))
     data = Data(
         splits=splits,
         labels=NO_LABELS,
@@ -76,6 +75,12 @@ def load_inputs(
         prepared=prepared,
     )
     return Inputs(data, labels)
+
+
+def with_zeros(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with 0 as its label, or with one for each of its words."""
+    text = row.get("text")
+    return {"id": "", **row, "label": [0] * len(text) if isinstance(text, list) else 0}
 
 
 def _with_zeros(rows: Dataset, task: Task) -> Dataset:
