@@ -44,15 +44,23 @@ class Embeddings:
     """A vector for each input, or for each word where words have labels.
 
     `ids` (n,) are split/row, or split/row/word; `labels` (n,) as stored, classes by name, None
-    where a row has none; `vectors` (n, width) float32, of which `meaning` says what they are.
+    where a row has none; `files` (n,) as below the dataset's folder, None where an input is none.
+    Both are None where no row has any. `vectors` (n, width) float32 are what `meaning` says.
     `computed` is False where all were in the store.
     """
 
     ids: list[str]
     labels: list[Any] | None
+    files: list[str | None] | None
     vectors: np.ndarray
     computed: bool
     meaning: str
+
+    @property
+    def columns(self) -> dict[str, list[Any]]:
+        """The columns id, file and label, as far as there are any."""
+        columns = {"id": self.ids, "file": self.files, "label": self.labels}
+        return {name: values for name, values in columns.items() if values is not None}
 
     def save(self, path: Path) -> None:
         """Write a file, replaced in one step: Parquet or NumPy's npz, by its ending.
@@ -131,14 +139,20 @@ def embed_dataset(
     job = _make_job(checkpoint, inputs.data, options.per_device_eval_batch_size, cache)
     with _as_user_error(options.layer):
         parts = [_embed_split(name, boundary, job, inputs, cache) for name in inputs.data.splits]
-    labels = list(itertools.chain.from_iterable(part.labels or () for part in parts))
     return Embeddings(
         ids=list(itertools.chain.from_iterable(part.ids for part in parts)),
-        labels=labels if any(label is not None for label in labels) else None,
+        labels=_join(part.labels for part in parts),
+        files=_join(part.files for part in parts),
         vectors=np.concatenate([part.vectors for part in parts]),
         computed=any(part.computed for part in parts),
         meaning=parts[0].meaning,
     )
+
+
+def _join(columns: Iterable[list[Any] | None]) -> list[Any] | None:
+    """The columns of all splits as one; None if it is empty."""
+    joined = list(itertools.chain.from_iterable(column or () for column in columns))
+    return joined if any(value is not None for value in joined) else None
 
 
 def _make_job(checkpoint: Checkpoint, data: Data, batch_size: int, cache: CacheConfig) -> Job:
@@ -160,8 +174,10 @@ def _embed_split(
     features = compute_layer(boundary, job, rows, cache)
     ids = list(split["id"][:])
     labels = inputs.labels[name]
+    files = inputs.files[name]
     if inputs.data.task.labels_words:
         ids, labels = _name_words(ids, split["text"][:], labels)
+        files = [None] * len(ids)
         vectors = features.of_words(FEATURES, rows["label"][:])
     else:
         vectors = features.matrix(FEATURES)
@@ -169,7 +185,7 @@ def _embed_split(
     if boundary != "head":
         stage = job.checkpoint.layers.stages[boundary - 1]
         meaning = f"the mean over all positions of what {stage} returns"
-    return Embeddings(ids, labels, vectors, features.passes > 0, meaning)
+    return Embeddings(ids, labels, files, vectors, features.passes > 0, meaning)
 
 
 def _name_words(
@@ -245,20 +261,19 @@ def _as_user_error(layer: str) -> Iterator[None]:
 
 
 def _write_parquet(embeddings: Embeddings, file: BinaryIO) -> None:
-    columns: dict[str, Any] = {"id": pa.array(embeddings.ids)}
-    if embeddings.labels is not None:
-        columns["label"] = pa.array(embeddings.labels)
+    columns = {name: pa.array(values) for name, values in embeddings.columns.items()}
     vectors = embeddings.vectors
     columns["vector"] = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])
     pyarrow.parquet.write_table(pa.table(columns), file)
 
 
 def _write_npz(embeddings: Embeddings, file: BinaryIO) -> None:
-    """Arrays id, vector and, where there are any, label: text; several of a row between |."""
-    arrays: dict[str, Any] = {"id": np.array(embeddings.ids), "vector": embeddings.vectors}
-    if embeddings.labels is not None:
-        arrays["label"] = np.array(list(map(_in_one_cell, embeddings.labels)))
-    np.savez(file, **arrays)
+    """Arrays of text and the vectors; several labels of a row are separated by |."""
+    arrays: dict[str, Any] = {
+        name: np.array(list(map(_in_one_cell, values)))
+        for name, values in embeddings.columns.items()
+    }
+    np.savez(file, **arrays, vector=embeddings.vectors)
 
 
 def _in_one_cell(label: Any) -> str:

@@ -3,13 +3,14 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset
 
 from hf_transfer.config.data import DataConfig
-from hf_transfer.data.checks import check_split, summarize_bad
+from hf_transfer.data.checks import check_split, stored_rows, summarize_bad
 from hf_transfer.data.columns import find_columns, select_columns
 from hf_transfer.data.multi_label import is_list
 from hf_transfer.data.prepared import Preparation, prepare_images
@@ -26,13 +27,15 @@ NO_LABELS = ("0", "1")
 
 @dataclass(frozen=True)
 class Inputs:
-    """All splits under their own names, and the labels of their rows, as names or None.
+    """All splits under their own names, and of their rows the labels (names, or None) and files.
 
-    In the `data` every label is 0: an encoder wants one.
+    In the `data` every label is 0: an encoder wants one. A file is named as below the dataset's
+    folder; None where an input is none.
     """
 
     data: Data
     labels: Mapping[str, list[Any]]
+    files: Mapping[str, list[str | None]]
 
 
 def load_inputs(
@@ -42,7 +45,7 @@ def load_inputs(
 
     Raises UserError as load_data does, except for labels: they may be missing.
     """
-    raw, origin = read_source(config, task.modality)
+    raw, origin = read_source(config, task.modality, needs_label=False)
     if split is not None and split not in raw:
         raise unknown("split", split, raw)
     chosen = {name: rows for name, rows in raw.items() if split in (None, name) and len(rows)}
@@ -58,8 +61,8 @@ def load_inputs(
     prepared = prepare_images(stored, preparation) if task.has_images else None
     splits = {}
     for name, rows in stored.items():
-        files = prepared.splits[name].facts if prepared else sound_facts(rows, config.max_seconds)
-        bad, _ = check_split(name, rows, None, config.on_bad_example == "skip", files)
+        facts = prepared.splits[name].facts if prepared else sound_facts(rows, config.max_seconds)
+        bad, _ = check_split(name, rows, None, config.on_bad_example == "skip", facts)
         if bad:
             log.warning("left out %d of %d inputs: %s", len(bad), len(rows), summarize_bad(bad))
         good = np.flatnonzero(~np.isin(rows["id"][:], [row.id for row in bad]))
@@ -74,7 +77,12 @@ def load_inputs(
         max_length=getattr(config, MODALITIES[task.modality].limit or "", None),
         prepared=prepared,
     )
-    return Inputs(data, labels)
+    root = Path(str(config.dataset_name)).expanduser().absolute()
+    files = {}
+    for name, rows in splits.items():
+        inputs = rows.select_columns(task.modality)
+        files[name] = [_file_name(row[task.modality], root) for row in stored_rows(inputs)]
+    return Inputs(data, labels, files)
 
 
 def with_zeros(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,6 +97,15 @@ def _with_zeros(rows: Dataset, task: Task) -> Dataset:
     if task.labels_words:
         zeros = [[0] * len(words or ()) for words in rows["text"]]
     return rows.add_column("label", zeros)
+
+
+def _file_name(stored: Any, root: Path) -> str | None:
+    """The path below `root` of an input as stored, or else its name; None if it is no file."""
+    path = stored.get("path") if isinstance(stored, dict) else None
+    if not path:
+        return None
+    file = Path(path)
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
 
 
 def _label_names(rows: Dataset, column: str) -> list[Any]:

@@ -165,15 +165,18 @@ def _read_splits(
     return splits, find_columns(splits["train"], config, task), origin
 
 
-def read_source(config: DataConfig, modality: str) -> tuple[Mapping[str, Dataset], Origin]:
-    """The dataset that `--dataset_name` names, as stored, and its origin."""
+def read_source(
+    config: DataConfig, modality: str, needs_label: bool = True
+) -> tuple[Mapping[str, Dataset], Origin]:
+    """The dataset that `--dataset_name` names, as stored, and its origin; see read_folder."""
     name = str(config.dataset_name)
     if name.startswith("builtin:"):
         rows, description = load_builtin(name.removeprefix("builtin:"))
         return rows, Origin(name, description=description)
     path = Path(name).expanduser()
     if path.exists():
-        return _read_path(path, config, modality), Origin(f"local:{path.resolve().name}")
+        raw = _read_path(path, config, modality, needs_label)
+        return raw, Origin(f"local:{path.resolve().name}")
     is_path = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if is_path or is_table(path) or path.suffix.lower() == ".zip":
         raise UserError(
@@ -184,13 +187,15 @@ def read_source(config: DataConfig, modality: str) -> tuple[Mapping[str, Dataset
     return raw, Origin(found.id, found.revision, found.license)
 
 
-def _read_path(path: Path, config: DataConfig, modality: str) -> Mapping[str, Dataset]:
+def _read_path(
+    path: Path, config: DataConfig, modality: str, needs_label: bool
+) -> Mapping[str, Dataset]:
     if path.is_file():
         if is_table(path):
             rows = read_table(path)
             return {config.train_split: with_named_files(rows, path.parent, modality)}
         if path.suffix.lower() == ".zip":
-            return read_folder(_unpacked(path), modality)
+            return read_folder(_unpacked(path), modality, needs_label)
         raise UserError(f"cannot read {path.name!r}", f"a file is one of {', '.join(FORMATS)}")
     if (path / "dataset_dict.json").is_file():
         with readable():
@@ -200,7 +205,7 @@ def _read_path(path: Path, config: DataConfig, modality: str) -> Mapping[str, Da
             return {config.train_split: load_from_disk(str(path))}
     if config.dataset_config_name or _names_its_files(path):
         return load_described(str(path), config.dataset_config_name)
-    return read_folder(path, modality)
+    return read_folder(path, modality, needs_label)
 
 
 def _names_its_files(folder: Path) -> bool:

@@ -93,10 +93,11 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def read_folder(root: Path, modality: str) -> Splits:
+def read_folder(root: Path, modality: str, needs_label: bool = True) -> Splits:
     """The splits of a folder: inputs in class folders, tables, or tables that name files.
 
-    What is not read is counted in the log. Raises UserError if there is nothing to read.
+    Unless it `needs_label`, inputs in no class folder are a training split without labels. What is
+    not read is counted in the log. Raises UserError if there is nothing to read.
     """
     found = take_inventory(root)
     inputs = found.inputs[modality]
@@ -114,13 +115,15 @@ def read_folder(root: Path, modality: str) -> Splits:
             f"give a folder of {noun}s per class, or CSV / JSON Lines / Parquet files, "
             "named train, validation, test",
         )
-    return _read_class_folders(found, inputs, modality)
+    return _read_class_folders(found, inputs, modality, needs_label)
 
 
 # --- class folders ---
 
 
-def _read_class_folders(found: Inventory, inputs: Sequence[Path], modality: str) -> Splits:
+def _read_class_folders(
+    found: Inventory, inputs: Sequence[Path], modality: str, needs_label: bool
+) -> Splits:
     roots = find_split_folders(inputs)
     classes: dict[str, dict[Path, str]] = {}
     for split, top in roots.items():
@@ -128,6 +131,9 @@ def _read_class_folders(found: Inventory, inputs: Sequence[Path], modality: str)
         inside = [path for path in below if len(path.parts) > len(top) + 1]
         classes[split] = {path: path.parts[len(top)] for path in inside}
     used = set().union(*classes.values())
+    if not used and not needs_label:
+        rows = _as_dataset(found.root, dict.fromkeys(inputs, ""), [""], modality)
+        return {"train": rows.remove_columns("label")}
     if not used:
         raise UserError(
             f"the {len(inputs)} {MODALITIES[modality].noun}s of {found.root.name!r} stand in no "

@@ -36,13 +36,14 @@ def test_an_unknown_recipe_is_refused_with_the_nearest(
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        ((), "hf-transfer: COMMAND is missing", "{run,plan,predict,cache}"),
+        ((), "hf-transfer: COMMAND is missing", "{run,plan,predict,embed,cache}"),
         (("run",), "hf-transfer run: recipe is missing", "hf-transfer run recipe"),
         (("plan",), "hf-transfer plan: recipe is missing", "hf-transfer plan recipe"),
         (("predict",), "hf-transfer predict: model is missing", "model INPUT"),
         (("predict", "x"), "hf-transfer predict: INPUT is missing", "model INPUT"),
+        (("embed", "x"), "hf-transfer embed: data is missing", "hf-transfer embed model data"),
         (("runn", "x"), "unknown command 'runn'", "did you mean 'run'"),
-        (("train",), "unknown command 'train'", "run, plan, predict, cache"),
+        (("train",), "unknown command 'train'", "run, plan, predict, embed, cache"),
         (("predict", "--top_k", "a", "b", "c"), "--top_k 'a' is not a whole number", "whole"),
         (("cache", "--until_below"), "--until_below has no value", "cache --help"),
         (("cache", "list"), "hf-transfer cache does not take 'list'", "cache --help"),
