@@ -126,10 +126,7 @@ def load_data(
     require_same_columns(splits, columns, task, kind)
     require_labelled(splits, label)
     stored = {split: select_columns(rows, split, columns) for split, rows in splits.items()}
-    prepared = None
-    if task.has_images:
-        _check_splits(stored, kind, config, None)  # labels alone: images take their time
-        prepared = prepare_images(stored, preparation)
+    prepared = _read_images(stored, kind, config, preparation)
     bad, image_kinds = _check_rows(stored, kind, config, prepared)
     identified = prepared.with_digests(stored) if prepared else stored
     rows, names = _encode(identified, {row.id for row in bad}, label, kind)
@@ -245,6 +242,19 @@ def _pick_splits(raw: Mapping[str, Dataset], config: DataConfig) -> dict[str, Da
         given[role] = given[role] or next(filter(unused.__contains__, usual), None)
     require_different(given)
     return {role: raw[name] for role, name in given.items() if name is not None}
+
+
+def _read_images(
+    stored: dict[str, Dataset],
+    kind: LabelKind,
+    config: DataConfig,
+    preparation: Preparation | None,
+) -> Prepared | None:
+    """What one pass over the images finds, once their labels are found right; None for others."""
+    if "image" not in stored["train"].features:
+        return None
+    _check_splits(stored, kind, config, None)
+    return prepare_images(stored, preparation)
 
 
 def _check_rows(
