@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import pipeline
 
@@ -241,3 +242,19 @@ def test_two_processes_answer_every_word_once_and_give_the_metrics_of_one(
     closeness = 1e-6 if strategy == "head" else 0.05  # dropout differs
     for name, metric in one.metrics.items():
         assert two.metrics[name].value == pytest.approx(metric.value, abs=closeness), name
+
+
+def test_two_processes_agree_where_images_cannot_be_kept(tiny_vit: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(path)
+    said = _launch(
+        *("image_classification", 2, "--model_name_or_path", str(tiny_vit)),
+        *("--dataset_name", str(tmp_path / "images"), "--output_dir", str(tmp_path / "out")),
+        *("--strategy", "full", "--max_steps", "2", "--cache_limit_gb", "1e-6"),
+        *("--cache_dir", str(tmp_path / "cache"), "--dataloader_num_workers", "0"),
+    )
+    assert "images are decoded in every epoch" in said
+    assert read_record(tmp_path / "out" / "record.json").environment["processes"] == 2

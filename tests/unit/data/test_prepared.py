@@ -1,6 +1,9 @@
 """Images decoded once: their pixels are the processor's, whatever class it has."""
 
+import shutil
+import struct
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,8 +109,6 @@ def test_an_encoder_of_another_processor_decodes(splits: Splits, tmp_path: Path)
 
 
 def _blob(image: Image.Image, kind: str = "PNG") -> bytes:
-    from io import BytesIO
-
     file = BytesIO()
     image.save(file, kind)
     return file.getvalue()
@@ -259,3 +260,56 @@ def test_a_run_with_prepared_images_ends_as_one_without(
     assert plain.metrics["accuracy"] == prepared.metrics["accuracy"]
     loss = plain.metrics["log_loss"].value
     assert prepared.metrics["log_loss"].value == pytest.approx(loss, abs=1e-5)
+
+
+def test_a_batch_of_another_size_that_the_sample_does_not_meet_is_no_crash(tmp_path: Path) -> None:
+    images = [Image.new("RGB", (24 if 32 <= n < 64 else 16, 16)) for n in range(200)]
+    assert _prepare({"train": _rows("train", images)}, _unresized(), tmp_path).parts is None
+    assert not list_entries(tmp_path)
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_kept_under_its_old_content(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = [tmp_path / f"{n}.png" for n in range(6)]
+    for path in paths:
+        Image.new("RGB", (16, 16), "red").save(path)
+    rows = Dataset.from_dict({"image": list(map(str, paths))})
+    splits = {"train": rows.cast_column("image", ImageFeature())}
+    plain = shutil.disk_usage
+
+    def changes_a_file(path: Path) -> Any:
+        Image.new("RGB", (16, 16), "blue").save(paths[0])
+        return plain(path)
+
+    monkeypatch.setattr(shutil, "disk_usage", changes_a_file)  # between digests and pixels
+    with caplog.at_level("INFO"):
+        assert _prepare(splits, _small(), tmp_path / "cache").parts is None
+    assert "a file changed while it was read" in caplog.text
+    assert not list_entries(tmp_path / "cache")
+
+
+def _with_exif(content: bytes, exif: bytes) -> bytes:
+    """A JPEG with an APP1 segment."""
+    segment = b"Exif\0\0" + exif
+    return content[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + content[2:]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_an_image_with_a_broken_header_is_a_row_with_a_reason_or_an_image(tmp_path: Path) -> None:
+    good = [{"bytes": _blob(image.convert("RGB"), "JPEG"), "path": None} for image in _images(4)]
+    exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\xff\xff\xff\xff\x01\0"
+    broken = {"bytes": _with_exif(good[0]["bytes"], exif), "path": None}
+    rows = Dataset.from_dict({"image": [broken, *good]}).cast_column("image", ImageFeature())
+    facts = _prepare({"train": rows}, _small(), tmp_path).splits["train"].facts
+    assert [reason for reason, _ in facts[1:]] == [None] * 4
+
+
+def test_thumbnails_of_rows_that_were_changed_since_are_those_of_the_new_images(
+    splits: Splits, tmp_path: Path
+) -> None:
+    prepared = _prepare(splits, _small(), tmp_path)
+    changed = _rows("train", [Image.new("RGB", (16, 16), "white")] * 3)
+    assert prepared.thumbnails(changed).min() == 1.0
+    same = prepared.thumbnails(splits["train"])
+    assert same.shape[0] == len(splits["train"])

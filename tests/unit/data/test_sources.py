@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL.PngImagePlugin import PngImageFile
 
 from hf_transfer.config.data import DataConfig
 from hf_transfer.data.sources import load_data
@@ -174,3 +175,16 @@ def test_label_names_that_differ_by_case_are_warned_of(
     (tmp_path / "rows.csv").write_text("text,label\n" + rows)
     load_data(DataConfig(str(tmp_path / "rows.csv")), TEXTS, seed=0)
     assert "differ by case or spaces alone, and may be one: 'BILLING', 'billing'" in caplog.text
+
+
+def test_labels_are_found_wrong_before_any_image_is_decoded(
+    picture_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = sorted(map(str, picture_folder.rglob("*.png")))
+    labels = ["a", "b"] * 5 + [""] * (len(files) - 10)
+    pd.DataFrame({"image": files, "label": labels}).to_csv(tmp_path / "rows.csv", index=False)
+    decoded = []
+    monkeypatch.setattr(PngImageFile, "load", lambda image: decoded.append(image))
+    with pytest.raises(UserError, match="no label"):
+        load_data(DataConfig(str(tmp_path / "rows.csv")), IMAGES, seed=0)
+    assert not decoded

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -5,9 +6,11 @@ import torch
 
 from hf_transfer.cli.flags import read_config
 from hf_transfer.config.data import DataConfig
+from hf_transfer.config.training_arguments import TrainingConfig
 from hf_transfer.config.transfer import TransferConfig
 from hf_transfer.data.sources import load_data
 from hf_transfer.errors import UserError
+from hf_transfer.job import make_job
 from hf_transfer.studies.choose import choose_plan
 from hf_transfer.tasks import find_task
 from hf_transfer.training.batches import SampledOrder, StepBatches
@@ -153,3 +156,13 @@ def _config(tmp_path: Path, *flags: str) -> object:
         "--use_cpu",
     ]
     return read_config(argv=[*given, *flags])
+
+
+def test_rows_with_a_transform_are_refused(tiny_vit: Path) -> None:
+    task = find_task("image-classification")
+    data = load_data(DataConfig("builtin:digits", examples_per_class=2), task, seed=0)
+    checkpoint = checkpoints.load(str(tiny_vit), task, data.labels)
+    train = data.train.with_transform(lambda rows: rows)
+    changed = replace(data, splits={**data.splits, "train": train})
+    with pytest.raises(UserError, match="the split 'train' has a transform"):
+        make_job(checkpoint, changed, TrainingConfig(use_cpu=True))
