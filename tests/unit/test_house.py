@@ -115,3 +115,9 @@ def test_all_tables_by_problem_type_have_the_same_rows() -> None:
     assert len(tables) >= 5
     for place, keys in tables.items():
         assert keys == PROBLEM_TYPES, place
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    names = Counter(path.name for path in ROOT.glob("tests/**/test_*.py"))
+    assert len(names) > 80
+    assert [name for name, count in names.items() if count > 1] == []
