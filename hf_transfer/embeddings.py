@@ -1,4 +1,4 @@
-"""Feature extraction: a vector for each input, of the layer asked for, from the store."""
+"""Feature extraction: a vector for each input, from one layer and through the store."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

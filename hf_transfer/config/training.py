@@ -50,7 +50,8 @@ class TrainingFlags:
     eval_steps: float | None = flag(
         None,
         "Number of steps between evaluations; below 1, a share of the phase. Default: 0.1, or more "
-        "where all evaluations would take more than a tenth of the time of training.",
+        "where all evaluations would take more than a tenth of the operations of training; with "
+        "--early_stopping_patience 0.1.",
         above=0,
     )
     dataloader_num_workers: int | None = flag(

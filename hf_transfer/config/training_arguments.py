@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from hf_transfer.config.bounds import require_in_bounds
 from hf_transfer.config.training import TrainingFlags
 
-# Flags that stay None where they were not given, and are derived from model and data.
+# Flags that stay None where they were not given, for what comes later to derive or to leave out.
 DERIVED = ("output_dir", "eval_steps", "dataloader_num_workers")
 
 

@@ -58,7 +58,6 @@ HASH_SIZE = (9, 8)
 ROWS_PER_WORKER = 250
 BYTES_PER_WORKER = 2e7
 MAX_WORKERS = 8
-
 # A photo is first reduced by a whole factor: its thumbnail takes a fraction of the time.
 REDUCING_GAP = 3.0
 MAX_PIXELS = 8e6  # decoded, in memory at once
@@ -186,7 +185,8 @@ class ImagePass:
     def run(self, split: Dataset, digests: Sequence[str], nbytes: int) -> Iterator[list[Row]]:
         """The columns of a split, whose files have `nbytes`, in batches, by several workers.
 
-        Raises NotPreparedError if the processor does not take an image, or a file has changed.
+        Raises NotPreparedError if the processor does not take an image, or a file that is to be
+        stored has changed.
         """
         work = len(split) / ROWS_PER_WORKER + nbytes / BYTES_PER_WORKER
         workers = min(decoding_workers(), int(work))
@@ -222,7 +222,7 @@ class ImagePass:
     def _open(self, row: Mapping[str, Any]) -> OpenedImage:
         stored = row["image"]
         content = _content(stored)
-        if _digest(content) != row[DIGEST]:
+        if self.cache is not None and _digest(content) != row[DIGEST]:
             raise NotPreparedError("a file changed while it was read")
         return open_image({**stored, "bytes": content} if content else stored, self.mode)
 
@@ -305,6 +305,9 @@ def _prepare_each(splits: Mapping[str, Dataset], images: ImagePass) -> dict[str,
 def _prepare(split: Dataset, images: ImagePass) -> PreparedSplit:
     """What a pass makes of a split. Raises NotPreparedError where it cannot be stored."""
     digests, nbytes = _digests(split)
+    if not digests:
+        empty = np.zeros((0, images.side, images.side), np.uint8)
+        return PreparedSplit((), (), empty, np.zeros(0, np.uint64), None)
     if images.cache is None:
         rows = list(itertools.chain.from_iterable(images.run(split, digests, nbytes)))
         columns = {name: np.stack(list(map(itemgetter(name), rows))) for name in (THUMBNAIL, HASH)}

@@ -6,7 +6,7 @@ import numpy as np
 
 MIN_STRATUM = 5  # rows; a fifth of fewer is none
 DEALS = 10  # orders that are tried to share groups out
-MAX_DEALT = 20_000  # groups in all of them: with so many, the order matters little
+MAX_DEALT = 20_000  # groups in all of them: beyond, the order matters little
 
 
 def strata_of_sets(rows: Sequence[Sequence[float]] | np.ndarray) -> list[int]:

@@ -110,8 +110,7 @@ def dry_run(config: RunConfig) -> str:
     """The plan of a run and its cost; for `--strategy auto` every strategy and its cost.
 
     Loads checkpoint and data, runs the network forward on a few rows, and writes nothing but the
-    images that it decoded, into the store. Raises
-    UserError as a run does.
+    images that it decoded, into the store. Raises UserError as a run does.
     """
     preview = _prepare(config)
     show = _strategies if config.transfer.strategy == "auto" else _phases

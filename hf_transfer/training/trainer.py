@@ -22,13 +22,13 @@ from hf_transfer.models.unpadded import run_unpadded
 from hf_transfer.resume.callback import StepFlags, StopSignal, TrainingStateCallback, reduce_flags
 from hf_transfer.resume.states import State
 from hf_transfer.training.batches import StepBatches, StepLoader, derive_seed
+from hf_transfer.training.epochs import MAX_EVALUATIONS
 from hf_transfer.training.heartbeat import Heartbeat
 from hf_transfer.training.losses import LossFunction
 from hf_transfer.training.nan_guard import SMALLER_RATE, NanGuard
 
 log = logging.getLogger(__name__)
 
-EVAL_STEPS = 0.1  # of the phase
 HISTORY_KEYS = ("step", "epoch", "loss", "learning_rate", "eval_loss", "eval_accuracy")
 
 
@@ -295,7 +295,7 @@ def phase_arguments(training: TrainingConfig, folder: Path, **changes: Any) -> T
     What Trainer would do with the output folder and the Hub is switched off.
     """
     changes = {
-        "eval_steps": training.eval_steps or EVAL_STEPS,
+        "eval_steps": training.eval_steps or 1 / MAX_EVALUATIONS,
         "dataloader_num_workers": training.dataloader_num_workers or 0,
         **changes,
     }

@@ -313,3 +313,11 @@ def test_thumbnails_of_rows_that_were_changed_since_are_those_of_the_new_images(
     assert prepared.thumbnails(changed).min() == 1.0
     same = prepared.thumbnails(splits["train"])
     assert same.shape[0] == len(splits["train"])
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_split_without_rows_has_no_images(cached: bool, splits: Splits, tmp_path: Path) -> None:
+    some = {**splits, "validation": splits["train"].select([])}
+    prepared = _prepare(some, _small(), tmp_path) if cached else prepare_images(some)
+    assert prepared.splits["validation"].facts == ()
+    assert len(prepared.splits["validation"].thumbnails) == 0
